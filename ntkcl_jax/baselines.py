@@ -1,0 +1,140 @@
+"""What NTK-CL is measured against, on the same frozen backbone, images, class orders and metrics.
+
+All three use the untouched backbone's class token, computed once per run: `prototypes` (cosine to class means, no
+training at all; Janson et al., arXiv:2210.04428), `sequential` (one linear classifier over all classes, trained by SGD on each task in
+turn, nothing done against forgetting) and `joint` (the same classifier trained on all tasks so far at once: what
+forgetting nothing would give).
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from ntkcl_jax.data import Batch, Scenario
+from ntkcl_jax.metrics import TaskEvaluation, score_predictions
+from ntkcl_jax.nn.heads import unit
+from ntkcl_jax.nn.model import Network, Tree
+from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.steps import pixels_of
+
+LINEAR_EPOCHS = 20
+LINEAR_BATCH = 64
+LINEAR_RATE = 0.05
+LINEAR_MOMENTUM = 0.9
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _backbone_features(network: Network, backbone: Tree, batch: Batch) -> Float[Array, "b d"]:
+    return network.backbone_fn(backbone, pixels_of(batch, network.config.backbone.image_size))
+
+
+def backbone_features(network: Network, backbone: Tree, batches: Iterable[Batch]) -> Float[np.ndarray, "n d"]:
+    """Class token of the untouched backbone for every valid row, in order."""
+    parts = [(_backbone_features(network, backbone, batch), batch.valid) for batch in batches]
+    return np.concatenate([np.asarray(x)[valid] for x, valid in parts])
+
+
+def top_classes(scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"], offsets: tuple[int, ...]) -> TaskEvaluation:
+    """Score a matrix of class scores over the classes seen (`offsets` of the tasks seen, then their end)."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    task = np.searchsorted(np.array(offsets), np.arange(scores.shape[1]), side="right")
+    within = np.where(task[None, :] == task[labels][:, None], scores, -np.inf).argmax(axis=1)
+    top5 = order[:, :5] if scores.shape[1] >= 5 else None
+    return score_predictions(order[:, 0], labels, offsets, top5=top5, within_task_predictions=within)
+
+
+def prototype_scores(
+    train: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], test: Float[np.ndarray, "m d"], classes: int
+) -> Float[np.ndarray, "m c"]:
+    """Cosine of each test feature to each class mean of the training features."""
+    means = np.stack([train[labels == c].mean(axis=0) for c in range(classes)])
+    return np.asarray(unit(jnp.asarray(test)) @ unit(jnp.asarray(means)).T)
+
+
+@functools.partial(jax.jit, static_argnames=("epochs", "batch"), donate_argnums=(0,))
+def fit_linear(
+    weights: Float[Array, "d1 c"],
+    features: Float[Array, "n d1"],
+    labels: Int[Array, "n"],
+    classes: Int[Array, ""],
+    key: Array,
+    *,
+    epochs: int,
+    batch: int,
+) -> Float[Array, "d1 c"]:
+    """Train a softmax classifier (last input constant 1) over the first `classes` columns by SGD with a cosine."""
+    n = features.shape[0]
+    steps = -(-n // batch)
+    optimizer = optax.sgd(optax.cosine_decay_schedule(LINEAR_RATE, epochs * steps), LINEAR_MOMENTUM)
+    seen = jnp.arange(weights.shape[1]) < classes
+
+    def loss(weights: Array, rows: Array) -> Array:
+        logits = jnp.where(seen, features[rows] @ weights, -jnp.inf)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+    def step(carry: tuple, rows: Array) -> tuple:
+        weights, state = carry
+        gradient = jax.grad(loss)(weights, rows)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(weights, updates), state), None
+
+    def epoch(carry: tuple, key: Array) -> tuple:
+        # The order wraps around, so that every batch is full and every image is used.
+        order = jnp.resize(jax.random.permutation(key, n), (steps, batch))
+        return jax.lax.scan(step, carry, order)
+
+    (weights, _), _ = jax.lax.scan(epoch, (weights, optimizer.init(weights)), jax.random.split(key, epochs))
+    return weights
+
+
+def run_baseline(
+    method: str,
+    scenario: Scenario,
+    seed: int,
+    train: Float[np.ndarray, "n d"],
+    train_labels: Int[np.ndarray, "n"],
+    test: Float[np.ndarray, "m d"],
+    test_labels: Int[np.ndarray, "m"],
+) -> Iterator[TaskEvaluation]:
+    """Learn the stream with a baseline and evaluate after every task.
+
+    Args:
+        method: `prototypes`, `sequential` or `joint`.
+        scenario: class order and tasks.
+        seed: the run's seed (order of the images).
+        train: backbone features of the training images.
+        train_labels: their labels in the stream's numbering.
+        test: backbone features of the test images.
+        test_labels: their labels in the stream's numbering.
+
+    Returns:
+        One evaluation per task.
+    """
+    inputs = [np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1) for x in (train, test)]
+    weights = jnp.zeros((inputs[0].shape[1], scenario.num_classes))
+    for task in range(scenario.num_tasks):
+        offsets = scenario.offsets[: task + 2]
+        seen = test_labels < offsets[-1]
+        if method == "prototypes":
+            scores = prototype_scores(train, train_labels, test[seen], offsets[-1])
+        else:
+            first = offsets[-2] if method == "sequential" else 0
+            chosen = (train_labels >= first) & (train_labels < offsets[-1])
+            if method == "joint":
+                weights = jnp.zeros_like(weights)
+            weights = fit_linear(
+                weights,
+                jnp.asarray(inputs[0][chosen]),
+                jnp.asarray(train_labels[chosen]),
+                jnp.int32(offsets[-1]),
+                jax.random.key(stream_seed(seed, method, task)),
+                epochs=LINEAR_EPOCHS,
+                batch=LINEAR_BATCH,
+            )
+            scores = inputs[1][seen] @ np.asarray(weights)[:, : offsets[-1]]
+        yield top_classes(scores, test_labels[seen], offsets)

@@ -1,0 +1,125 @@
+"""Checkpoints: whole or absent, and verified when read.
+
+A checkpoint is a folder with orbax arrays, `meta.json`, and `manifest.json` with the SHA-256 of every other file. It
+is written under another name and renamed when complete, so a killed process leaves no folder that looks whole; orbax
+alone doesn't notice a flipped bit, the manifest does.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.nn.weights import file_sha256
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+Trees = dict[str, dict[str, Any]]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old one or the new one, never a part.
+
+    Raises:
+        RunFolderError: the folder can't be written (full or read-only disk).
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "w", encoding="utf-8") as f:
+            json.dump(value, f, indent=1, allow_nan=False)
+            f.write("\n")
+            f.flush()
+            os.fsync(f.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: Exception) -> RunFolderError:
+    """Say that something can't be written, and what to do."""
+    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    return RunFolderError(f"can't write {path}: {reason}; free some space or choose a folder that you may write")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all; one of the same name is replaced.
+
+    Args:
+        path: the checkpoint's folder.
+        trees: name to flat tree of arrays.
+        meta: JSON-able facts beside the arrays.
+
+    Raises:
+        RunFolderError: the disk is full or read-only.
+    """
+    from orbax.checkpoint import v1 as ocp  # half a second of imports that `evaluate --help` needn't pay
+
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        ocp.save(partial.absolute() / "arrays", jax.tree.map(np.asarray, trees))
+        (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
+        manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
+        (partial / MANIFEST).write_text(json.dumps(manifest))
+        for file in [*_files(partial), partial / MANIFEST]:
+            with open(file, "rb") as f:
+                os.fsync(f.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise write_error(path, error) from error
+
+
+def exists(path: Path) -> bool:
+    """Tell whether a checkpoint of this name was completed."""
+    return (path / MANIFEST).is_file()
+
+
+def load(path: Path) -> tuple[Trees, dict[str, Any]]:
+    """Read a checkpoint and verify every byte.
+
+    Returns:
+        The trees as NumPy arrays, and the facts.
+
+    Raises:
+        RunFolderError: missing, incomplete or altered.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    if not exists(path):
+        raise RunFolderError(f"no whole checkpoint at {path}; the run hasn't come that far, or the folder was cut")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        altered = [name for name, sha in manifest.items() if file_sha256(path / name) != sha]
+        if altered:
+            raise RunFolderError(
+                f"checkpoint {path} is damaged: {altered[0]} has changed since it was written; delete the folder and "
+                "resume, or restore it from a copy"
+            )
+        return ocp.load(path.absolute() / "arrays"), json.loads((path / "meta.json").read_text())
+    except (OSError, ValueError, KeyError) as error:
+        raise RunFolderError(f"checkpoint {path} can't be read ({error}); delete the folder and resume") from error
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written below a folder."""
+    for partial in folder.rglob("*" + PARTIAL):
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint; it stops looking whole before its arrays go."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)

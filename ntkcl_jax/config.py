@@ -1,0 +1,294 @@
+"""Every setting of a run, typed and frozen.
+
+A config is plain data: it imports nothing heavy, prints as JSON, and is stored whole in the run folder. The words are
+those of `docs/architecture.md`; durations and sizes carry their units. `Variant` says which of two readings of the
+method a part uses: `reference` repeats the authors' release, oddities included, to float32 rounding; `paper` is the
+idea made to work (see `docs/method.md`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ntkcl_jax.errors import ConfigError
+
+Variant = Literal["paper", "reference"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Shape of the frozen vision transformer."""
+
+    image_size: int = 28
+    """Side of the square input image, pixels."""
+    patch_size: int = 4
+    """Side of a square patch, pixels."""
+    channels: int = 3
+    """Colour channels of the input."""
+    dim: int = 64
+    """Width of a token, D."""
+    depth: int = 4
+    """Number of transformer blocks."""
+    heads: int = 2
+    """Attention heads; must divide `dim`."""
+    mlp_ratio: float = 4.0
+    """Width of the MLP over the width of a token."""
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no transformer can have."""
+        for name in ("image_size", "patch_size", "channels", "dim", "depth", "heads"):
+            _require(getattr(self, name) >= 1, f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        _require(
+            self.image_size % self.patch_size == 0,
+            f"backbone.image_size must be a multiple of backbone.patch_size, got {self.image_size} and "
+            f"{self.patch_size}; use e.g. image_size={self.image_size // self.patch_size * self.patch_size}",
+        )
+        _require(
+            self.dim % self.heads == 0,
+            f"backbone.heads must divide backbone.dim, got dim={self.dim} and heads={self.heads}",
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, class token included (197 for 224 px and patches of 16)."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+BACKBONES: dict[str, BackboneConfig] = {
+    "nano": BackboneConfig(),
+    "tiny": BackboneConfig(image_size=224, patch_size=16, dim=192, depth=12, heads=3),
+    "small": BackboneConfig(image_size=224, patch_size=16, dim=384, depth=12, heads=6),
+    "base": BackboneConfig(image_size=224, patch_size=16, dim=768, depth=12, heads=12),
+    "large": BackboneConfig(image_size=224, patch_size=16, dim=1024, depth=24, heads=16),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The adapted network: backbone, channel stream, patch stream, fusion and heads (docs/method.md, model)."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """Shape of the frozen backbone."""
+    adapter_rank: int = 16
+    """Bottleneck width r of the channel stream's adapters."""
+    adapter_scale: float = 0.1
+    """Multiplier of an adapter's output."""
+    adapter_dropout: float = 0.1
+    """Dropout rate on the adapter's hidden units while training."""
+    prompts: int = 10
+    """Number m of prompt tokens that the patch stream generates in each block."""
+    prompt_carry: float = 0.1
+    """Share of the previous block's prompts added to the new ones."""
+    fusion: Variant = "reference"
+    """`reference`: a linear map of the channel features (its softmax has one entry); `paper`: attention over sections."""
+    fusion_heads: int = 8
+    """Attention heads of the fusion."""
+    fusion_dropout: float = 0.1
+    """Dropout rate on the fusion's attention weights while training."""
+    fusion_attention_scale: float = 0.5
+    """Multiplier of the attended features in the hybrid."""
+    fusion_patch_scale: float = 0.1
+    """Multiplier of the patch features in the hybrid."""
+    initialisation: Variant = "reference"
+    """How prompts and fusion start: `reference` is all-zero prompts; `paper` starts a living generator."""
+    pretrained_view: bool = False
+    """Add the untouched backbone's class token as a third section."""
+    pretrained_weight: float = 1.0
+    """Weight of the pretrained section's cosine in the prototype head (`beta` in the release)."""
+    mean_weight: float = 0.3
+    """Weight of the running-mean section's cosine in the prototype head (`gamma` in the release)."""
+    current_weight: float = 0.1
+    """Weight of the current section's cosine in the prototype head (`alpha` in the release)."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and rates that can't be built."""
+        _require(self.adapter_rank >= 1, f"model.adapter_rank must be at least 1, got {self.adapter_rank}")
+        _require(self.prompts >= 1, f"model.prompts must be at least 1, got {self.prompts}")
+        for name in ("adapter_dropout", "fusion_dropout"):
+            rate = getattr(self, name)
+            _require(0 <= rate < 1, f"model.{name} must be in [0, 1), got {rate}")
+        width = self.backbone.dim if self.fusion == "paper" else self.feature_dim
+        _require(
+            width % self.fusion_heads == 0,
+            f"model.fusion_heads must divide the fused width {width}, got {self.fusion_heads}; "
+            f"set model.fusion_heads to a divisor of {width}",
+        )
+
+    @property
+    def sections(self) -> int:
+        """Number S of sections in a feature: [pretrained?, mean, current]."""
+        return 3 if self.pretrained_view else 2
+
+    @property
+    def section_weights(self) -> tuple[float, ...]:
+        """Weight of each section's cosine in the prototype head, in section order."""
+        weights = (self.mean_weight, self.current_weight)
+        return (self.pretrained_weight, *weights) if self.pretrained_view else weights
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of a channel, patch or hybrid feature: sections x dim."""
+        return self.sections * self.backbone.dim
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Loss terms and their weights (docs/method.md, objective)."""
+
+    dissimilarity: Variant = "reference"
+    """Form of the task-feature dissimilarity term L_dis."""
+    orthogonality: Variant = "reference"
+    """Form of the task-feature orthogonality term L_orth."""
+    regularization: Variant = "reference"
+    """Which parameters the pull to the anchor covers: `reference` includes the prompt norms' scales."""
+    lambda_dis: float = 0.03
+    """Weight of L_dis (η)."""
+    lambda_orth: float = 1e-4
+    """Weight of L_orth (υ)."""
+    lambda_reg: float = 1e-3
+    """Weight of L_reg (λ)."""
+    temperature: float = 0.1
+    """Divisor of the cosines inside L_dis."""
+    orthogonality_rank: int = 40
+    """Number of singular vectors of the old prototypes that L_orth uses."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights without meaning."""
+        for name in ("lambda_dis", "lambda_orth", "lambda_reg"):
+            _require(getattr(self, name) >= 0, f"objective.{name} must not be negative, got {getattr(self, name)}")
+        _require(self.temperature > 0, f"objective.temperature must be positive, got {self.temperature}")
+        _require(
+            self.orthogonality_rank >= 1, f"objective.orthogonality_rank must be >= 1, got {self.orthogonality_rank}"
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD with momentum, coupled weight decay and a cosine per epoch within each task."""
+
+    learning_rate: float = 0.025
+    """Initial learning rate of every task."""
+    momentum: float = 0.9
+    """Heavy-ball momentum; its state is new for every task."""
+    weight_decay: float = 5e-4
+    """Coupled L2 decay of every trainable parameter."""
+    batch_size: int = 16
+    """Images per step, over all devices."""
+    epochs: int = 20
+    """Passes over each task's images."""
+
+    def __post_init__(self) -> None:
+        """Refuse durations and rates without meaning."""
+        _require(self.learning_rate > 0, f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        _require(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), got {self.momentum}")
+        _require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        _require(self.batch_size >= 1, f"optimizer.batch_size must be at least 1, got {self.batch_size}")
+        _require(self.epochs >= 0, f"optimizer.epochs must not be negative, got {self.epochs}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from, how they are cut into tasks, and how they are transformed."""
+
+    source: Literal["digits", "scripts", "folder", "cifar100", "arrays"] = "digits"
+    """`digits` and `scripts` need no files; `folder` and `cifar100` read `data.path`; `arrays` come from Python."""
+    path: str = ""
+    """Folder with `train/<class>/*` and `test/<class>/*`, or CIFAR-100's published archive or its folder."""
+    first_task_classes: int = 0
+    """Classes of task 0; 0 means `classes_per_task`."""
+    classes_per_task: int = 2
+    """Classes that every later task brings; the last task takes what is left."""
+    shuffle_classes: bool = True
+    """Draw the class order with the seed (legacy NumPy permutation, as in the published runs)."""
+    limit_per_class: int = 0
+    """Use at most this many training images of each class, the first in file order; 0 means all."""
+    invert: bool = False
+    """Turn dark-on-light images into light-on-dark ones (255 minus each pixel) before anything else."""
+    resize: int = 256
+    """Test transform: length of the shorter side after resizing, pixels, before the centre crop."""
+    crop_scale: tuple[float, float] = (0.05, 1.0)
+    """Training crops: smallest and largest share of the image's area."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Training crops: smallest and largest width over height."""
+    flip: bool = True
+    """Mirror training images left to right with probability 1/2."""
+    transform_on: Literal["auto", "host", "device"] = "auto"
+    """Where training crops are resized; `auto`: on an accelerator where there is one and all images have one size."""
+    workers: int = 2
+    """Threads that read and transform images ahead of the training step."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty tasks and crops without meaning."""
+        _require(self.first_task_classes >= 0, f"data.first_task_classes must be >= 0, got {self.first_task_classes}")
+        _require(self.classes_per_task >= 1, f"data.classes_per_task must be at least 1, got {self.classes_per_task}")
+        _require(self.limit_per_class >= 0, f"data.limit_per_class must be >= 0, got {self.limit_per_class}")
+        _require(self.resize >= 1, f"data.resize must be at least 1 pixel, got {self.resize}")
+        _require(self.workers >= 1, f"data.workers must be at least 1, got {self.workers}")
+        low, high = self.crop_scale
+        _require(0 < low <= high <= 1, f"data.crop_scale must satisfy 0 < low <= high <= 1, got {self.crop_scale}")
+        low, high = self.crop_ratio
+        _require(0 < low <= high, f"data.crop_ratio must satisfy 0 < low <= high, got {self.crop_ratio}")
+        if self.source in ("folder", "cifar100"):
+            _require(bool(self.path), f"data.source={self.source} needs data.path: where are the images?")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How the same numbers are computed."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the backbone and the streams; parameters, norms, features and losses stay float32."""
+    remat: bool = False
+    """Recompute block activations in the backward pass: less memory, about a third more time."""
+    eval_batch_size: int = 128
+    """Images per step of evaluation and of prototype computation (the last batch is padded)."""
+    checkpoint_every_steps: int = 200
+    """In-task checkpoints for `--resume`, steps between two of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes below one."""
+        _require(self.eval_batch_size >= 1, f"compute.eval_batch_size must be >= 1, got {self.eval_batch_size}")
+        _require(
+            self.checkpoint_every_steps >= 1,
+            f"compute.checkpoint_every_steps must be >= 1, got {self.checkpoint_every_steps}",
+        )
+
+
+METHODS = ("ntkcl", "prototypes", "sequential", "joint")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: seeds x methods over one stream of tasks."""
+
+    preset: str = "digits"
+    """Name of the preset that this config started from."""
+    weights: str = "nano"
+    """`nano` for the shipped backbone, `random`, or a safetensors file with timm's names."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; each fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
+    methods: tuple[str, ...] = ("ntkcl",)
+    """What to run on each seed: `ntkcl`, `prototypes`, `sequential`, `joint`."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images and tasks."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Network."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Loss."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimizer."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    """Arithmetic, memory and checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown methods and repeated seeds."""
+        unknown = [m for m in self.methods if m not in METHODS]
+        _require(not unknown, f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        _require(len(self.seeds) > 0, "seeds must name at least one seed")
+        _require(len(set(self.seeds)) == len(self.seeds), f"seeds must differ, got {self.seeds}")
+        _require(all(0 <= s < 2**32 for s in self.seeds), f"seeds must be in [0, 2**32), got {self.seeds}")
+        _require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")

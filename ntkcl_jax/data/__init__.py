@@ -1,0 +1,22 @@
+"""Images, tasks and batches. Importing this imports neither JAX nor grain."""
+
+from ntkcl_jax.data.batches import Batch, eval_batches, prepare, steps_per_epoch, train_batches
+from ntkcl_jax.data.images import ImageSet
+from ntkcl_jax.data.scenario import Scenario, make_scenario
+from ntkcl_jax.data.sources import Arrays, Source, load_source
+from ntkcl_jax.data.transforms import crop_resize_device
+
+__all__ = [
+    "Arrays",
+    "Batch",
+    "ImageSet",
+    "Scenario",
+    "Source",
+    "crop_resize_device",
+    "eval_batches",
+    "load_source",
+    "make_scenario",
+    "prepare",
+    "steps_per_epoch",
+    "train_batches",
+]

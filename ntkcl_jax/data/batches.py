@@ -1,0 +1,231 @@
+"""Batches: shuffled and augmented for training, in order for evaluation; always of one shape."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Integer, UInt8
+
+from ntkcl_jax.config import DataConfig
+from ntkcl_jax.data.images import ImageSet, in_threads
+from ntkcl_jax.data.transforms import crop_box, test_transform, train_transform_host
+from ntkcl_jax.errors import DataError
+from ntkcl_jax.seeds import stream_seed
+
+PREFETCHED_PER_THREAD = 2
+"""Finished batches that wait for the training step, for each thread."""
+MEMORY_SHARE = 0.9
+"""Share of the free memory that prepared images may take."""
+
+
+class Batch(NamedTuple):
+    """One step's images.
+
+    Attributes:
+        images: RGB bytes; size x size, or raw where boxes are given. Rows of padding are black.
+        labels: label of each row; 0 in padding.
+        valid: False in padding.
+        boxes: (top, left, height, width) of each row's training crop, pixels, where the device does the cropping.
+        flips: whether to mirror each row, likewise.
+    """
+
+    images: UInt8[np.ndarray, "b h w 3"]
+    labels: Int32[np.ndarray, " b"]
+    valid: Bool[np.ndarray, " b"]
+    boxes: Float32[np.ndarray, "b 4"] | None = None
+    flips: Bool[np.ndarray, " b"] | None = None
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Number of batches that `count` images fill, the last perhaps in part.
+
+    Example:
+        >>> steps_per_epoch(10, 4)
+        3
+    """
+    return -(-count // batch_size)
+
+
+def train_batches(
+    image_set: ImageSet,
+    indices: Integer[np.ndarray, " n"],
+    labels: Integer[np.ndarray, " _n"],
+    *,
+    data: DataConfig,
+    size: int,
+    batch_size: int,
+    seed: int,
+    task: int,
+    epoch: int,
+    start_step: int = 0,
+    on_device: bool,
+) -> Iterator[Batch]:
+    """One epoch over a task's images, shuffled and augmented; every image once, the last batch padded.
+
+    Any batch can be computed from its number alone: the order is one permutation from the stream ("batches", task,
+    epoch), and each image's crop and flip come from its own place in the stream ("augmentation", task, epoch). So
+    neither the number of threads, nor where a run was interrupted, nor the batch size changes an image's crop.
+
+    Args:
+        image_set: where the images are.
+        indices: the task's images in `image_set`.
+        labels: label of each of `indices` (the network's numbering).
+        data: crops, flips and number of threads.
+        size: side of the network's input, pixels.
+        batch_size: rows of a batch.
+        seed: the run's seed.
+        task: 0-based.
+        epoch: 0-based, within the task.
+        start_step: batch to begin with, after a resume.
+        on_device: give raw images, boxes and flips for `crop_resize_device` instead of cropping here.
+
+    Returns:
+        Batches `start_step` to the last. Threads read ahead; closing the iterator stops them.
+
+    Raises:
+        DataError: labels and indices differ in number, `on_device` is asked of images of unknown or mixed sizes, or,
+            while iterating, an image can't be read; names it.
+    """
+    if len(indices) != len(labels):
+        raise DataError(f"each image needs one label, got {len(indices)} images and {len(labels)} labels")
+    if on_device and image_set.uniform_size is None:
+        raise DataError("cropping on the device needs images of one size in memory; set data.transform_on=host")
+    order = _random(stream_seed(seed, "batches", task, epoch)).permutation(len(indices))
+    augmentation = stream_seed(seed, "augmentation", task, epoch)
+
+    def draw(position: int, height: int, width: int) -> tuple[tuple[int, int, int, int], bool]:
+        rng = _random(augmentation, position)
+        flip = bool(rng.random() < 0.5) and data.flip  # drawn either way, so that the crops stay the same
+        return crop_box(rng, height, width, data.crop_scale, data.crop_ratio), flip
+
+    def batch(step: int) -> Batch:
+        positions = order[step * batch_size : (step + 1) * batch_size]
+        if image_set.uniform_size is None:
+            images = [image_set.load(int(index)) for index in indices[positions]]
+        else:
+            images = image_set.load_many(indices[positions])
+        drawn = [draw(int(at), *image.shape[:2]) for at, image in zip(positions, images, strict=True)]
+        if not on_device:
+            cropped = [train_transform_host(image, size, *one) for image, one in zip(images, drawn, strict=True)]
+            return _padded(np.stack(cropped), labels[positions], batch_size)
+        missing = batch_size - len(positions)
+        # a padded row gets the whole image as its box: an empty one would divide by zero on the device
+        boxes = np.array([box for box, _ in drawn] + [(0, 0, *images[0].shape[:2])] * missing, np.float32)
+        flips = np.array([flip for _, flip in drawn] + [False] * missing)
+        return _padded(np.asarray(images), labels[positions], batch_size)._replace(boxes=boxes, flips=flips)
+
+    return _read_ahead(batch, range(start_step, steps_per_epoch(len(indices), batch_size)), data.workers)
+
+
+def _read_ahead(batch: Callable[[int], Batch], steps: range, threads: int) -> Iterator[Batch]:
+    import grain  # here because it imports JAX, which the command line must not wait for
+
+    # An element is a whole batch: with an element for each image, grain alone would cost more than cropping 28 pixels
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(lambda step: batch(int(step)))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCHED_PER_THREAD * threads)
+    iterator = iter(dataset.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _random(seed: int, position: int = 0) -> np.random.Generator:
+    """Generator at the `position`-th of 2^128 places, far apart, in the stream of `seed`."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=position << 128))
+
+
+def _padded(images: UInt8[np.ndarray, "m h w 3"], labels: Integer[np.ndarray, " m"], batch_size: int) -> Batch:
+    missing = batch_size - len(images)
+    valid = np.arange(batch_size) < len(images)
+    if missing:
+        images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+        labels = np.concatenate([labels, np.zeros(missing, labels.dtype)])
+    return Batch(images, labels.astype(np.int32), valid)
+
+
+def eval_batches(
+    prepared: UInt8[np.ndarray, "n size size 3"], labels: Integer[np.ndarray, " _n"], batch_size: int
+) -> Iterator[Batch]:
+    """Prepared images in order, the last batch padded.
+
+    Args:
+        prepared: from `prepare`.
+        labels: label of each.
+        batch_size: rows of a batch.
+
+    Returns:
+        Batches without boxes.
+
+    Raises:
+        DataError: images and labels differ in number.
+
+    Example:
+        >>> images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
+        >>> [batch.valid.tolist() for batch in eval_batches(images, labels, 2)]
+        [[True, True], [True, False]]
+    """
+    if len(prepared) != len(labels):
+        raise DataError(f"each image needs one label, got {len(prepared)} images and {len(labels)} labels")
+    starts = range(0, len(prepared), batch_size)
+    return (_padded(prepared[at : at + batch_size], labels[at : at + batch_size], batch_size) for at in starts)
+
+
+def prepare(
+    image_set: ImageSet,
+    indices: Integer[np.ndarray, " n"],
+    data: DataConfig,
+    size: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> UInt8[np.ndarray, "n size size 3"]:
+    """Apply the test transform to images once, on `data.workers` threads, so that later passes only copy them.
+
+    Args:
+        image_set: where the images are.
+        indices: which images, in which order.
+        data: `resize` and `workers`.
+        size: side of the network's input, pixels.
+        progress: called with (done, n) after each image.
+
+    Returns:
+        The images, n * size * size * 3 bytes.
+
+    Raises:
+        DataError: an image can't be read or resized (names it), or they don't fit in memory.
+    """
+    check_memory(len(indices) * size * size * 3)
+    out = np.empty((len(indices), size, size, 3), np.uint8)
+
+    def work(position: int) -> None:
+        index = int(indices[position])
+        image = image_set.load(index)
+        try:
+            out[position] = test_transform(image, data.resize, size)
+        except DataError as error:
+            raise DataError(f"{image_set.names(index)}: {error}") from error
+
+    in_threads(work, len(indices), data.workers, progress)
+    return out
+
+
+def check_memory(need: int, meminfo: Path = Path("/proc/meminfo")) -> None:
+    """Check that `need` bytes are free; where the system doesn't tell (no Linux), nothing is checked.
+
+    Args:
+        need: bytes about to be allocated.
+        meminfo: Linux's account of its memory.
+
+    Raises:
+        DataError: they aren't.
+    """
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return
+    have = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    if have is not None and need > MEMORY_SHARE * have:
+        raise DataError(
+            f"prepared images need {need / 2**30:.1f} GiB, but {have / 2**30:.1f} GiB of memory is free; use fewer "
+            "images (data.limit_per_class), a smaller image size, or a larger machine"
+        )

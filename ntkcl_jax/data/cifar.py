@@ -1,0 +1,255 @@
+"""CIFAR-100 as published: pickled dictionaries, read without unpickling.
+
+A pickle is a program that can call anything. `read_pickled_dict` runs it on a small machine of its own that knows
+dictionaries, lists, tuples, text, bytes, integers and NumPy arrays of bytes, and refuses the rest.
+"""
+
+import pickletools
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from ntkcl_jax.errors import DataError
+
+FOLDER = "cifar-100-python"
+PARTS = ("train", "test", "meta")
+MAX_PART_BYTES = 1 << 28
+"""Largest file that is read; the published `train` has 155 MB."""
+MAX_MEMBERS = 100
+"""Entries of an archive that are looked at; the published one has 5."""
+CHANNELS, SIDE = 3, 32
+
+
+class _Name:
+    """A global name in a pickle: never imported, only compared."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Array:
+    """A NumPy array under construction; `value` comes with its BUILD."""
+
+    value: UInt8[np.ndarray, "..."] | None = None
+
+
+class _Bytes:
+    """NumPy's type of single bytes, the only one allowed."""
+
+
+_RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
+_ALLOWED = (*_RECONSTRUCT, "numpy ndarray", "numpy dtype", "_codecs encode")
+
+
+def read_pickled_dict(content: bytes, name: str) -> dict[str, Any]:
+    """Read a pickled dictionary (protocols 2 to 4) of plain values and arrays of bytes; nothing is imported or called.
+
+    Args:
+        content: the pickle.
+        name: what messages call it.
+
+    Returns:
+        The dictionary, its keys as text.
+
+    Raises:
+        DataError: the pickle is damaged, isn't a dictionary, or asks for anything beyond plain values.
+
+    Example:
+        >>> import pickle
+        >>> read_pickled_dict(pickle.dumps({b"labels": [3, 1]}, protocol=2), "example")
+        {'labels': [3, 1]}
+    """
+    try:
+        result = _expect(_run(content, name), dict)
+        return {_text(key): value.value if isinstance(value, _Array) else value for key, value in result.items()}
+    except DataError:
+        raise
+    except Exception as error:  # any damage: a short read, an empty stack, an unhashable key
+        raise DataError(f"{name} is damaged ({_reason(error)}); download it again") from error
+
+
+def _run(content: bytes, name: str) -> Any:
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[Any, Any] = {}
+
+    def refuse(what: str) -> DataError:
+        return DataError(f"{name} asks for {what}, which plain data doesn't need: not read; download it again")
+
+    def since_mark() -> list[Any]:
+        start = marks.pop()
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    for opcode, argument, _ in pickletools.genops(content):
+        op = opcode.name
+        if op in ("PROTO", "FRAME"):
+            pass
+        elif op == "STOP":
+            return stack.pop()
+        elif op in _PUSH:
+            stack.append(_PUSH[op](argument))
+        elif op == "MARK":
+            marks.append(len(stack))
+        elif op in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if op == "MEMOIZE" else argument] = stack[-1]
+        elif op in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif op in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(op[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif op == "TUPLE":
+            stack.append(tuple(since_mark()))
+        elif op in ("APPEND", "APPENDS"):
+            items = [stack.pop()] if op == "APPEND" else since_mark()
+            _expect(stack[-1], list).extend(items)
+        elif op in ("SETITEM", "SETITEMS"):
+            items = [stack.pop(), stack.pop()][::-1] if op == "SETITEM" else since_mark()
+            _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+        elif op in ("GLOBAL", "STACK_GLOBAL"):
+            wanted = argument if op == "GLOBAL" else " ".join([stack.pop(), stack.pop()][::-1])
+            if wanted not in _ALLOWED:
+                raise refuse(f"'{wanted}'")
+            stack.append(_Name(wanted))
+        elif op == "REDUCE":
+            arguments, function = stack.pop(), _expect(stack.pop(), _Name).name
+            stack.append(_construct(function, arguments, refuse))
+        elif op == "BUILD":
+            state = stack.pop()
+            _build(stack[-1], state, refuse)
+        else:
+            raise refuse(f"the instruction {op}")
+    raise ValueError("the end is missing")
+
+
+_PUSH: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(
+        ("BININT", "BININT1", "BININT2", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"), lambda x: x
+    ),
+    # Python 2's byte strings, which pickletools shows as latin-1 text
+    **dict.fromkeys(("BINSTRING", "SHORT_BINSTRING"), lambda x: x.encode("latin-1")),
+    "NONE": lambda _: None,
+    "NEWTRUE": lambda _: True,
+    "NEWFALSE": lambda _: False,
+    "EMPTY_DICT": lambda _: {},
+    "EMPTY_LIST": lambda _: [],
+    "EMPTY_TUPLE": lambda _: (),
+}
+
+
+def _construct(function: str, arguments: Any, refuse: Callable[[str], DataError]) -> Any:
+    if function in _RECONSTRUCT and _expect(arguments[0], _Name).name == "numpy ndarray":
+        return _Array()
+    if function == "numpy dtype" and _text(arguments[0]) in ("u1", "|u1"):
+        return _Bytes()
+    if function == "_codecs encode" and arguments[1:] == ("latin1",):
+        return arguments[0].encode("latin-1")
+    raise refuse(f"'{function}' of something else than bytes")
+
+
+def _build(target: Any, state: Any, refuse: Callable[[str], DataError]) -> None:
+    if isinstance(target, _Bytes):
+        return  # byte order and the like: single bytes have none
+    if not isinstance(target, _Array):
+        raise refuse("state on something else than an array")
+    _, shape, kind, fortran, raw = state
+    _expect(kind, _Bytes)
+    target.value = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
+
+
+def _expect(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__.strip('_')}, found {type(value).__name__.strip('_')}")
+    return value
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else _expect(value, str)
+
+
+def read_cifar100(
+    path: Path,
+) -> tuple[
+    UInt8[np.ndarray, "n 32 32 3"],
+    Int64[np.ndarray, " n"],
+    UInt8[np.ndarray, "m 32 32 3"],
+    Int64[np.ndarray, " m"],
+    tuple[str, ...],
+]:
+    """Read CIFAR-100's Python version with its fine labels.
+
+    Args:
+        path: `cifar-100-python.tar.gz`, the folder `cifar-100-python` from it, or the folder around that. An archive is
+            read in memory, nothing is extracted.
+
+    Returns:
+        Training images and labels, test images and labels, class names.
+
+    Raises:
+        DataError: a part is missing, damaged, too large, or not laid out as published.
+    """
+    parts = {part: read_pickled_dict(content, f"{path}: {part}") for part, content in _read_parts(path).items()}
+    names = parts["meta"].get("fine_label_names")
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{path}: meta has no list fine_label_names; is it CIFAR-100's Python version?")
+    train_images, train_labels = _split(parts["train"], f"{path}: train")
+    test_images, test_labels = _split(parts["test"], f"{path}: test")
+    return train_images, train_labels, test_images, test_labels, tuple(_text(name) for name in names)
+
+
+def _split(part: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+    rows, labels = part.get("data"), part.get("fine_labels")
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != CHANNELS * SIDE * SIDE:
+        raise DataError(f"{name} has no array 'data' of rows of 3072 bytes; is it CIFAR-100's Python version?")
+    if not isinstance(labels, list) or len(labels) != len(rows) or not all(type(label) is int for label in labels):
+        raise DataError(f"{name} has no list 'fine_labels' of {len(rows)} integers; is it CIFAR-100's Python version?")
+    images = rows.reshape(-1, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), np.array(labels, np.int64)
+
+
+def _read_parts(path: Path) -> dict[str, bytes]:
+    if path.is_dir():
+        folder = path / FOLDER if (path / FOLDER).is_dir() else path
+        return {part: _read_file(folder / part) for part in PARTS}
+    if not path.is_file():
+        raise DataError(f"data.path={path} is missing; expected {FOLDER}.tar.gz or the folder {FOLDER} from it")
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            found = _read_archive(archive, path)
+    except DataError:
+        raise
+    except Exception as error:  # each kind of compression has its own errors
+        raise DataError(f"can't read the archive {path} ({_reason(error)}); download it again") from error
+    missing = [part for part in PARTS if part not in found]
+    if missing:
+        raise DataError(f"the archive {path} has no {FOLDER}/{missing[0]}; is it CIFAR-100's Python version?")
+    return found
+
+
+def _read_archive(archive: tarfile.TarFile, path: Path) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for position, member in enumerate(archive):
+        if position >= MAX_MEMBERS or member.size > MAX_PART_BYTES:
+            raise DataError(f"the archive {path} holds more than CIFAR-100's; download it again")
+        folder, _, part = member.name.removeprefix("./").rpartition("/")
+        stream = archive.extractfile(member) if member.isfile() else None
+        if stream is not None and folder == FOLDER and part in PARTS:
+            found[part] = stream.read()
+    return found
+
+
+def _read_file(file: Path) -> bytes:
+    if not file.is_file():
+        raise DataError(f"{file} is missing; expected the folder {FOLDER} with the files {', '.join(PARTS)}")
+    if file.stat().st_size > MAX_PART_BYTES:
+        raise DataError(f"{file} has {file.stat().st_size} bytes, more than CIFAR-100's; download it again")
+    return file.read_bytes()

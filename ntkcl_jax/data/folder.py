@@ -1,0 +1,84 @@
+"""`train/<class>/*` and `test/<class>/*`: the folder layout of most image benchmarks."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ntkcl_jax.data.decode import SUFFIXES
+from ntkcl_jax.data.images import FileImages
+from ntkcl_jax.errors import DataError
+
+LAYOUT = "expected <path>/train/<class>/* and <path>/test/<class>/*"
+
+
+def read_folder(path: Path, invert: bool = False) -> tuple[FileImages, FileImages, tuple[str, ...]]:
+    """List the images of a folder; no image is opened.
+
+    Classes and files are sorted by name. Hidden entries, files of other types, and folders inside a class's folder are
+    passed over, so a circle of links can't be followed.
+
+    Args:
+        path: folder with `train` and `test`.
+        invert: give 255 minus each pixel.
+
+    Returns:
+        Training images, test images, class names in label order.
+
+    Raises:
+        DataError: a folder is missing, the two sides' classes differ, a class has no image, or a link is broken.
+    """
+    if not path.is_dir():
+        what = "a file" if path.exists() else "missing"
+        raise DataError(f"data.path={path} is {what}, but must be a folder; {LAYOUT}")
+    train = _list_split(path / "train")
+    test = _list_split(path / "test")
+    if set(train) != set(test):
+        only_train, only_test = sorted(set(train) - set(test)), sorted(set(test) - set(train))
+        raise DataError(
+            f"{path}/train and {path}/test must have the same classes; only in train: {_some(only_train)}; only in "
+            f"test: {_some(only_test)}; add or remove these folders"
+        )
+    names = tuple(sorted(train))
+    return _image_set(path, train, names, invert), _image_set(path, test, names, invert), names
+
+
+def _list_split(split: Path) -> dict[str, list[Path]]:
+    if not split.is_dir():
+        raise DataError(f"{split} is missing; {LAYOUT}")
+    classes = {entry.name: _list_class(entry) for entry in _visible(split) if entry.is_dir()}
+    if not classes:
+        raise DataError(f"{split} has no class folders; {LAYOUT}")
+    return classes
+
+
+def _list_class(folder: Path) -> list[Path]:
+    files = [entry for entry in _visible(folder) if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
+    for file in files:
+        # os.path, because its answer to a circle of links is False in every Python version
+        if not os.path.isfile(file):
+            raise DataError(f"{file} is a broken link or no regular file; replace or remove it")
+    if not files:
+        raise DataError(
+            f"class folder {folder} has no images directly inside (looked for {', '.join(SUFFIXES)}); add some or "
+            "remove the class from train and test"
+        )
+    return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"can't list {folder}: {error.strerror}; check its permissions") from error
+
+
+def _image_set(root: Path, classes: dict[str, list[Path]], names: tuple[str, ...], invert: bool) -> FileImages:
+    files = [file for name in names for file in classes[name]]
+    labels = np.repeat(np.arange(len(names)), [len(classes[name]) for name in names])
+    return FileImages(root, files, labels, invert)
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest if names else "none"

@@ -1,0 +1,46 @@
+"""Images under the test transform, read again and again: kept in memory where they fit, streamed where they don't."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Integer
+
+from ntkcl_jax.config import DataConfig
+from ntkcl_jax.data.batches import Batch, eval_batches, prepare
+from ntkcl_jax.data.images import ImageSet
+
+CACHE_BYTES = 2 * 1024**3
+"""Transformed images of one side are kept in memory up to this many bytes."""
+
+
+class PreparedImages:
+    """One side of a source under the test transform; every image is decoded once if the side fits in memory."""
+
+    def __init__(
+        self, image_set: ImageSet, data: DataConfig, size: int, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Prepare all images now, or remember to stream them.
+
+        Args:
+            image_set: the side.
+            data: resize and threads.
+            size: side of the network's input, pixels.
+            progress: called with (done, n) while preparing.
+        """
+        self.image_set, self.data, self.size = image_set, data, size
+        small = len(image_set) * size * size * 3 <= CACHE_BYTES
+        self.cache = prepare(image_set, np.arange(len(image_set)), data, size, progress) if small else None
+
+    def images(self, indices: Integer[np.ndarray, " n"]) -> np.ndarray:
+        """Transformed images (n, size, size, 3) uint8."""
+        if self.cache is not None:
+            return self.cache[indices]
+        return prepare(self.image_set, indices, self.data, self.size)
+
+    def batches(
+        self, indices: Integer[np.ndarray, " n"], labels: Integer[np.ndarray, " n"], batch_size: int
+    ) -> Iterator[Batch]:
+        """Batches in the order of `indices`, the last one padded."""
+        for at in range(0, len(indices), batch_size):
+            rows = slice(at, at + batch_size)
+            yield from eval_batches(self.images(indices[rows]), labels[rows], batch_size)

@@ -1,0 +1,255 @@
+"""One task in, one task out: the sequence of docs/method.md, section "one task, in order".
+
+`start_task` -> training epochs -> `finish_task` -> evaluation. Every function takes state and returns state; files,
+progress and seeds of a whole run are `run.py`'s business.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax import nnx
+
+from ntkcl_jax.config import RunConfig, Variant
+from ntkcl_jax.data import Batch, Scenario
+from ntkcl_jax.errors import NonFiniteError
+from ntkcl_jax.nn.heads import ProxyHead
+from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.nn.variables import Adaptation
+from ntkcl_jax.objective import TERMS, orthogonality_basis
+from ntkcl_jax.prototypes import class_means, updated_mean, write_prototypes
+from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.steps import StepResult, TaskArrays, learning_rate, make_optimizer, train_step
+
+
+FETCH_EVERY = 24
+"""Step results fetched from the device at a time."""
+FETCH_LAG = 8
+"""Steps that stay in flight when results are fetched."""
+
+
+class LearnerState(NamedTuple):
+    """Everything that one task hands to the next."""
+
+    adaptation: Tree
+    """Trainable tree."""
+    frozen: Frozen
+    """Backbone, running mean and prototypes."""
+    anchor: Tree
+    """Trainable tree at the previous task's end (the initial one in task 0)."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a task has come: `step` updates of the task are done."""
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Losses of one step, on the host."""
+
+    step: int
+    """Number of the update within the task, from 0."""
+    terms: dict[str, float]
+    """Unweighted loss terms by name, and their weighted `total`."""
+    correct: int
+    """Images of the batch that the proxy head classified rightly before the update."""
+
+
+def old_prototype_rows(variant: Variant, seen: int, new: int, classes_per_task: int) -> int:
+    """Number of prototype rows that L_dis draws from.
+
+    `paper`: the classes of earlier tasks. `reference`: all but the last `classes_per_task` rows, which in a task 0
+    larger than the others takes still-empty rows of its own classes for old ones, as the release does.
+
+    Args:
+        variant: which rule.
+        seen: classes up to and including the task.
+        new: classes of the task.
+        classes_per_task: classes of every task but the first.
+
+    Example:
+        >>> old_prototype_rows("paper", seen=7, new=7, classes_per_task=5)
+        0
+        >>> old_prototype_rows("reference", seen=7, new=7, classes_per_task=5)
+        2
+    """
+    return seen - new if variant == "paper" else max(seen - classes_per_task, 0)
+
+
+def task_arrays(
+    network: Network, config: RunConfig, scenario: Scenario, task: int, frozen: Frozen, anchor: Tree
+) -> TaskArrays:
+    """Gather what a task changes: anchor, orthogonality basis, class mask, offsets."""
+    offset, size = scenario.offsets[task], scenario.task_sizes[task]
+    objective = config.objective
+    basis = orthogonality_basis(
+        np.asarray(frozen.prototypes["prototypes/kernel"]),
+        old=offset,
+        allocated=offset + size,
+        rank=objective.orthogonality_rank,
+        variant=objective.orthogonality,
+    )
+    old = old_prototype_rows(objective.dissimilarity, offset + size, size, config.data.classes_per_task)
+    mask = jnp.arange(network.task_classes) < size
+    return TaskArrays(anchor, jnp.asarray(basis), mask, jnp.int32(offset), jnp.int32(old))
+
+
+def start_task(network: Network, task: int, seed: int, state: LearnerState) -> LearnerState:
+    """Give the task a new proxy head, drawn from its own stream; everything else goes on from the task before."""
+    rngs = nnx.Rngs(params=jax.random.key(stream_seed(seed, "proxy", task)))
+    head = ProxyHead(network.task_classes, network.config.feature_dim, Adaptation, rngs)
+    proxy = {"proxy/kernel": head.kernel[...], "proxy/scale": head.scale[...]}
+    return state._replace(adaptation={**state.adaptation, **proxy})
+
+
+def check_finite(tree: Tree, what: str) -> None:
+    """Stop where a parameter isn't finite.
+
+    Raises:
+        NonFiniteError: names the parameter and `what` was done.
+    """
+    for path, value in jax.device_get(tree).items():
+        if not np.isfinite(value).all():
+            raise NonFiniteError(f"{path} isn't finite {what}; lower optimizer.learning_rate (or use float32)")
+
+
+def _collect(pending: list[tuple[int, StepResult]], task: int) -> list[StepRecord]:
+    """Fetch step results from the device and stop at the first number that isn't finite."""
+    records = []
+    for (step, _), result in zip(pending, jax.device_get([r for _, r in pending]), strict=True):
+        terms = {name: float(x) for name, x in zip((*TERMS, "total"), result.terms, strict=True)}
+        bad = [name for name, x in terms.items() if not math.isfinite(x)]
+        if bad:
+            raise NonFiniteError(
+                f"loss term {bad[0]} is {terms[bad[0]]} at step {step} of task {task}; lower "
+                "optimizer.learning_rate or the term's weight (the last good state is in the run's checkpoints)"
+            )
+        records.append(StepRecord(step, terms, int(result.correct)))
+    return records
+
+
+def fit_task(
+    network: Network,
+    config: RunConfig,
+    state: LearnerState,
+    arrays: TaskArrays,
+    epoch_batches: Callable[[int, int], Iterator[Batch]],
+    *,
+    task: int,
+    seed: int,
+    steps_in_epoch: int,
+    resume: tuple[Position, Tree, Any] | None = None,
+    on_records: Callable[[list[StepRecord], Position], None] = lambda records, position: None,
+    save: Callable[[Position, Tree, Any], None] = lambda position, adaptation, momentum: None,
+) -> Tree:
+    """Train one task.
+
+    The host runs ahead of the device: results are fetched in groups, a few steps late, so that no step waits for a
+    number that only the log needs.
+
+    Args:
+        network: the architecture.
+        config: optimizer, objective and how often to save.
+        state: after `start_task`.
+        arrays: the task's arrays.
+        epoch_batches: (epoch, first step) -> the rest of the epoch's batches.
+        task: its number, from 0.
+        seed: the run's seed.
+        steps_in_epoch: batches of an epoch.
+        resume: position, trainable tree and momentum to go on from.
+        on_records: receives the steps' losses, some steps late, and the position reached.
+        save: receives position, trainable tree and momentum every `compute.checkpoint_every_steps` steps.
+
+    Returns:
+        The trained tree.
+
+    Raises:
+        NonFiniteError: a loss term or parameter that isn't finite.
+    """
+    optimizer = config.optimizer
+    # The step donates its buffers; the state must survive it.
+    adaptation = jax.tree.map(jnp.copy, state.adaptation)
+    momentum = make_optimizer(optimizer).init(adaptation)
+    position = Position()
+    if resume is not None:
+        position, adaptation, leaves = resume
+        adaptation = jax.tree.map(jnp.array, adaptation)
+        momentum = jax.tree.unflatten(jax.tree.structure(momentum), [jnp.array(x) for x in leaves])
+    task_key = jax.random.key(stream_seed(seed, "steps", task))
+    pending: list[tuple[int, StepResult]] = []
+    for epoch in range(position.epoch, optimizer.epochs):
+        rate = jnp.float32(learning_rate(optimizer, epoch))
+        first = position.step_in_epoch if epoch == position.epoch else 0
+        for at, batch in enumerate(epoch_batches(epoch, first), start=first):
+            step = epoch * steps_in_epoch + at
+            adaptation, momentum, result = train_step(
+                network,
+                config.objective,
+                optimizer,
+                adaptation,
+                momentum,
+                state.frozen,
+                arrays,
+                batch,
+                rate,
+                task_key,
+                jnp.int32(step),
+            )
+            pending.append((step, result))
+            end = at + 1 == steps_in_epoch
+            done = Position(epoch + end, 0 if end else at + 1, step + 1)
+            if (step + 1) % config.compute.checkpoint_every_steps == 0:
+                on_records(_collect(pending, task), done)
+                pending = []
+                check_finite(adaptation, f"after step {step} of task {task}")
+                save(done, adaptation, momentum)
+            elif len(pending) >= FETCH_EVERY + FETCH_LAG:
+                on_records(_collect(pending[:FETCH_EVERY], task), done)
+                pending = pending[FETCH_EVERY:]
+    on_records(_collect(pending, task), Position(optimizer.epochs, 0, optimizer.epochs * steps_in_epoch))
+    check_finite(adaptation, f"at the end of task {task}")
+    return adaptation
+
+
+def finish_task(
+    network: Network,
+    state: LearnerState,
+    batches: Iterable[Batch],
+    *,
+    task: int,
+    last: bool,
+    offset: int,
+    classes: int,
+) -> LearnerState:
+    """Update the running mean (unless it is the last task), compute the new classes' prototypes with it, move the anchor.
+
+    Args:
+        network: the architecture.
+        state: at the end of the task's training.
+        batches: the task's training images under the test transform.
+        task: its number, from 0.
+        last: whether no task follows; the mean then stays, as in the release.
+        offset: first class of the task.
+        classes: number of its classes.
+
+    Returns:
+        The state that the next task starts from, and that is evaluated.
+    """
+    frozen = state.frozen
+    if not last:
+        frozen = frozen._replace(mean=updated_mean(frozen.mean, state.adaptation, task))
+    means = class_means(network, state.adaptation, frozen, batches, offset, classes)
+    if not np.isfinite(means).all():
+        raise NonFiniteError(f"a prototype of task {task} isn't finite: the features have overflowed")
+    frozen = frozen._replace(prototypes=write_prototypes(frozen.prototypes, means, offset))
+    return LearnerState(state.adaptation, frozen, state.adaptation)

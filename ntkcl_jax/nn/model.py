@@ -1,0 +1,202 @@
+"""The whole network, and its pure form.
+
+`NTKCL` is the Flax module. Everything outside `nn/` uses `Network`: functions of flat dictionaries
+`{"path/of/variable": array}`, split by what the numbers are for, so that the same trainable dictionary goes to the
+optimizer, the checkpoint and the kernel analysis.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ntkcl_jax.config import ModelConfig
+from ntkcl_jax.nn.adapters import Key, Streams
+from ntkcl_jax.nn.fusion import Fusion
+from ntkcl_jax.nn.heads import PrototypeHead, ProxyHead
+from ntkcl_jax.nn.streams import channel_stream, patch_stream, shared_start
+from ntkcl_jax.nn.variables import Adaptation, Prototype, RunningMean
+from ntkcl_jax.nn.vit import ViT
+
+Tree = dict[str, Array]
+"""Flat parameters: path of the variable, parts joined by `/`, to its value."""
+Output = Literal["scores", "proxy", "features"]
+
+
+class Features(NamedTuple):
+    """The three views of a batch, each (b, sections * dim), sections in the order [pretrained?, mean, current]."""
+
+    channel: Float[Array, "b e"]
+    patch: Float[Array, "b e"]
+    hybrid: Float[Array, "b e"]
+
+
+class Frozen(NamedTuple):
+    """Everything that an adaptation needs to become a function, and that a training step doesn't change."""
+
+    backbone: Tree
+    """Pre-trained ViT."""
+    mean: Tree
+    """Running mean of the streams."""
+    prototypes: Tree
+    """Class means, their common scale, and which classes have been seen."""
+
+
+class NTKCL(nnx.Module):
+    """Two adaptation streams on a frozen ViT, their fusion, a proxy head and a prototype head."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        task_classes: int,
+        classes: int,
+        dtype: jnp.dtype,
+        remat: bool,
+        rngs: nnx.Rngs,
+    ) -> None:
+        """Allocate the network for tasks of at most `task_classes` classes and a stream of `classes` classes."""
+        self.config = config
+        self.backbone = ViT(config.backbone, dtype=dtype, remat=remat, rngs=rngs)
+        self.current = Streams(config, Adaptation, rngs)
+        self.mean = Streams(config, RunningMean, rngs)
+        self.fusion = Fusion(config, Adaptation, rngs)
+        self.proxy = ProxyHead(task_classes, config.feature_dim, Adaptation, rngs)
+        self.prototypes = PrototypeHead(config, classes, Prototype)
+
+    def features(self, images: Float[Array, "b h w c"], key: Key | None = None) -> Features:
+        """Channel, patch and hybrid features; with a key, dropout is on (in the frozen mean stream too)."""
+        c, vit = self.config, self.backbone
+        keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
+        start = shared_start(vit, images)
+        sections = [channel_stream(vit, None, start)] if c.pretrained_view else []
+        channel = [
+            *sections,
+            channel_stream(vit, self.mean, start, keys[0]),
+            channel_stream(vit, self.current, start, keys[1]),
+        ]
+        patch = [
+            *sections,
+            patch_stream(vit, self.mean, start, c.prompts, c.prompt_carry),
+            patch_stream(vit, self.current, start, c.prompts, c.prompt_carry),
+        ]
+        joined = [jnp.concatenate(views, axis=-1) for views in (channel, patch)]
+        return Features(*joined, self.fusion(*joined, keys[2]))
+
+
+def _path(parts: tuple) -> str:
+    return "/".join(map(str, parts))
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network as pure functions; hashable, so that it can be a static argument of `jax.jit`.
+
+    Attributes:
+        config: the architecture.
+        task_classes: classes of the largest task (width of the proxy head).
+        classes: classes of the whole stream (rows of the prototype head).
+        dtype: arithmetic of the backbone and streams, `float32` or `bfloat16`.
+        remat: recompute block activations in the backward pass.
+
+    Example:
+        >>> from ntkcl_jax.config import BackboneConfig
+        >>> tiny = BackboneConfig(image_size=8, patch_size=4, dim=8, depth=2, heads=2)
+        >>> net = Network(ModelConfig(backbone=tiny, adapter_rank=2, prompts=2), task_classes=2, classes=4)
+        >>> adaptation, frozen = net.init(jax.random.key(0))
+        >>> net.apply_fn(adaptation, frozen, jnp.zeros((3, 8, 8, 3))).shape
+        (3, 4)
+    """
+
+    config: ModelConfig
+    task_classes: int
+    classes: int
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+    def build(self, key: Key) -> NTKCL:
+        """Make the Flax module with fresh parameters."""
+        return NTKCL(
+            self.config,
+            task_classes=self.task_classes,
+            classes=self.classes,
+            dtype=jnp.dtype(self.dtype),
+            remat=self.remat,
+            rngs=nnx.Rngs(params=key),
+        )
+
+    def abstract(self) -> list[tuple[tuple, nnx.Variable]]:
+        """Every variable's path, type and shape, without computing any of them."""
+        return nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: self.build(jax.random.key(0)))))
+
+    def init(self, key: Key, backbone: Tree | None = None) -> tuple[Tree, Frozen]:
+        """Draw fresh parameters; the mean starts as a copy of the current streams.
+
+        Args:
+            key: a JAX random key.
+            backbone: pre-trained weights; None draws random ones.
+
+        Returns:
+            The trainable tree and the frozen trees.
+        """
+        kinds = {"adaptation": Adaptation, "prototypes": Prototype}
+        if backbone is None:
+            kinds["backbone"] = nnx.Param
+
+        def values(key: Key) -> dict[str, Tree]:
+            leaves = nnx.to_flat_state(nnx.state(self.build(key)))
+            return {name: {_path(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
+
+        trees = jax.jit(values)(key)
+        adaptation = trees["adaptation"]
+        means = [_path(path) for path, variable in self.abstract() if type(variable) is RunningMean]
+        mean = {path: jnp.array(adaptation[path.replace("mean/", "current/", 1)]) for path in means}
+        return adaptation, Frozen(trees["backbone"] if backbone is None else backbone, mean, trees["prototypes"])
+
+    def module(self, adaptation: Tree, frozen: Frozen) -> NTKCL:
+        """Put parameters back into the Flax module (cheap; works on tracers)."""
+        values = {**adaptation, **frozen.backbone, **frozen.mean, **frozen.prototypes}
+        graph, abstract = nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0))))
+        leaves = [(path, v.replace(values[_path(path)])) for path, v in nnx.to_flat_state(abstract)]
+        return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+    def backbone_fn(self, backbone: Tree, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Feature of the untouched backbone (float32) for images with pixels in [0, 1]."""
+        graph, abstract = nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0)).backbone))
+        leaves = [(path, v.replace(backbone[f"backbone/{_path(path)}"])) for path, v in nnx.to_flat_state(abstract)]
+        return nnx.merge(graph, nnx.from_flat_state(leaves))(images)
+
+    def features(
+        self, adaptation: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
+    ) -> Features:
+        """The three views of images (pixels in [0, 1]); dropout is on only when a key is given."""
+        return self.module(adaptation, frozen).features(images, key)
+
+    def apply_fn(
+        self, adaptation: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: Output = "scores"
+    ) -> Float[Array, "b k"]:
+        """Evaluate the network without dropout; rows are independent of each other.
+
+        Args:
+            adaptation: the trainable tree.
+            frozen: backbone, running mean and prototypes.
+            images: pixels in [0, 1].
+            output: `scores` of the prototype head over all classes of the stream, logits of the `proxy` head over the
+                task's own classes, or the hybrid `features` themselves.
+
+        Returns:
+            One row per image.
+
+        Raises:
+            ValueError: `output` is none of the three.
+        """
+        if output not in get_args(Output):
+            raise ValueError(f"output must be one of {', '.join(get_args(Output))}; got {output!r}")
+        module = self.module(adaptation, frozen)
+        hybrid = module.features(images).hybrid
+        if output == "features":
+            return hybrid
+        return module.prototypes(hybrid) if output == "scores" else module.proxy(hybrid)

@@ -1,0 +1,122 @@
+"""The frozen vision transformer, cut at the points where the adaptation streams join it.
+
+A block is `z = x + attn(norm1(x))`, then `z + mlp(norm2(z))` (pre-norm; LayerNorm eps 1e-6, exact GELU, qkv bias,
+learned positions, class token; Dosovitskiy et al., arXiv:2010.11929). The streams need `attend` and `mlp` apart.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ntkcl_jax.config import BackboneConfig
+
+LAYER_NORM_EPS = 1e-6
+
+
+def layer_norm(dim: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Make a LayerNorm over channels with the variance computed in two passes (the fast formula cancels)."""
+    return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """One frozen transformer block."""
+
+    def __init__(self, config: BackboneConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        """Allocate the block's parameters."""
+        dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+        init = nnx.initializers.truncated_normal(0.02)
+
+        def linear(fan_in: int, fan_out: int) -> nnx.Linear:
+            return nnx.Linear(fan_in, fan_out, dtype=dtype, kernel_init=init, rngs=rngs)
+
+        self.heads = config.heads
+        self.norm1 = layer_norm(dim, dtype, rngs)
+        self.qkv = linear(dim, 3 * dim)
+        self.proj = linear(dim, dim)
+        self.norm2 = layer_norm(dim, dtype, rngs)
+        self.fc1 = linear(dim, hidden)
+        self.fc2 = linear(hidden, dim)
+
+    def attend(self, x: Float[Array, "b l d"], rows: int | None = None) -> Float[Array, "b r d"]:
+        """Compute `x + attn(norm1(x))` for the first `rows` rows (all when None).
+
+        Keys and values always come from every row, so `rows=1` gives exactly the class row of the full result at a
+        fraction of the cost: that is all that the last block is asked for.
+        """
+        d = x.shape[-1]
+        h = self.norm1(x)
+        if rows is None:
+            q, k, v = jnp.split(self.qkv(h), 3, axis=-1)
+        else:
+            x = x[:, :rows]
+            kernel, bias = (p[...].astype(h.dtype) for p in (self.qkv.kernel, self.qkv.bias))
+            q = h[:, :rows] @ kernel[:, :d] + bias[:d]
+            k, v = jnp.split(h @ kernel[:, d:] + bias[d:], 2, axis=-1)
+        heads = [t.reshape(*t.shape[:2], self.heads, d // self.heads) for t in (q, k, v)]
+        # The plain implementation: fused kernels save nothing at 200 tokens and have no forward-mode derivative.
+        out = jax.nn.dot_product_attention(*heads, implementation="xla")
+        return x + self.proj(out.reshape(*q.shape))
+
+    def mlp(self, u: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """Compute `mlp(norm2(u))`, without the residual."""
+        return self.fc2(jax.nn.gelu(self.fc1(self.norm2(u)), approximate=False))
+
+
+class ViT(nnx.Module):
+    """Vision transformer without a classification head; its feature is the final-norm class token.
+
+    Attributes:
+        remat: recompute block activations in the backward pass.
+    """
+
+    def __init__(
+        self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+    ) -> None:
+        """Allocate a backbone of the given shape; `dtype` is that of the arithmetic, parameters are float32."""
+        init = nnx.initializers.truncated_normal(0.02)
+        self.patch_size = config.patch_size
+        self.dtype = dtype
+        self.remat = remat
+        inputs = config.patch_size**2 * config.channels
+        self.patch_embed = nnx.Linear(inputs, config.dim, dtype=dtype, kernel_init=init, rngs=rngs)
+        self.class_token = nnx.Param(jnp.zeros((1, 1, config.dim)))
+        self.positions = nnx.Param(init(rngs.params(), (1, config.tokens, config.dim)))
+        self.blocks = nnx.List([Block(config, dtype, rngs) for _ in range(config.depth)])
+        self.norm = layer_norm(config.dim, dtype, rngs)
+
+    def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b l d"]:
+        """Turn images (pixels in [0, 1]) into tokens: class token first, then patches row by row, plus positions."""
+        b, h, w, c = images.shape
+        p = self.patch_size
+        patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
+        tokens = self.patch_embed(patches)
+        class_token = jnp.broadcast_to(self.class_token[...].astype(tokens.dtype), (b, 1, tokens.shape[-1]))
+        return jnp.concatenate([class_token, tokens], axis=1) + self.positions[...].astype(tokens.dtype)
+
+    def checkpointed(self, f: Callable[..., Array]) -> Callable[..., Array]:
+        """Wrap a block's function so that its activations are recomputed when `remat` is set."""
+        return jax.checkpoint(f) if self.remat else f
+
+    def class_feature(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
+        """Final norm of the class row, in float32."""
+        return self.norm(x[:, 0]).astype(jnp.float32)
+
+    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Feature of the untouched backbone.
+
+        Args:
+            images: pixels in [0, 1].
+
+        Returns:
+            The final-norm class token of each image, float32.
+        """
+        x = self.embed(images)
+        for block in list(self.blocks)[:-1]:
+            z = block.attend(x)
+            x = z + block.mlp(z)
+        last = list(self.blocks)[-1]
+        z = last.attend(x, rows=1)
+        return self.class_feature(z + last.mlp(z))

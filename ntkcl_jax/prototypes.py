@@ -1,0 +1,82 @@
+"""Prototypes: the class means of hybrid features that classify at test time, and the running mean of the streams."""
+
+import functools
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ntkcl_jax.data import Batch
+from ntkcl_jax.errors import DataError
+from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.steps import pixels_of
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _class_sums(
+    network: Network, adaptation: Tree, frozen: Frozen, batch: Batch, offset: Int[Array, ""]
+) -> tuple[Float[Array, "n e"], Int[Array, "n"]]:
+    """Sum of hybrid features and number of images of each of the task's classes in a batch."""
+    n = network.task_classes
+    local = jnp.where(batch.valid, batch.labels - offset, n)  # padding falls off the end
+    hybrid = network.features(adaptation, frozen, pixels_of(batch, network.config.backbone.image_size)).hybrid
+    # The padded rows of an image batch may hold anything: they must not reach the sum, not even times zero.
+    hybrid = jnp.where(batch.valid[:, None], hybrid, 0.0)
+    sums = jax.ops.segment_sum(hybrid, local, num_segments=n + 1)[:n]
+    return sums, jax.ops.segment_sum(batch.valid.astype(jnp.int32), local, num_segments=n + 1)[:n]
+
+
+def class_means(
+    network: Network, adaptation: Tree, frozen: Frozen, batches: Iterable[Batch], offset: int, classes: int
+) -> np.ndarray:
+    """Mean hybrid feature, not normalised, of each class of a task.
+
+    Args:
+        network: the architecture.
+        adaptation: trainable tree at the task's end.
+        frozen: backbone and the *updated* running mean.
+        batches: the task's training images under the test transform.
+        offset: the task's first class.
+        classes: number of classes of the task.
+
+    Returns:
+        (classes, e) float32, summed in float64 over batches.
+
+    Raises:
+        DataError: a class has no image.
+    """
+    parts = [_class_sums(network, adaptation, frozen, batch, jnp.int32(offset)) for batch in batches]
+    total = sum(np.asarray(s, np.float64) for s, _ in parts)[:classes]
+    count = sum(np.asarray(c, np.int64) for _, c in parts)[:classes]
+    if (count == 0).any():
+        raise DataError(f"class {offset + int(np.argmin(count))} has no training image, so it has no prototype")
+    return (total / count[:, None]).astype(np.float32)
+
+
+def write_prototypes(prototypes: Tree, means: np.ndarray, offset: int) -> Tree:
+    """Put a task's class means into the prototype head and mark the classes as seen; old rows stay as they are."""
+    rows = slice(offset, offset + len(means))
+    return {
+        **prototypes,
+        "prototypes/kernel": prototypes["prototypes/kernel"].at[rows].set(means),
+        "prototypes/seen": prototypes["prototypes/seen"].at[rows].set(True),
+    }
+
+
+def updated_mean(mean: Tree, adaptation: Tree, task: int) -> Tree:
+    """Mean of the current streams of tasks 0..`task`: `mean <- t/(t+1) * mean + 1/(t+1) * current`.
+
+    After task 0 it is the current set itself, whatever the mean started from.
+
+    Example:
+        >>> one = {"current/x": jnp.array(4.0)}
+        >>> float(updated_mean({"mean/x": jnp.array(1.0)}, one, task=2)["mean/x"])
+        2.0
+    """
+    old = task / (task + 1)
+    return {
+        path: old * value + (1 - old) * adaptation[path.replace("mean/", "current/", 1)]
+        for path, value in mean.items()
+    }

@@ -1,0 +1,185 @@
+"""The run folder: what lies where, who may write, and what it was made with.
+
+    RUN/config.json                             everything needed to repeat the run
+    RUN/metrics.jsonl                           losses and accuracies as they come
+    RUN/results.json                            accuracies of every seed and method, and their mean and std
+    RUN/figures/*.png
+    RUN/checkpoints/backbone                    the frozen backbone, once
+    RUN/checkpoints/seed<S>/task<t>/before      full state at the task's start (trainable tree with the new proxy head)
+    RUN/checkpoints/seed<S>/task<t>/after       full state at its end, and its evaluation
+    RUN/checkpoints/seed<S>/task<t>/step<n>     in-task states for --resume; removed when the task ends
+    RUN/baselines/seed<S>-<method>.json         evaluations of a baseline
+"""
+
+import contextlib
+import fcntl
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from ntkcl_jax import checkpoint
+from ntkcl_jax.errors import RunFolderError
+
+FORMAT = 1
+"""Version of the layout above."""
+PACKAGES = ("ntkcl-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+
+
+class RunFolder:
+    """Paths and rules of one run folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name a folder; nothing is read or written yet."""
+        self.path = Path(path).expanduser()
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.metrics = self.path / "metrics.jsonl"
+
+    def task(self, seed: int, task: int, when: Literal["before", "after"]) -> Path:
+        """Checkpoint at the start or end of a task."""
+        return self.checkpoints / f"seed{seed}" / f"task{task}" / when
+
+    def steps(self, seed: int, task: int) -> list[Path]:
+        """Whole in-task checkpoints, newest first."""
+        found = (self.checkpoints / f"seed{seed}" / f"task{task}").glob("step*")
+        whole = [p for p in found if checkpoint.exists(p) and not p.name.endswith(checkpoint.PARTIAL)]
+        return sorted(whole, key=lambda p: int(p.name.removeprefix("step")), reverse=True)
+
+    def baseline(self, seed: int, method: str) -> Path:
+        """Evaluations of a baseline."""
+        return self.path / "baselines" / f"seed{seed}-{method}.json"
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            RunFolderError: the file is missing or no whole JSON object.
+        """
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunFolderError(f"{self.path} is no run folder: it has no {name}; check the path") from error
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{path} can't be read ({error}); restore it from a copy") from error
+        if not isinstance(value, dict):
+            raise RunFolderError(f"{path} holds no JSON object; restore it from a copy")
+        return value
+
+    def header(self) -> dict[str, Any]:
+        """`config.json`, refused when it comes from another layout."""
+        header = self.read_json("config.json")
+        if header.get("format") != FORMAT:
+            raise RunFolderError(
+                f"{self.path} has layout {header.get('format')}, expected {FORMAT}; use the version of ntkcl-jax that "
+                "wrote it"
+            )
+        return header
+
+    def check_new(self) -> None:
+        """Refuse a folder that already holds something.
+
+        Raises:
+            RunFolderError: it exists and isn't an empty folder.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(
+                f"{self.path} already exists; choose another --run-dir, or add --resume to go on with that run"
+            )
+
+    @contextlib.contextmanager
+    def writing(self, header: dict[str, Any], *, resume: bool) -> Iterator[None]:
+        """Own the folder: create it or take it up again, and keep other processes out meanwhile.
+
+        Args:
+            header: `config.json` of this run.
+            resume: go on with the run that the folder holds.
+
+        Raises:
+            RunFolderError: it exists (without `resume`), holds another run (with it), is in use, or can't be written.
+        """
+        if not resume:
+            self.check_new()
+        elif not self.path.is_dir():
+            raise RunFolderError(f"nothing to resume: there is no folder {self.path}; leave --resume away")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "w")  # noqa: SIM115  (held until the end of the block)
+        except OSError as error:
+            raise checkpoint.write_error(self.path, error) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunFolderError(
+                    f"{self.path} is in use by another process; wait for it or choose another --run-dir"
+                ) from error
+            # A run that was killed before it wrote its config has done nothing: resuming it is starting it.
+            if resume and (self.path / "config.json").exists():
+                check_same_run(self.header(), header, self.path)
+                checkpoint.clean(self.path)
+            else:
+                checkpoint.write_json(self.path / "config.json", header)
+            yield
+
+
+def check_same_run(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
+    """Refuse to resume a run with other settings, weights or data: it couldn't end with the same numbers.
+
+    Raises:
+        RunFolderError: names the first difference.
+    """
+    for part in ("config", "weights", "data", "scenarios"):
+        difference = first_difference(old.get(part), new[part], part)
+        if difference:
+            raise RunFolderError(
+                f"{where} was started with other settings: {difference}; give the same ones, or another --run-dir"
+            )
+
+
+def first_difference(old: Any, new: Any, name: str) -> str | None:
+    """Describe the first difference between two JSON values, or None.
+
+    Example:
+        >>> first_difference({"a": {"b": 1}}, {"a": {"b": 2}}, "config")
+        'config.a.b was 1, now 2'
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}, key=str):
+            found = first_difference(old.get(key), new.get(key), f"{name}.{key}")
+            if found:
+                return found
+        return None
+    return None if old == new else f"{name} was {_short(old)}, now {_short(new)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git state and machine, as far as they can be known."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"versions": versions, "git": _git_state(), "machine": platform.platform(), "command": sys.argv}
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout that this code runs from; None outside one."""
+    here = Path(__file__).resolve().parent
+    try:
+        run = [
+            subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
+            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": run[0].strip(), "modified": bool(run[1].strip())}

@@ -1,0 +1,41 @@
+"""What every test needs before JAX is imported: the CPU, a compilation cache, no display, and repeatable examples."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+BROKEN_JAXLIB = "0.10.2"
+
+# In the environment rather than in jax.config, so that processes started by a test inherit it.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+os.environ["MPLBACKEND"] = "Agg"
+
+# No deadline: an example's first call may compile. Same examples every time: a red test must stay red.
+hypothesis.settings.register_profile("ntkcl", deadline=None, derandomize=True, database=None, max_examples=25)
+hypothesis.settings.load_profile("ntkcl")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shape-checks",
+        action="store_true",
+        help="check the array shapes in all signatures of ntkcl_jax and analysis while the tests run (slower)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if importlib.metadata.version("jaxlib") == BROKEN_JAXLIB:
+        raise pytest.UsageError(
+            f"expected any jaxlib but {BROKEN_JAXLIB}, which computes wrong gradients on CPU, and found it installed; "
+            "install the pins with `make setup`"
+        )
+    if config.getoption("--shape-checks"):
+        from jaxtyping import install_import_hook
+
+        install_import_hook(["ntkcl_jax", "analysis"], "beartype.beartype")
