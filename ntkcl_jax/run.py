@@ -84,16 +84,23 @@ class Setup:
         return where == "device"
 
 
-def set_up(config: RunConfig, arrays: Arrays | None = None) -> Setup:
+def set_up(
+    config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree | None, str] | None = None
+) -> Setup:
     """Open images and weights and lay out the tasks; writes nothing.
+
+    Args:
+        config: the whole configuration.
+        arrays: images for `data.source="arrays"`.
+        stored: backbone (None: random) and hash that a run folder holds, instead of reading `config.weights`.
 
     Raises:
         NtkclError: images, weights or settings that don't fit together.
     """
     source = load_source(config.data, arrays)
     scenarios = {seed: make_scenario(len(source.class_names), config.data, seed) for seed in config.seeds}
-    backbone, sha256 = None, "random"
-    if config.weights != "random":
+    backbone, sha256 = stored or (None, "random")
+    if stored is None and config.weights != "random":
         backbone, sha256 = load_backbone(config.weights, config.model.backbone)
         backbone = jax.tree.map(jnp.asarray, backbone)
     network = Network(

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -21,6 +22,17 @@ hypothesis.settings.register_profile("ntkcl", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("ntkcl")
 
 
+def shape_checker(function: Callable) -> Callable:
+    """Check every call of `function` against its annotations, if beartype can read them."""
+    from beartype import BeartypeConf, beartype
+    from beartype.roar import BeartypeDecorHintPep673Exception
+
+    try:
+        return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)  # an int will do for a float
+    except BeartypeDecorHintPep673Exception:  # `Self` outside of a decorated class; no array has that type
+        return function
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--shape-checks",
@@ -38,4 +50,4 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--shape-checks"):
         from jaxtyping import install_import_hook
 
-        install_import_hook(["ntkcl_jax", "analysis"], "beartype.beartype")
+        install_import_hook(["ntkcl_jax", "analysis"], "tests.conftest.shape_checker")

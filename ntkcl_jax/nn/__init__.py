@@ -1,0 +1,1 @@
+"""The network: frozen vision transformer, adaptation streams, fusion and heads (Flax NNX)."""

@@ -1,0 +1,189 @@
+"""A run read back: the states of every task, as functions and arrays, for analysis and evaluation."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl_jax import checkpoint
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config_json import from_json
+from ntkcl_jax.data import Arrays
+from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.run import Setup, initial_state, set_up
+from ntkcl_jax.runfolder import RunFolder, check_same_run
+
+
+@dataclass(frozen=True)
+class RecordedTask:
+    """One task of one seed: its parameters before and after, and the images that it brought.
+
+    Attributes:
+        before: trainable tree at the task's start, with the task's new proxy head.
+        after: trainable tree at its end.
+        frozen: backbone, running mean and prototypes at the task's end: what test predictions use.
+        frozen_before: the same at the task's start: what the training steps of the task used.
+        network: the architecture.
+        labels: the task's classes in the numbering of labels and score columns.
+        class_names: their names.
+    """
+
+    run: "RecordedRun"
+    task: int
+    seed: int
+    before: Tree
+    after: Tree
+    frozen: Frozen
+    frozen_before: Frozen
+
+    @property
+    def network(self) -> Network:
+        """The architecture."""
+        return self.run.setup.network
+
+    def apply_fn(self, trainable: Tree, frozen: Frozen, images: jax.Array, output: str = "scores") -> jax.Array:
+        """Evaluate the network: see `ntkcl_jax.nn.model.Network.apply_fn`.
+
+        Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
+        `frozen` get the lowest score that a cosine can give.
+        """
+        return self.network.apply_fn(trainable, frozen, images, output)
+
+    @property
+    def labels(self) -> range:
+        """Labels of the task's classes."""
+        return self.run.setup.scenarios[self.seed].classes(self.task)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the task's classes."""
+        order = self.run.setup.scenarios[self.seed].class_order
+        return tuple(self.run.setup.source.class_names[order[label]] for label in self.labels)
+
+    def _side(self, test: bool) -> tuple[np.ndarray, np.ndarray]:
+        setup = self.run.setup
+        image_set, views = (setup.source.test, setup.test_views) if test else (setup.source.train, setup.train_views)
+        labels = setup.scenarios[self.seed].relabel(image_set.labels)
+        chosen = np.flatnonzero(np.isin(labels, self.labels))
+        return views.images(chosen).astype(np.float32) / 255, labels[chosen]
+
+    @property
+    def train_images(self) -> np.ndarray:
+        """The task's training images under the test transform: (n, h, w, 3) float32 pixels in [0, 1]."""
+        return self._side(test=False)[0]
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """Their labels, (n,) int64."""
+        return self._side(test=False)[1]
+
+    @property
+    def test_images(self) -> np.ndarray:
+        """The task's test images as the network sees them: (n, h, w, 3) float32 pixels in [0, 1]."""
+        return self._side(test=True)[0]
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """Their labels, (n,) int64."""
+        return self._side(test=True)[1]
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run folder, opened.
+
+    Attributes:
+        path: the folder.
+        config: the run's configuration.
+        header: `config.json` whole.
+        results: `results.json`, empty while no seed is finished.
+    """
+
+    path: Path
+    config: RunConfig
+    header: dict[str, Any]
+    setup: Setup
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """`results.json`, or an empty dict while no seed is finished."""
+        folder = RunFolder(self.path)
+        return folder.read_json("results.json") if (folder.path / "results.json").exists() else {}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the run."""
+        return self.config.seeds
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the stream."""
+        return self.setup.scenarios[self.seeds[0]].num_tasks
+
+    def tasks_done(self, seed: int) -> int:
+        """How many tasks of a seed are finished."""
+        folder = RunFolder(self.path)
+        done = [checkpoint.exists(folder.task(seed, t, "after")) for t in range(self.num_tasks)]
+        return done.index(False) if False in done else len(done)
+
+    @functools.cached_property
+    def backbone(self) -> Tree | None:
+        """The frozen backbone that the folder stores; None when each seed drew its own."""
+        return self.setup.backbone
+
+    def task(self, task: int, seed: int | None = None) -> RecordedTask:
+        """Open a finished task.
+
+        Args:
+            task: its number, from 0.
+            seed: one of the run's seeds; the first when None.
+
+        Raises:
+            RunFolderError: no such seed or task, not finished yet, or a damaged checkpoint.
+        """
+        seed = self.seeds[0] if seed is None else seed
+        if seed not in self.seeds or not 0 <= task < self.num_tasks:
+            raise RunFolderError(
+                f"{self.path} has seeds {', '.join(map(str, self.seeds))} and tasks 0 to {self.num_tasks - 1}; "
+                f"got seed {seed}, task {task}"
+            )
+        folder = RunFolder(self.path)
+        trees = [
+            jax.tree.map(jnp.asarray, checkpoint.load(folder.task(seed, task, when))[0]) for when in ("before", "after")
+        ]
+        backbone = self.backbone
+        if backbone is None:
+            backbone = initial_state(self.setup, seed).frozen.backbone
+        before, after = (Frozen(backbone, t["mean"], t["prototypes"]) for t in trees)
+        return RecordedTask(self, task, seed, trees[0]["adaptation"], trees[1]["adaptation"], after, before)
+
+
+def load_run(run: str | Path, *, arrays: Arrays | None = None) -> RecordedRun:
+    """Open a finished or running run.
+
+    Args:
+        run: the run folder.
+        arrays: the images again, when the run had `data.source="arrays"`.
+
+    Returns:
+        The run; tasks are read when asked for.
+
+    Raises:
+        RunFolderError: no run folder, a damaged one, or the images aren't those of the run any more.
+        NtkclError: the images can't be read.
+    """
+    folder = RunFolder(run)
+    header = folder.header()
+    config = from_json(RunConfig, header["config"])
+    stored = folder.checkpoints / "backbone"
+    backbone = None
+    if config.weights != "random":
+        backbone = jax.tree.map(jnp.asarray, checkpoint.load(stored)[0]["backbone"])
+    setup = set_up(config, arrays, stored=(backbone, header["weights"]["sha256"]))
+    check_same_run(header, setup.header(), folder.path)
+    return RecordedRun(folder.path, config, header, setup)
