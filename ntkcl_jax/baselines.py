@@ -1,9 +1,9 @@
 """What NTK-CL is measured against, on the same frozen backbone, images, class orders and metrics.
 
 All three use the untouched backbone's class token, computed once per run: `prototypes` (cosine to class means, no
-training at all; Janson et al., arXiv:2210.04428), `sequential` (one linear classifier over all classes, trained by SGD on each task in
-turn, nothing done against forgetting) and `joint` (the same classifier trained on all tasks so far at once: what
-forgetting nothing would give).
+training at all; Janson et al., arXiv:2210.04428), `sequential` (one linear classifier over all classes, trained by SGD
+on each task in turn, nothing done against forgetting) and `joint` (the same classifier trained on all tasks so far at
+once: what forgetting nothing would give).
 """
 
 import functools
@@ -39,7 +39,9 @@ def backbone_features(network: Network, backbone: Tree, batches: Iterable[Batch]
     return np.concatenate([np.asarray(x)[valid] for x, valid in parts])
 
 
-def top_classes(scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"], offsets: tuple[int, ...]) -> TaskEvaluation:
+def top_classes(
+    scores: Float[np.ndarray, "n c"], labels: Int[np.ndarray, "n"], offsets: tuple[int, ...]
+) -> TaskEvaluation:
     """Score a matrix of class scores over the classes seen (`offsets` of the tasks seen, then their end)."""
     order = np.argsort(-scores, axis=1, kind="stable")
     task = np.searchsorted(np.array(offsets), np.arange(scores.shape[1]), side="right")
@@ -112,7 +114,7 @@ def run_baseline(
         test: backbone features of the test images.
         test_labels: their labels in the stream's numbering.
 
-    Returns:
+    Yields:
         One evaluation per task.
     """
     inputs = [np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1) for x in (train, test)]

@@ -68,7 +68,7 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        ocp.save(partial.absolute() / "arrays", jax.tree.map(np.asarray, trees))
+        ocp.save(str(partial.absolute() / "arrays"), jax.tree.map(np.asarray, trees))
         (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
         manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest))
@@ -108,7 +108,7 @@ def load(path: Path) -> tuple[Trees, dict[str, Any]]:
                 f"checkpoint {path} is damaged: {altered[0]} has changed since it was written; delete the folder and "
                 "resume, or restore it from a copy"
             )
-        return ocp.load(path.absolute() / "arrays"), json.loads((path / "meta.json").read_text())
+        return ocp.load(str(path.absolute() / "arrays")), json.loads((path / "meta.json").read_text())
     except (OSError, ValueError, KeyError) as error:
         raise RunFolderError(f"checkpoint {path} can't be read ({error}); delete the folder and resume") from error
 

@@ -84,7 +84,7 @@ class ModelConfig:
     prompt_carry: float = 0.1
     """Share of the previous block's prompts added to the new ones."""
     fusion: Variant = "reference"
-    """`reference`: a linear map of the channel features (its softmax has one entry); `paper`: attention over sections."""
+    """`reference`: a linear map of the channel features (a softmax of one entry); `paper`: attention over sections."""
     fusion_heads: int = 8
     """Attention heads of the fusion."""
     fusion_dropout: float = 0.1
@@ -270,7 +270,7 @@ class RunConfig:
     weights: str = "nano"
     """`nano` for the shipped backbone, `random`, or a safetensors file with timm's names."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds; each fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
+    """Each seed fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
     methods: tuple[str, ...] = ("ntkcl",)
     """What to run on each seed: `ntkcl`, `prototypes`, `sequential`, `joint`."""
     data: DataConfig = field(default_factory=DataConfig)

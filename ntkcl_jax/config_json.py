@@ -1,6 +1,7 @@
 """Configs as plain data, for `config.json`."""
 
 import dataclasses
+import json
 from typing import Any
 
 from ntkcl_jax.errors import ConfigError
@@ -14,10 +15,10 @@ def to_json(config: Any) -> dict[str, Any]:
         >>> to_json(OptimizerConfig())["epochs"]
         20
     """
-    return dataclasses.asdict(config)
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_json(cls: type, values: dict[str, Any]) -> Any:
+def from_json(cls: Any, values: dict[str, Any]) -> Any:
     """Rebuild a config from `to_json`'s output.
 
     Args:

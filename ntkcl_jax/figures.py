@@ -25,22 +25,19 @@ from ntkcl_jax.config import METHODS
 from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.tables import percent, short_name, summary_of
 
-_COLOURS = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#000000")
+_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vPX"
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 _GREY = "#666666"
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GREY,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
+    "axes.edgecolor": _GREY,
+    **{f"axes.spines.{side}": False for side in ("top", "right")},
+    **{f"{axis}tick.color": _GREY for axis in "xy"},
+    **{f"{axis}tick.labelcolor": "black" for axis in "xy"},
 }
 
 
@@ -49,7 +46,8 @@ def _style() -> Generator[None]:
     """Draw (or decorate a drawing) with this module's style, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        for name, value in _STYLE.items():
+            matplotlib.rcParams[name] = value
         yield
 
 
@@ -152,10 +150,10 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
 
 @_style()
 def forgetting_bars(results: Mapping[str, Any]) -> Figure:
-    """Draw forgetting F of each method, with a whisker of one standard deviation and a dot for each seed.
+    """Draw forgetting F of each method, with a whisker of one standard deviation and a tick for each seed.
 
     Args:
-        results: what `results.json` holds; its "seeds" bring the dots.
+        results: what `results.json` holds; its "seeds" bring the ticks.
 
     Raises:
         RunFolderError: if `results` lacks a part, or there is a single task and so no forgetting.
@@ -169,15 +167,16 @@ def forgetting_bars(results: Mapping[str, Any]) -> Figure:
     reach = [0.0]
     for number, (method, forgetting) in enumerate(known.items()):
         mean, std = 100 * forgetting["mean"], 100 * (forgetting["std"] or 0.0)
-        dots = [100 * f for f in _seed_values(results, method, "forgetting")]
+        seeds = [of_seed[method]["forgetting"] for of_seed in results.get("seeds", {}).values() if method in of_seed]
+        ticks = [100 * f for f in seeds if f is not None]
         colour, _ = _look(method, list(summaries).index(method))
         axes.barh(number, mean, height=0.55, color=colour, alpha=0.75)
         if std:
             axes.errorbar(mean, number, xerr=std, color="black", linewidth=1.2, capsize=3)
-        if len(dots) > 1:
-            axes.plot(dots, [number + 0.36] * len(dots), "|", color=_GREY, markersize=6)
-        right = max([mean + std, 0.0, *dots])
-        reach += [min([mean - std, *dots]), right]
+        if len(ticks) > 1:
+            axes.plot(ticks, [number + 0.36] * len(ticks), "|", color=_GREY, markersize=6)
+        right = max([mean + std, 0.0, *ticks])
+        reach += [min([mean - std, *ticks]), right]
         value = percent(forgetting["mean"], forgetting["std"], digits=1)
         axes.annotate(value, (right, number), xytext=(7, 0), textcoords="offset points", va="center")
     room = max(max(reach) - min(reach), 1.0)
@@ -293,11 +292,6 @@ def _over_seeds(title: str, sign: str, summaries: Mapping[str, Any]) -> str:
         return title
     seeds = f"{max(counts)} seeds" if len(counts) == 1 else f"{min(counts)} to {max(counts)} seeds"
     return f"{title} (mean of {seeds}, {sign} ± 1 std)"
-
-
-def _seed_values(results: Mapping[str, Any], method: str, metric: str) -> list[float]:
-    values = [methods.get(method, {}).get(metric) for methods in results.get("seeds", {}).values()]
-    return [v for v in values if v is not None]
 
 
 def _apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:

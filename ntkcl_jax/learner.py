@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from flax import nnx
 
 from ntkcl_jax.config import RunConfig, Variant
@@ -25,7 +24,6 @@ from ntkcl_jax.objective import TERMS, orthogonality_basis
 from ntkcl_jax.prototypes import class_means, updated_mean, write_prototypes
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import StepResult, TaskArrays, learning_rate, make_optimizer, train_step
-
 
 FETCH_EVERY = 24
 """Step results fetched from the device at a time."""
@@ -231,7 +229,7 @@ def finish_task(
     offset: int,
     classes: int,
 ) -> LearnerState:
-    """Update the running mean (unless it is the last task), compute the new classes' prototypes with it, move the anchor.
+    """Update the running mean (unless it is the last task), compute the new prototypes with it, move the anchor.
 
     Args:
         network: the architecture.

@@ -1,8 +1,8 @@
 """The training objective of one task (docs/method.md, objective).
 
-`L = CE(channel) + CE(patch) + CE(hybrid) + η L_dis + υ L_orth + λ L_reg`. `reference` forms repeat the authors' release;
-`paper` forms do what their names say. Every sum over images takes a mask, so a padded batch has the loss of its valid
-rows alone.
+`L = CE(channel) + CE(patch) + CE(hybrid) + η L_dis + υ L_orth + λ L_reg`. `reference` forms repeat the authors'
+release; `paper` forms do what their names say. Every sum over images takes a mask, so a padded batch has the loss of
+its valid rows alone.
 """
 
 from typing import NamedTuple
@@ -90,9 +90,7 @@ def dissimilarity(
     return jnp.sum(jnp.where(anchors, log_all[:b] - mean_positive, 0.0)) / jnp.maximum(anchors.sum(), 1)
 
 
-def orthogonality_basis(
-    prototypes: np.ndarray, old: int, allocated: int, rank: int, variant: Variant
-) -> np.ndarray:
+def orthogonality_basis(prototypes: np.ndarray, old: int, allocated: int, rank: int, variant: Variant) -> np.ndarray:
     """Directions that old prototypes span, computed once per task on the host in float64.
 
     Args:

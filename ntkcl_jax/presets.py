@@ -80,7 +80,9 @@ def _glyphs() -> RunConfig:
     return _nano("characters", data)
 
 
-def _published(name: str, data: DataConfig, optimizer: OptimizerConfig, eta: float = 0.2, view: bool = False) -> RunConfig:
+def _published(
+    name: str, data: DataConfig, optimizer: OptimizerConfig, eta: float = 0.2, view: bool = False
+) -> RunConfig:
     """The authors' settings on ViT-B/16 (docs/method.md, section 4); `reference` in every part."""
     return RunConfig(
         preset=name,
@@ -105,8 +107,12 @@ def _imagenet_r() -> RunConfig:
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(_digits, "5,000 real handwritten digits, 5 tasks x 2; shipped backbone, no files needed"),
-    "scripts": Preset(_scripts, "rendered characters of writing systems the backbone never saw, 10 tasks; no files needed"),
-    "characters": Preset(_glyphs, "dark-on-light characters in a folder (--data.path), 16 classes per task; shipped backbone"),
+    "scripts": Preset(
+        _scripts, "rendered characters of writing systems the backbone never saw, 10 tasks; no files needed"
+    ),
+    "characters": Preset(
+        _glyphs, "dark-on-light characters in a folder (--data.path), 16 classes per task; shipped backbone"
+    ),
     "cifar100": Preset(_cifar100, "CIFAR-100, 10 tasks x 10, ViT-B/16 weights and the published archive needed"),
     "imagenet-r": Preset(_imagenet_r, "ImageNet-R in a folder, 10 tasks x 20, ViT-B/16 weights needed"),
 }

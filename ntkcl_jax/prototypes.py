@@ -48,8 +48,8 @@ def class_means(
         DataError: a class has no image.
     """
     parts = [_class_sums(network, adaptation, frozen, batch, jnp.int32(offset)) for batch in batches]
-    total = sum(np.asarray(s, np.float64) for s, _ in parts)[:classes]
-    count = sum(np.asarray(c, np.int64) for _, c in parts)[:classes]
+    total = np.sum([np.asarray(s, np.float64) for s, _ in parts], axis=0)[:classes]
+    count = np.sum([np.asarray(c) for _, c in parts], axis=0)[:classes]
     if (count == 0).any():
         raise DataError(f"class {offset + int(np.argmin(count))} has no training image, so it has no prototype")
     return (total / count[:, None]).astype(np.float32)
@@ -77,6 +77,5 @@ def updated_mean(mean: Tree, adaptation: Tree, task: int) -> Tree:
     """
     old = task / (task + 1)
     return {
-        path: old * value + (1 - old) * adaptation[path.replace("mean/", "current/", 1)]
-        for path, value in mean.items()
+        path: old * value + (1 - old) * adaptation[path.replace("mean/", "current/", 1)] for path, value in mean.items()
     }

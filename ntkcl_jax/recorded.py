@@ -14,9 +14,11 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import from_json
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import RunFolderError
-from ntkcl_jax.nn.model import Frozen, Network, Tree
-from ntkcl_jax.run import Setup, initial_state, set_up
+from ntkcl_jax.metrics import summarise
+from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
+from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
+from ntkcl_jax.setup import Setup, evaluate, initial_state, set_up
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class RecordedTask:
         """The architecture."""
         return self.run.setup.network
 
-    def apply_fn(self, trainable: Tree, frozen: Frozen, images: jax.Array, output: str = "scores") -> jax.Array:
+    def apply_fn(self, trainable: Tree, frozen: Frozen, images: jax.Array, output: Output = "scores") -> jax.Array:
         """Evaluate the network: see `ntkcl_jax.nn.model.Network.apply_fn`.
 
         Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
@@ -187,3 +189,32 @@ def load_run(run: str | Path, *, arrays: Arrays | None = None) -> RecordedRun:
     setup = set_up(config, arrays, stored=(backbone, header["weights"]["sha256"]))
     check_same_run(header, setup.header(), folder.path)
     return RecordedRun(folder.path, config, header, setup)
+
+
+def evaluate_run(run: str | Path) -> tuple[dict[str, Any], bool]:
+    """Classify the test images again with every stored checkpoint of NTK-CL.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        Results of the finished tasks in the form of `results.json` (method `ntkcl` alone), and whether they equal
+        the stored ones.
+
+    Raises:
+        RunFolderError: no run there, or no finished task.
+    """
+    opened = load_run(run)
+    seeds = {}
+    for seed in opened.seeds:
+        evaluations = []
+        for t in range(opened.tasks_done(seed)):
+            task = opened.task(t, seed)
+            evaluations.append(evaluate(opened.setup, opened.setup.scenarios[seed], t, task.after, task.frozen)[0])
+        if evaluations:
+            seeds[str(seed)] = {"ntkcl": summarise(evaluations)}
+    if not seeds:
+        raise RunFolderError(f"{opened.path} has no finished task of method ntkcl yet; train first")
+    stored = opened.results.get("seeds", {})
+    same = all(stored[s]["ntkcl"] == done["ntkcl"] for s, done in seeds.items() if "ntkcl" in stored.get(s, {}))
+    return assemble(opened.setup, seeds), same

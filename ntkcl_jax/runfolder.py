@@ -1,14 +1,14 @@
 """The run folder: what lies where, who may write, and what it was made with.
 
-    RUN/config.json                             everything needed to repeat the run
-    RUN/metrics.jsonl                           losses and accuracies as they come
-    RUN/results.json                            accuracies of every seed and method, and their mean and std
-    RUN/figures/*.png
-    RUN/checkpoints/backbone                    the frozen backbone, once
-    RUN/checkpoints/seed<S>/task<t>/before      full state at the task's start (trainable tree with the new proxy head)
-    RUN/checkpoints/seed<S>/task<t>/after       full state at its end, and its evaluation
-    RUN/checkpoints/seed<S>/task<t>/step<n>     in-task states for --resume; removed when the task ends
-    RUN/baselines/seed<S>-<method>.json         evaluations of a baseline
+RUN/config.json                             everything needed to repeat the run
+RUN/metrics.jsonl                           losses and accuracies as they come
+RUN/results.json                            accuracies of every seed and method, and their mean and std
+RUN/figures/*.png
+RUN/checkpoints/backbone                    the frozen backbone, once
+RUN/checkpoints/seed<S>/task<t>/before      full state at the task's start (trainable tree with the new proxy head)
+RUN/checkpoints/seed<S>/task<t>/after       full state at its end, and its evaluation
+RUN/checkpoints/seed<S>/task<t>/step<n>     in-task states for --resume; removed when the task ends
+RUN/baselines/seed<S>-<method>.json         evaluations of a baseline
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +93,7 @@ class RunFolder:
             )
 
     @contextlib.contextmanager
-    def writing(self, header: dict[str, Any], *, resume: bool) -> Iterator[None]:
+    def writing(self, header: dict[str, Any], *, resume: bool) -> Generator[None]:
         """Own the folder: create it or take it up again, and keep other processes out meanwhile.
 
         Args:

@@ -108,7 +108,7 @@ def draw_old_rows(key: Key, prototypes: Float[Array, "c e"], old: Int[Array, ""]
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """SGD as PyTorch does it: `buffer = momentum * buffer + (gradient + decay * p)`; the rate is applied by `update`."""
+    """SGD as PyTorch does it: `buffer = momentum * buffer + (gradient + decay * p)`; `update` applies the rate."""
     return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.trace(decay=config.momentum))
 
 
@@ -145,7 +145,7 @@ def update(
 
     (total, (terms, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(adaptation)
     step, momentum = make_optimizer(optimizer).update(gradient, momentum, adaptation)
-    adaptation = {path: value - rate * step[path] for path, value in adaptation.items()}
+    adaptation = jax.tree.map(lambda value, change: value - rate * change, adaptation, step)
     guess = jnp.argmax(jnp.where(task.classes, logits, -jnp.inf), axis=1) + task.offset
     correct = jnp.sum((guess == batch.labels) & batch.valid)
     return adaptation, momentum, StepResult(jnp.stack([*(terms[name] for name in TERMS), total]), correct)
@@ -171,9 +171,7 @@ def train_step(
     """
     row_key, dropout_key = jax.random.split(jax.random.fold_in(task_key, step))
     old_rows = draw_old_rows(row_key, frozen.prototypes["prototypes/kernel"], task.old, optimizer.batch_size)
-    return update(
-        network, objective, optimizer, adaptation, momentum, frozen, task, batch, old_rows, rate, dropout_key
-    )
+    return update(network, objective, optimizer, adaptation, momentum, frozen, task, batch, old_rows, rate, dropout_key)
 
 
 class Predictions(NamedTuple):

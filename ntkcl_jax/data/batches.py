@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Integer, UInt8
+from jaxtyping import Bool, Float32, Integer, Shaped, UInt8
 
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.images import ImageSet, in_threads
@@ -30,11 +30,11 @@ class Batch(NamedTuple):
         flips: whether to mirror each row, likewise.
     """
 
-    images: UInt8[np.ndarray, "b h w 3"]
-    labels: Int32[np.ndarray, " b"]
-    valid: Bool[np.ndarray, " b"]
-    boxes: Float32[np.ndarray, "b 4"] | None = None
-    flips: Bool[np.ndarray, " b"] | None = None
+    images: Shaped[Any, "b h w c"]
+    labels: Integer[Any, " b"]
+    valid: Bool[Any, " b"]
+    boxes: Float32[Any, "b 4"] | None = None
+    flips: Bool[Any, " b"] | None = None
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -25,9 +25,7 @@ class Fusion(nnx.Module):
 
         def linear() -> Linear:
             kernel, bias = rngs.params(), rngs.params()
-            return Linear(
-                uniform_fan_in(kernel, (width, width)), uniform_fan_in(bias, (width, width))[0], variable
-            )
+            return Linear(uniform_fan_in(kernel, (width, width)), uniform_fan_in(bias, (width, width))[0], variable)
 
         self.query = linear()
         self.key = linear()
@@ -36,9 +34,7 @@ class Fusion(nnx.Module):
             zero = jnp.zeros((width, width))
             self.value = Linear(zero, zero[0], variable)
 
-    def attend(
-        self, channel: Float[Array, "b e"], patch: Float[Array, "b e"], key: Key | None
-    ) -> Float[Array, "b e"]:
+    def attend(self, channel: Float[Array, "b e"], patch: Float[Array, "b e"], key: Key | None) -> Float[Array, "b e"]:
         """Attended channel features."""
         c, heads = self.config, self.config.fusion_heads
         b, e = channel.shape

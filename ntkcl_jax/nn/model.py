@@ -6,7 +6,7 @@ optimizer, the checkpoint and the kernel analysis.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class NTKCL(nnx.Module):
         *,
         task_classes: int,
         classes: int,
-        dtype: jnp.dtype,
+        dtype: Any,
         remat: bool,
         rngs: nnx.Rngs,
     ) -> None:
@@ -130,7 +130,7 @@ class Network:
 
     def abstract(self) -> list[tuple[tuple, nnx.Variable]]:
         """Every variable's path, type and shape, without computing any of them."""
-        return nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: self.build(jax.random.key(0)))))
+        return list(nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: self.build(jax.random.key(0))))))
 
     def init(self, key: Key, backbone: Tree | None = None) -> tuple[Tree, Frozen]:
         """Draw fresh parameters; the mean starts as a copy of the current streams.

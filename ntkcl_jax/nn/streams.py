@@ -26,7 +26,7 @@ class Shared(NamedTuple):
 
 def shared_start(vit: ViT, images: Float[Array, "b h w c"]) -> Shared:
     """Run the patch embedding, block 0's attention and block 0's MLP, once for all streams."""
-    first = list(vit.blocks)[0]
+    first = next(iter(vit.blocks))
     attended = first.attend(vit.embed(images), rows=1 if len(vit.blocks) == 1 else None)
     return Shared(attended, first.mlp(attended))
 
@@ -39,9 +39,7 @@ def channel_block(
     return out if adapter is None else out + adapter(z, key)
 
 
-def channel_stream(
-    vit: ViT, streams: Streams | None, start: Shared, key: Key | None = None
-) -> Float[Array, "b d"]:
+def channel_stream(vit: ViT, streams: Streams | None, start: Shared, key: Key | None = None) -> Float[Array, "b d"]:
     """Class feature of the channel stream, or of the untouched backbone when `streams` is None."""
     blocks = list(vit.blocks)
     adapters = [None] * len(blocks) if streams is None else list(streams.adapters)

@@ -5,6 +5,7 @@ learned positions, class token; Dosovitskiy et al., arXiv:2010.11929). The strea
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from ntkcl_jax.config import BackboneConfig
 LAYER_NORM_EPS = 1e-6
 
 
-def layer_norm(dim: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(dim: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Make a LayerNorm over channels with the variance computed in two passes (the fast formula cancels)."""
     return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
@@ -24,7 +25,7 @@ def layer_norm(dim: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
 class Block(nnx.Module):
     """One frozen transformer block."""
 
-    def __init__(self, config: BackboneConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: BackboneConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         """Allocate the block's parameters."""
         dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
         init = nnx.initializers.truncated_normal(0.02)
@@ -52,7 +53,8 @@ class Block(nnx.Module):
             q, k, v = jnp.split(self.qkv(h), 3, axis=-1)
         else:
             x = x[:, :rows]
-            kernel, bias = (p[...].astype(h.dtype) for p in (self.qkv.kernel, self.qkv.bias))
+            assert self.qkv.bias is not None  # nnx.Linear has one unless told otherwise
+            kernel, bias = self.qkv.kernel[...].astype(h.dtype), self.qkv.bias[...].astype(h.dtype)
             q = h[:, :rows] @ kernel[:, :d] + bias[:d]
             k, v = jnp.split(h @ kernel[:, d:] + bias[d:], 2, axis=-1)
         heads = [t.reshape(*t.shape[:2], self.heads, d // self.heads) for t in (q, k, v)]
@@ -73,7 +75,7 @@ class ViT(nnx.Module):
     """
 
     def __init__(
-        self, config: BackboneConfig, *, dtype: jnp.dtype = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+        self, config: BackboneConfig, *, dtype: Any = jnp.float32, remat: bool = False, rngs: nnx.Rngs
     ) -> None:
         """Allocate a backbone of the given shape; `dtype` is that of the arithmetic, parameters are float32."""
         init = nnx.initializers.truncated_normal(0.02)

@@ -1,0 +1,137 @@
+"""What a run needs before it starts: images, weights, tasks and the network that fits them."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config_json import to_json
+from ntkcl_jax.data import Arrays, Scenario, Source, load_source, make_scenario
+from ntkcl_jax.data.prepared import PreparedImages
+from ntkcl_jax.learner import LearnerState
+from ntkcl_jax.metrics import TaskEvaluation, score_predictions
+from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.nn.weights import load_backbone
+from ntkcl_jax.runfolder import FORMAT, provenance
+from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.steps import eval_step
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all seeds of a run share."""
+
+    config: RunConfig
+    source: Source
+    backbone: Tree | None
+    """Pre-trained weights; None for random ones, drawn by each seed."""
+    weights_sha256: str
+    network: Network
+    scenarios: dict[int, Scenario]
+
+    def header(self) -> dict[str, Any]:
+        """`config.json`: everything needed to repeat the run."""
+        scenarios = {
+            str(seed): {"class_order": list(map(int, s.class_order)), "task_sizes": list(map(int, s.task_sizes))}
+            for seed, s in self.scenarios.items()
+        }
+        data = {
+            "fingerprint": self.source.fingerprint,
+            "class_names": list(self.source.class_names),
+            "train_images": len(self.source.train),
+            "test_images": len(self.source.test),
+        }
+        return {
+            "format": FORMAT,
+            "config": to_json(self.config),
+            "weights": {"name": self.config.weights, "sha256": self.weights_sha256},
+            "data": data,
+            "scenarios": scenarios,
+            **provenance(),
+        }
+
+    @property
+    def size(self) -> int:
+        """Side of the network's input, pixels."""
+        return self.config.model.backbone.image_size
+
+    @functools.cached_property
+    def train_views(self) -> PreparedImages:
+        """Training images under the test transform (for prototypes and baselines)."""
+        return PreparedImages(self.source.train, self.config.data, self.size)
+
+    @functools.cached_property
+    def test_views(self) -> PreparedImages:
+        """Test images."""
+        return PreparedImages(self.source.test, self.config.data, self.size)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether training crops are made by the accelerator."""
+        where = self.config.data.transform_on
+        if where == "auto":
+            return jax.default_backend() != "cpu" and self.source.train.uniform_size is not None
+        return where == "device"
+
+
+def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree | None, str] | None = None) -> Setup:
+    """Open images and weights and lay out the tasks; writes nothing.
+
+    Args:
+        config: the whole configuration.
+        arrays: images for `data.source="arrays"`.
+        stored: backbone (None: random) and hash that a run folder holds, instead of reading `config.weights`.
+
+    Raises:
+        NtkclError: images, weights or settings that don't fit together.
+    """
+    source = load_source(config.data, arrays)
+    scenarios = {seed: make_scenario(len(source.class_names), config.data, seed) for seed in config.seeds}
+    backbone, sha256 = stored or (None, "random")
+    if stored is None and config.weights != "random":
+        backbone, sha256 = load_backbone(config.weights, config.model.backbone)
+        backbone = jax.tree.map(jnp.asarray, backbone)
+    network = Network(
+        config.model,
+        task_classes=max(scenarios[config.seeds[0]].task_sizes),
+        classes=len(source.class_names),
+        dtype=config.compute.dtype,
+        remat=config.compute.remat,
+    )
+    return Setup(config, source, backbone, sha256, network, scenarios)
+
+
+def initial_state(setup: Setup, seed: int) -> LearnerState:
+    """State before task 0; the anchor is the initial trainable tree."""
+    key = jax.random.key(stream_seed(seed, "initialisation"))
+    adaptation, frozen = setup.network.init(key, setup.backbone)
+    return LearnerState(adaptation, frozen, adaptation)
+
+
+def evaluate(
+    setup: Setup, scenario: Scenario, task: int, adaptation: Tree, frozen: Frozen
+) -> tuple[TaskEvaluation, np.ndarray]:
+    """Classify the test images of all classes seen after `task`.
+
+    Returns:
+        The counts, and the predicted label of each of those images in the source's order.
+    """
+    labels = scenario.relabel(setup.source.test.labels)
+    chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
+    task_of_class = jnp.asarray([scenario.task_of(c) for c in range(scenario.num_classes)])
+    batches = list(setup.test_views.batches(chosen, labels[chosen], setup.config.compute.eval_batch_size))
+    results = [eval_step(setup.network, adaptation, frozen, batch, task_of_class) for batch in batches]
+    valid = np.concatenate([batch.valid for batch in batches])
+    best, top5, within = (np.concatenate(x)[valid] for x in zip(*jax.device_get(results), strict=True))
+    evaluation = score_predictions(
+        best,
+        labels[chosen],
+        scenario.offsets[: task + 2],
+        top5=top5 if top5.shape[1] == 5 else None,
+        within_task_predictions=within,
+    )
+    return evaluation, best
