@@ -109,13 +109,13 @@ def load(path: Path) -> tuple[Trees, dict[str, Any]]:
                 "resume, or restore it from a copy"
             )
         return ocp.load(str(path.absolute() / "arrays")), json.loads((path / "meta.json").read_text())
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"checkpoint {path} can't be read ({error}); delete the folder and resume") from error
 
 
 def clean(folder: Path) -> None:
     """Remove what a killed process left half-written below a folder."""
-    for partial in folder.rglob("*" + PARTIAL):
+    for partial in list(folder.rglob("*" + PARTIAL)):  # a list: deleting while searching trips the search
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
 
 

@@ -1,11 +1,14 @@
 """The `ntkcl` command. Nothing heavy is imported before the arguments are understood."""
 
+import io
 import json
 import os
+import signal
 import sys
 from typing import Any
 
 from ntkcl_jax.errors import ConfigError, NtkclError
+from ntkcl_jax.progress import plain_text
 
 USAGE = """usage: ntkcl COMMAND ...
 
@@ -20,6 +23,11 @@ Each command explains itself: ntkcl COMMAND --help. A mistake that you can mend 
 """
 USER_ERROR = 2
 INTERRUPTED = 130
+TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
 
 
 def demo(args: list[str]) -> None:
@@ -109,6 +117,7 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
     print("\n" + accuracy_table(results), end="")
 
 
+RESUMABLE = ("demo", "train")
 COMMANDS = {"demo": demo, "train": train, "evaluate": evaluate, "presets": presets}
 
 
@@ -119,30 +128,43 @@ def run(argv: list[str]) -> int:
         argv: words after `ntkcl`.
 
     Returns:
-        0, or 2 after a mistake that the user can mend (one line on standard error), or 130 after Ctrl-C.
+        0, or 2 after a mistake that the user can mend (one line on standard error), or 130 after Ctrl-C, or 143 after
+        SIGTERM.
     """
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else USER_ERROR
     if argv[0] not in COMMANDS:
-        print(f"ntkcl: unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
-        return USER_ERROR
+        return _complain(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}", USER_ERROR)
     try:
         COMMANDS[argv[0]](argv[1:])
     except NtkclError as error:
-        print(f"ntkcl: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("ntkcl: interrupted; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        return _complain(str(error), USER_ERROR)
+    except KeyboardInterrupt as error:
+        ended = isinstance(error, Terminated)
+        hint = "; the same command with --resume goes on from the last checkpoint" if argv[0] in RESUMABLE else ""
+        return _complain(("terminated" if ended else "interrupted") + hint, TERMINATED if ended else INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
 
+def _complain(message: str, code: int) -> int:
+    """Write one line that can't steer the terminal, whatever names it carries."""
+    print(f"ntkcl: {plain_text(' '.join(message.split()))}", file=sys.stderr)
+    return code
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
 def main() -> None:
     """Entry point of the `ntkcl` script."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
     sys.exit(run(sys.argv[1:]))
 
 

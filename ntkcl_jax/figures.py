@@ -29,7 +29,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#
 _MARKERS = "osD^vPX"
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 _GREY = "#666666"
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 10,
     "axes.titlesize": 11,
@@ -46,8 +46,7 @@ def _style() -> Generator[None]:
     """Draw (or decorate a drawing) with this module's style, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        for name, value in _STYLE.items():
-            matplotlib.rcParams[name] = value
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 
@@ -93,13 +92,10 @@ def accuracy_curves(results: Mapping[str, Any]) -> Figure:
         lowest = min(lowest, float((mean - std).min()))
     tasks = int(max(x for x, *_ in ends))
     bottom = max(0.0, 10 * np.floor((lowest - 2) / 10))
-    axes.set_ylim(bottom, 100)
-    axes.set_xlim(0.8, tasks + 0.2)
-    axes.set_xticks(range(1, tasks + 1))
+    axes.set(xlim=(0.8, tasks + 0.2), ylim=(bottom, 100), xticks=range(1, tasks + 1))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.set_xlabel("tasks learned")
-    axes.set_ylabel("accuracy on all classes seen, %")
+    axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")
     axes.set_title(_over_seeds("Accuracy as tasks arrive", "band", summaries))
     heights = _apart([y for _, y, *_ in ends], gap=(100 - bottom) * 0.055, low=bottom, high=100)
     for (x, _, name, colour), y in zip(ends, heights, strict=True):
@@ -139,8 +135,7 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     steep = longest * 0.085 > side / tasks  # labels wider than their cells
     axes.set_xticks(range(tasks), names, rotation=40 if steep else 0, ha="right" if steep else "center")
     axes.set_yticks(range(tasks), [f"{t + 1}: {name}" for t, name in enumerate(names)])
-    axes.set_xlabel("test images of task")
-    axes.set_ylabel("after learning task")
+    axes.set(xlabel="test images of task", ylabel="after learning task")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     n = summaries[method]["final_accuracy"]["n"]
@@ -211,8 +206,7 @@ def sample_sheet(rows: Sequence[SampleRow]) -> Figure:
             axes.set_axis_off()
         for axes, image, true, said in zip(line, row.images, row.true_names, row.predicted_names, strict=False):
             _sample(axes, np.asarray(image), str(true), str(said))
-        title = _label(row.title, 18)
-        line[0].set_ylabel(title, rotation=0, ha="right", va="center", labelpad=8)
+        line[0].set_ylabel(_label(row.title, 18), rotation=0, ha="right", va="center", labelpad=8)
     figure.suptitle("Test images and what the model says (✓ right, ✗ wrong)", x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -248,9 +242,7 @@ def save_figures(
         Path(folder).mkdir(parents=True, exist_ok=True)
         return [_save(figure, Path(folder) / f"{name}.png", dpi) for name, figure in figures.items()]
     except OSError as error:
-        raise RunFolderError(
-            f"expected to write figures to {folder}, got {error.strerror}; check the folder"
-        ) from error
+        raise RunFolderError(f"expected to write figures in {folder}, got {error.strerror}; free it") from error
 
 
 @_style()
@@ -267,14 +259,9 @@ def _save(figure: Figure, path: Path, dpi: int) -> Path:
 def _sample(axes: Axes, image: np.ndarray, true: str, said: str) -> None:
     right = said == true
     colour = _RIGHT if right else _WRONG
-    axes.imshow(
-        image[..., 0] if image.shape[-1] == 1 else image,
-        cmap="gray",
-        vmin=0,
-        vmax=255 if image.dtype == np.uint8 else 1,
-    )
-    axes.set_xticks([])
-    axes.set_yticks([])
+    pixels = np.clip(image / (255 if image.dtype == np.uint8 else 1), 0, 1)
+    axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=not right, color=colour, linewidth=2.5)
     text = f"✓ {_label(said, 12)}" if right else f"✗ {_label(said, 12)}\nis {_label(true, 12)}"
     axes.set_xlabel(text, color=colour, fontsize=8, labelpad=3)

@@ -33,9 +33,9 @@ class TaskEvaluation:
 
     task: int
     """The task learned last, 0-based."""
-    images: tuple[int, ...]
+    images: Sequence[int]
     """Test images of each task 0..task."""
-    correct: tuple[int, ...]
+    correct: Sequence[int]
     """How many of them were given their true class, chosen among all classes seen."""
     correct_task: int
     """Images, over all tasks, whose predicted class belongs to the true task."""
@@ -53,10 +53,7 @@ class TaskEvaluation:
         object.__setattr__(self, "images", tuple(self.images))  # JSON brings lists
         object.__setattr__(self, "correct", tuple(self.correct))
         if not len(self.images) == len(self.correct) == self.task + 1:
-            raise ValueError(
-                f"expected counts for {self.task + 1} tasks, got {len(self.images)} of images and "
-                f"{len(self.correct)} of right answers"
-            )
+            raise ValueError(f"expected counts of {self.task + 1} tasks, got {self.correct} of {self.images} images")
         if any(not 0 <= c <= n or n < 1 for c, n in zip(self.correct, self.images, strict=True)):
             raise ValueError(f"expected 0 <= right answers <= images, got {self.correct} of {self.images}")
         for name in ("correct_task", "correct_top5", "correct_given_task"):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 
 def seconds(duration: float) -> str:
@@ -91,14 +91,12 @@ class Progress:
         task 1/5: 2 steps, 0.0 s, 840 images/s, loss 1.23
     """
 
-    def __init__(
-        self, quiet: bool = False, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, quiet: bool = False, stream: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         """Choose the way of showing; nothing is written yet.
 
         Args:
             quiet: write nothing at all.
-            stream: where to write; standard error unless given.
+            stream: text stream to write to; standard error unless given.
             clock: seconds from any origin.
         """
         self._stream = sys.stderr if stream is None else stream
@@ -163,6 +161,7 @@ class Progress:
             yield stage
         finally:
             bars.remove_task(bar)
+            bars.refresh()  # or the line below would stand above a last picture of the bar
             self.say(stage.line)
 
 
@@ -176,7 +175,7 @@ def _draws_bars(stream: Any) -> bool:
     return terminal and encoding == "utf8" and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
-def _bars(stream: TextIO) -> Any:
+def _bars(stream: Any) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress

@@ -191,11 +191,12 @@ def load_run(run: str | Path, *, arrays: Arrays | None = None) -> RecordedRun:
     return RecordedRun(folder.path, config, header, setup)
 
 
-def evaluate_run(run: str | Path) -> tuple[dict[str, Any], bool]:
+def evaluate_run(run: str | Path, *, arrays: Arrays | None = None) -> tuple[dict[str, Any], bool]:
     """Classify the test images again with every stored checkpoint of NTK-CL.
 
     Args:
         run: the run folder.
+        arrays: the images again, when the run had `data.source="arrays"`.
 
     Returns:
         Results of the finished tasks in the form of `results.json` (method `ntkcl` alone), and whether they equal
@@ -204,7 +205,7 @@ def evaluate_run(run: str | Path) -> tuple[dict[str, Any], bool]:
     Raises:
         RunFolderError: no run there, or no finished task.
     """
-    opened = load_run(run)
+    opened = load_run(run, arrays=arrays)
     seeds = {}
     for seed in opened.seeds:
         evaluations = []

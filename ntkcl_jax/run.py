@@ -27,6 +27,7 @@ def learn_baseline(
     scenario = setup.scenarios[seed]
     train, test = features
     labels = [scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test)]
+    log.truncate(lambda r: (r["method"], r["seed"]) != (method, seed))  # of a process that died before storing them
     title = f"seed {seed} · {method}"
     evaluations = []
     with progress.stage(title, total=scenario.num_tasks) as stage:
@@ -35,7 +36,10 @@ def learn_baseline(
             stage.advance(1)
     for evaluation in evaluations:
         log.append(kind="task", method=method, seed=seed, task=evaluation.task, accuracy=evaluation.accuracy)
-    path.parent.mkdir(exist_ok=True)
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise checkpoint.write_error(path, error) from error
     checkpoint.write_json(path, {"tasks": [e.to_record() for e in evaluations]})
     return evaluations
 
@@ -64,10 +68,12 @@ def train(
         NtkclError: anything that the user can mend; see `ntkcl_jax.errors`.
     """
     folder = RunFolder(run_dir)
-    if not resume:
-        folder.check_new()
+    # The quick refusals first, then everything that can be wrong with the input, and only then a folder.
+    folder.check_resumable() if resume else folder.check_new()
     setup = set_up(config, arrays)
-    with folder.writing(setup.header(), resume=resume), MetricsLog(folder.metrics) as log, Progress(quiet) as progress:
+    header = setup.header()
+    setup.decode_all()
+    with folder.writing(header, resume=resume), MetricsLog(folder.metrics) as log, Progress(quiet) as progress:
         store_backbone(setup, folder)
         features = None
         seeds: dict[str, dict[str, Any]] = {}
@@ -77,7 +83,8 @@ def train(
                 if method == "ntkcl":
                     evaluations = SeedRun(setup, folder, log, progress, seed).learn()
                 else:
-                    features = features or baseline_features(setup)
+                    if features is None or setup.backbone is None:  # each seed draws its own random backbone
+                        features = baseline_features(setup, seed)
                     evaluations = learn_baseline(setup, folder, log, progress, seed, method, features)
                 seeds.setdefault(str(seed), {})[method] = summarise(evaluations)
                 results = assemble(setup, seeds)
@@ -92,11 +99,11 @@ def store_backbone(setup: Setup, folder: RunFolder) -> None:
         checkpoint.save(path, {"backbone": jax.device_get(setup.backbone)}, {"sha256": setup.weights_sha256})
 
 
-def baseline_features(setup: Setup) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the untouched backbone for training and test images."""
+def baseline_features(setup: Setup, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the untouched backbone (with random weights: that of `seed`) for training and test images."""
     backbone = setup.backbone
     if backbone is None:
-        backbone = initial_state(setup, setup.config.seeds[0]).frozen.backbone
+        backbone = initial_state(setup, seed).frozen.backbone
     out = []
     for views, image_set in ((setup.train_views, setup.source.train), (setup.test_views, setup.source.test)):
         everything = np.arange(len(image_set))

@@ -27,6 +27,8 @@ from ntkcl_jax.errors import RunFolderError
 
 FORMAT = 1
 """Version of the layout above."""
+REPEATED = ("config", "weights", "data", "scenarios")
+"""Parts of `config.json` that a resumed run must repeat."""
 PACKAGES = ("ntkcl-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
@@ -49,6 +51,11 @@ class RunFolder:
         found = (self.checkpoints / f"seed{seed}" / f"task{task}").glob("step*")
         whole = [p for p in found if checkpoint.exists(p) and not p.name.endswith(checkpoint.PARTIAL)]
         return sorted(whole, key=lambda p: int(p.name.removeprefix("step")), reverse=True)
+
+    def drop_steps(self, seed: int, task: int) -> None:
+        """Remove all in-task checkpoints of a finished task, those included whose removal was interrupted."""
+        for step in (self.checkpoints / f"seed{seed}" / f"task{task}").glob("step*"):
+            checkpoint.remove(step)
 
     def baseline(self, seed: int, method: str) -> Path:
         """Evaluations of a baseline."""
@@ -79,18 +86,38 @@ class RunFolder:
                 f"{self.path} has layout {header.get('format')}, expected {FORMAT}; use the version of ntkcl-jax that "
                 "wrote it"
             )
+        missing = [part for part in REPEATED if not isinstance(header.get(part), dict)]
+        if missing:
+            raise RunFolderError(f"{self.path / 'config.json'} lacks {missing[0]!r}; restore it from a copy")
         return header
 
     def check_new(self) -> None:
         """Refuse a folder that already holds something.
 
         Raises:
-            RunFolderError: it exists and isn't an empty folder.
+            RunFolderError: it exists and isn't an empty folder, or can't be looked into.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        try:
+            taken = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        except OSError as error:  # a folder above it that may not be entered
+            raise checkpoint.write_error(self.path, error) from error
+        if taken:
             raise RunFolderError(
                 f"{self.path} already exists; choose another --run-dir, or add --resume to go on with that run"
             )
+
+    def check_resumable(self) -> None:
+        """Refuse to resume what isn't there.
+
+        Raises:
+            RunFolderError: no such folder, or it can't be looked into.
+        """
+        try:
+            there = self.path.is_dir()
+        except OSError as error:
+            raise checkpoint.write_error(self.path, error) from error
+        if not there:
+            raise RunFolderError(f"nothing to resume: there is no folder {self.path}; leave --resume away")
 
     @contextlib.contextmanager
     def writing(self, header: dict[str, Any], *, resume: bool) -> Generator[None]:
@@ -103,10 +130,10 @@ class RunFolder:
         Raises:
             RunFolderError: it exists (without `resume`), holds another run (with it), is in use, or can't be written.
         """
-        if not resume:
+        if resume:
+            self.check_resumable()
+        else:
             self.check_new()
-        elif not self.path.is_dir():
-            raise RunFolderError(f"nothing to resume: there is no folder {self.path}; leave --resume away")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "w")  # noqa: SIM115  (held until the end of the block)
@@ -124,8 +151,19 @@ class RunFolder:
                 check_same_run(self.header(), header, self.path)
                 checkpoint.clean(self.path)
             else:
-                checkpoint.write_json(self.path / "config.json", header)
+                self._start(header, fresh=not resume)
             yield
+
+    def _start(self, header: dict[str, Any], fresh: bool) -> None:
+        """Write the config; if even that fails, leave no new folder behind."""
+        try:
+            checkpoint.write_json(self.path / "config.json", header)
+        except RunFolderError:
+            if fresh:
+                with contextlib.suppress(OSError):
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
+            raise
 
 
 def check_same_run(old: dict[str, Any], new: dict[str, Any], where: Path) -> None:
@@ -134,7 +172,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], where: Path) -> Non
     Raises:
         RunFolderError: names the first difference.
     """
-    for part in ("config", "weights", "data", "scenarios"):
+    for part in REPEATED:
         difference = first_difference(old.get(part), new[part], part)
         if difference:
             raise RunFolderError(
@@ -176,10 +214,15 @@ def _git_state() -> dict[str, Any] | None:
     """Commit and cleanliness of the checkout that this code runs from; None outside one."""
     here = Path(__file__).resolve().parent
     try:
+        # The first one fails where the package is installed inside somebody else's checkout.
         run = [
             subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
-            for args in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for args in (
+                ["ls-files", "--error-unmatch", Path(__file__).name],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
         ]
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": run[0].strip(), "modified": bool(run[1].strip())}
+    return {"commit": run[1].strip(), "modified": bool(run[2].strip())}

@@ -40,6 +40,7 @@ class SeedRun:
                 trees, meta = checkpoint.load(after)
                 evaluations.append(TaskEvaluation(**meta["evaluation"]))
                 state = self.restored(trees)
+                self.folder.drop_steps(self.seed, task)  # if the process died between storing the task and this
                 continue
             state, evaluation = self.learn_task(task, state or initial_state(self.setup, self.seed))
             evaluations.append(evaluation)
@@ -80,7 +81,7 @@ class SeedRun:
         arrays = task_arrays(network, config, scenario, task, state.frozen, state.anchor)
         resume = self.resume_point(task)
         start = resume[0].step if resume else 0
-        self.log.truncate(lambda r: (r["seed"], r["task"]) != (self.seed, task) or r.get("step", 0) <= start)
+        self.log.truncate(lambda r: not self.repeats(r, task, start))
 
         def epoch_batches(epoch: int, first: int) -> Iterator[Batch]:
             return train_batches(
@@ -123,13 +124,18 @@ class SeedRun:
             classes=scenario.task_sizes[task],
         )
         evaluation, _ = evaluate(setup, scenario, task, state.adaptation, state.frozen)
+        # Logged before it is stored: of a task that counts as done no record is missing (see `repeats`).
+        report_task(self.log, self.progress, "ntkcl", self.seed, evaluation)
         self.save(
             self.folder.task(self.seed, task, "after"), state, {"task": task, "evaluation": evaluation.to_record()}
         )
-        for step in self.folder.steps(self.seed, task):
-            checkpoint.remove(step)
-        report_task(self.log, self.progress, "ntkcl", self.seed, evaluation)
+        self.folder.drop_steps(self.seed, task)
         return state, evaluation
+
+    def repeats(self, record: dict[str, Any], task: int, start: int) -> bool:
+        """Tell whether going on with `task` after `start` steps will write this log record again."""
+        mine = (record["method"], record["seed"], record["task"]) == ("ntkcl", self.seed, task)
+        return mine and (record["kind"] == "task" or record["step"] > start)
 
     def task_name(self, task: int) -> str:
         """Class names of a task."""

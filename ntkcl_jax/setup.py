@@ -1,6 +1,7 @@
 """What a run needs before it starts: images, weights, tasks and the network that fits them."""
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import to_json
 from ntkcl_jax.data import Arrays, Scenario, Source, load_source, make_scenario
 from ntkcl_jax.data.prepared import PreparedImages
+from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.model import Frozen, Network, Tree
@@ -19,6 +21,9 @@ from ntkcl_jax.nn.weights import load_backbone
 from ntkcl_jax.runfolder import FORMAT, provenance
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import eval_step
+
+RGB = 3
+"""Channels of every image, grey ones included."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,10 @@ class Setup:
         """Test images."""
         return PreparedImages(self.source.test, self.config.data, self.size)
 
+    def decode_all(self) -> None:
+        """Decode every image now, so that a damaged one stops the run before it starts; too many are left for later."""
+        _ = self.train_views, self.test_views
+
     @property
     def on_device(self) -> bool:
         """Whether training crops are made by the accelerator."""
@@ -89,7 +98,13 @@ def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree |
     Raises:
         NtkclError: images, weights or settings that don't fit together.
     """
+    check_settings(config)
     source = load_source(config.data, arrays)
+    if config.data.transform_on == "device" and source.train.uniform_size is None:
+        raise ConfigError(
+            f"data.transform_on=device needs images of one size in memory, but data.source={config.data.source} reads "
+            "files; set data.transform_on=host"
+        )
     scenarios = {seed: make_scenario(len(source.class_names), config.data, seed) for seed in config.seeds}
     backbone, sha256 = stored or (None, "random")
     if stored is None and config.weights != "random":
@@ -103,6 +118,35 @@ def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree |
         remat=config.compute.remat,
     )
     return Setup(config, source, backbone, sha256, network, scenarios)
+
+
+def check_settings(config: RunConfig) -> None:
+    """Refuse what each part of a config allows, but not their combination.
+
+    Raises:
+        ConfigError: names the settings.
+    """
+    backbone = config.model.backbone
+    if config.data.resize < backbone.image_size:
+        raise ConfigError(
+            f"data.resize={config.data.resize} is smaller than model.backbone.image_size={backbone.image_size}; use at "
+            f"least {backbone.image_size}"
+        )
+    if backbone.channels != RGB:
+        raise ConfigError(
+            f"model.backbone.channels must be {RGB}, as all images are read as RGB; got {backbone.channels}"
+        )
+    wrong = [name for name, value in _numbers(to_json(config), "") if not math.isfinite(value)]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} must be a finite number")
+
+
+def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [found for key, part in value.items() for found in _numbers(part, f"{name}.{key}".lstrip("."))]
+    if isinstance(value, list):
+        return [found for part in value for found in _numbers(part, name)]
+    return [(name, value)] if isinstance(value, float) else []
 
 
 def initial_state(setup: Setup, seed: int) -> LearnerState:

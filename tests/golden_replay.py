@@ -7,7 +7,6 @@ tolerance, 1 when one is beyond it, 2 when a file can't be read as a fixture. Ev
 trains: model, objective, update, schedule, running mean, prototypes. Fixtures may have any sizes and number of tasks.
 """
 
-import functools
 import json
 import sys
 from typing import Any
@@ -16,125 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl_jax.config import ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import NtkclError
 from ntkcl_jax.learner import LearnerState, finish_task, old_prototype_rows
 from ntkcl_jax.nn.heads import unit
-from ntkcl_jax.nn.model import Features, Frozen, Network, Tree
-from ntkcl_jax.nn.streams import channel_block, patch_block
-from ntkcl_jax.objective import (
-    TERMS,
-    OldRows,
-    cross_entropy,
-    dissimilarity,
-    orthogonality,
-    orthogonality_basis,
-    regularization,
-    total_loss,
-)
-from ntkcl_jax.steps import TaskArrays, eval_step, learning_rate, loss_terms, make_optimizer, update
+from ntkcl_jax.objective import TERMS, OldRows, orthogonality_basis
+from ntkcl_jax.steps import TaskArrays, learning_rate, make_optimizer
+from tests.golden_evidence import evaluate, feature_gradients, forward, step_and_evidence
 from tests.golden_fixture import Errors, Fixture, FixtureError
 from tests.golden_units import replay_units
 
 THEIR_TERMS = ("ce_channel", "ce_patch", "ce_mixed", "mi_loss", "orthogonal_loss", "reg_loss")
 THEIR_FEATURES = ("channel_x", "patch_x", "mixed_x")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def forward(network: Network, adaptation: Tree, frozen: Frozen, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
-    """Every block's tokens, adapters and prompts, by group and the fixture's name, from full rows in every block."""
-    net = network.module(adaptation, frozen)
-    model, vit, blocks = network.config, net.backbone, list(net.backbone.blocks)
-    start = vit.embed(images)
-    tokens, adapters, prompts, features = {"tokens_in": start}, {}, {}, {}
-    runs = {"pre_channel": net.mean, "cur_channel": net.current} | ({"ptm": None} if model.pretrained_view else {})
-    for name, streams in runs.items():
-        x = start
-        for i, block in enumerate(blocks):
-            post = block.attend(x)
-            adapter = None if streams is None else list(streams.adapters)[i]
-            x = tokens[f"{name}/block{i}"] = channel_block(post, block.mlp(post), adapter)
-            if adapter is not None:
-                adapters[f"{name}/adapter{i}"] = adapter(post)
-        features[f"{name}/cls"] = vit.class_feature(x)
-    for name, streams in {"pre_patch": net.mean, "cur_patch": net.current}.items():
-        x = start
-        for i, block in enumerate(blocks):
-            generator = list(streams.prompts)[i]
-            post = block.attend(x)
-            x, new = patch_block(block, post, generator, model.prompts, model.prompt_carry, first=i == 0)
-            tokens[f"{name}/block{i}"], prompts[f"{name}/prompts{i}"] = x, new
-        features[f"{name}/cls"] = vit.class_feature(x)
-    return {"tokens": tokens, "adapters": adapters, "prompts": prompts, "features": features}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def evaluate(network: Network, adaptation: Tree, frozen: Frozen, images: jax.Array) -> tuple[Features, list[jax.Array]]:
-    """Features, and the prototype head's scores of each of the three."""
-    features = network.features(adaptation, frozen, images)
-    head = network.module(adaptation, frozen).prototypes
-    return features, [head(x) for x in features]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def step_and_evidence(
-    network: Network,
-    objective: ObjectiveConfig,
-    optimizer: OptimizerConfig,
-    adaptation: Tree,
-    momentum: Any,
-    frozen: Frozen,
-    arrays: TaskArrays,
-    batch: Batch,
-    rows: OldRows,
-    rate: jax.Array,
-) -> tuple[tuple[Tree, Any], dict[str, jax.Array], Features, list[jax.Array], Tree]:
-    """One update, and what a fixture tells about the step: loss terms, features, proxy logits, gradient."""
-
-    def loss(adaptation: Tree) -> tuple[jax.Array, tuple[dict[str, jax.Array], Features]]:
-        terms, (features, _) = loss_terms(network, objective, adaptation, frozen, arrays, batch, rows, None)
-        return total_loss(terms, objective), (terms, features)
-
-    (_, (terms, features)), gradient = jax.value_and_grad(loss, has_aux=True)(adaptation)
-    logits = [network.module(adaptation, frozen).proxy(x) for x in features]
-    new, momentum, result = update(
-        network, objective, optimizer, adaptation, momentum, frozen, arrays, batch, rows, rate, None
-    )
-    # What training logs is what is compared.
-    logged = dict(zip((*TERMS, "total"), result.terms, strict=True))
-    terms = {name: jnp.stack([value, logged[name]]) for name, value in (*terms.items(), ("total", logged["total"]))}
-    return (new, momentum), terms, features, logits, gradient
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def feature_gradients(
-    network: Network,
-    objective: ObjectiveConfig,
-    adaptation: Tree,
-    frozen: Frozen,
-    arrays: TaskArrays,
-    batch: Batch,
-    rows: OldRows,
-    features: Features,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradient of each term and the total with respect to each feature (the hybrid one follows the other two)."""
-    module = network.module(adaptation, frozen)
-
-    def terms_of(channel: jax.Array, patch: jax.Array, bump: jax.Array) -> jax.Array:
-        views = Features(channel, patch, module.fusion(channel, patch) + bump)
-        targets = batch.labels - arrays.offset
-        ce = [cross_entropy(module.proxy(x), targets, batch.valid, arrays.classes) for x in views]
-        terms = dict(zip(TERMS[:3], ce, strict=True))
-        terms["dissimilarity"] = dissimilarity(
-            views.hybrid, batch.labels, batch.valid, rows, objective.temperature, objective.dissimilarity
-        )
-        terms["orthogonality"] = orthogonality(views, batch.valid, arrays.basis, objective.orthogonality)
-        terms["regularization"] = regularization(adaptation, arrays.anchor, objective.regularization)
-        return jnp.stack([*(terms[name] for name in TERMS), total_loss(terms, objective)])
-
-    zero = jnp.zeros_like(features.hybrid)
-    return jax.jacrev(terms_of, argnums=(0, 1, 2))(features.channel, features.patch, zero)
 
 
 def padded(fix: Fixture, images: np.ndarray, labels: np.ndarray | None = None) -> Batch:
@@ -153,7 +45,7 @@ def replay_forward(fix: Fixture, state: LearnerState, errors: Errors) -> None:
     for kind, values in forward(fix.network, state.adaptation, state.frozen, jnp.asarray(images)).items():
         for name, value in values.items():
             errors.compare(f"forward/{kind}", name, value, z[f"fwd/{name}"])
-    features, _ = evaluate(fix.network, state.adaptation, state.frozen, padded(fix, images).images)
+    features, _, _ = evaluate(fix.network, state.adaptation, state.frozen, padded(fix, images), fix.task_of_class)
     for ours, theirs in zip(features, THEIR_FEATURES, strict=True):
         errors.compare("forward/features", theirs, ours[: len(index)], z[f"fwd/{theirs}"])
 
@@ -207,9 +99,7 @@ def replay_step(
     for ours, theirs in zip((*TERMS, "total"), (*THEIR_TERMS, "total"), strict=True):
         errors.compare("step/loss", at + theirs, terms[ours], np.repeat(z[at + "loss/" + theirs], 2))
     if f"{at}dfeat/total/mixed_x" in z:
-        made = feature_gradients(
-            net, fix.objective, state.adaptation, state.frozen, arrays, batch, rows, features
-        )
+        made = feature_gradients(net, fix.objective, state.adaptation, state.frozen, arrays, batch, rows, features)
         for values, feature in zip(made, THEIR_FEATURES, strict=True):
             for value, theirs in zip(values, (*THEIR_TERMS, "total"), strict=True):
                 if theirs != "reg_loss":  # it doesn't look at features
@@ -242,20 +132,18 @@ def replay_task_end(fix: Fixture, t: int, state: LearnerState, errors: Errors) -
     state = ends[is_last]
     rows = state.frozen.prototypes["prototypes/kernel"][:seen]
     errors.compare("task/prototypes", at + "fc.weight", rows, z[f"{at}after_task/fc.weight"])
-    features, _ = evaluate(net, state.adaptation, state.frozen, pool.images)
+    features, _, _ = evaluate(net, state.adaptation, state.frozen, pool, fix.task_of_class)
     embeddings = z[f"{at}proto_embeddings"]
     errors.compare("test/features", at + "proto_embeddings", features.hybrid[: len(embeddings)], embeddings)
 
     chosen = z["data/test_labels"] < seen
     labels, n = z["data/test_labels"][chosen], int(chosen.sum())
     batch = padded(fix, z["data/test_images_nhwc"][chosen], labels)
-    features, scores = evaluate(net, state.adaptation, state.frozen, batch.images)
+    features, scores, guessed = evaluate(net, state.adaptation, state.frozen, batch, fix.task_of_class)
     for ours, score, theirs in zip(features, scores, THEIR_FEATURES, strict=True):
         errors.compare("test/features", f"{at}test/{theirs}", ours[:n], z[f"{at}test/{theirs}"])
         kind = theirs.removesuffix("_x")
         errors.compare("test/scores", f"{at}test/{kind}", score[:n, :seen], z[f"{at}test/logits_{kind}"])
-    task_of_class = np.repeat(np.arange(fix.tasks), fix.sizes).astype(np.int32)
-    guessed = eval_step(net, state.adaptation, state.frozen, batch, jnp.asarray(task_of_class))
     best, theirs = np.asarray(guessed.best)[:n], z[f"{at}test/pred_topk"]
     most = min(5, theirs.shape[1])
     errors.compare("test/predictions", f"{at}test/pred_topk", np.asarray(guessed.top5)[:n, :most], theirs[:, :most])

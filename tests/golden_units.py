@@ -10,7 +10,7 @@ from ntkcl_jax.nn.model import Features
 from ntkcl_jax.objective import OldRows, dissimilarity, orthogonality, orthogonality_basis
 from ntkcl_jax.prototypes import updated_mean
 from ntkcl_jax.steps import learning_rate
-from tests.golden_fixture import Errors, Fixture
+from tests.golden_fixture import QUICKLY, Errors, Fixture
 
 
 def replay_units(fix: Fixture, errors: Errors) -> None:
@@ -46,7 +46,7 @@ def replay_dissimilarity(fix: Fixture, case: str, errors: Errors) -> None:
     def loss(x: jax.Array) -> jax.Array:
         return dissimilarity(x, y, jnp.ones(len(y), bool), none, fix.objective.temperature, "reference")
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(x)
+    value, gradient = jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)(x)
     errors.compare("unit/dissimilarity", case, value, fix.z[f"unit/mi/{case}/used"])
     errors.compare("unit/dissimilarity", case + "/grad", gradient, fix.z[f"unit/mi/{case}/grad"])
 
@@ -63,7 +63,7 @@ def replay_orthogonality(fix: Fixture, errors: Errors) -> None:
         return orthogonality(views, jnp.ones(len(channel), bool), jnp.asarray(basis), "reference")
 
     views = [jnp.asarray(z[f"{at}{kind}_emb"]) for kind in ("channel", "patch")]
-    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*views)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), compiler_options=QUICKLY)(*views)
     errors.compare("unit/orthogonality", "loss", value, z[at + "loss"])
     for kind, gradient in zip(("channel", "patch"), gradients, strict=True):
         errors.compare("unit/orthogonality", kind, gradient, z[f"{at}grad_{kind}"])

@@ -1,32 +1,23 @@
 """Characters drawn from the fonts that matplotlib ships: pre-training classes and the offline `scripts` stream.
 
-Nothing is downloaded or cached. A character becomes a signed distance field once for each font; an image is a warped
-look-up in that field, cut at a stroke width of choice. Two disjoint sets of characters exist by rule:
+Nothing is downloaded or cached; `ntkcl_jax.data.strokes` does the drawing. Two disjoint sets of characters exist:
 
 * the pre-training set (Latin, Greek and Cyrillic letters without accents, symbols), from which `experiments.pretrain`
   made the shipped nano backbone. No digit of any kind is in it, so that digit streams stay unseen;
 * the held-out writing systems of `SCRIPTS`, which the backbone has never seen, for the `scripts` stream.
-
-matplotlib, Pillow and SciPy are imported when they are needed, not with this module.
 """
 
-import functools
+import contextlib
 import unicodedata
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from ntkcl_jax.data.strokes import distance_field, draw, font_characters
 from ntkcl_jax.errors import DataError
 from ntkcl_jax.seeds import stream_seed
-
-SIDE = 28
-"""Height and width of an image, pixels."""
-FIELD_SIDE = 64
-"""Height and width of a distance field, field pixels."""
-GLYPH_SIDE = 40
-"""Longest side of the ink in a distance field, field pixels; the rest is margin."""
 
 _DEJAVU = [f"DejaVu{family}{style}" for family, styles in {
     "Sans": ("", "-Bold", "-Oblique", "-BoldOblique"),
@@ -42,9 +33,33 @@ UNSEEN_FONTS: tuple[str, ...] = ("STIXGeneralItalic", "cmtt10")
 """Fonts kept out of pre-training, to measure the same characters in an unseen hand."""
 MIN_FONTS = 4
 """A pre-training character must exist in at least this many of the twenty fonts."""
+SAME_LOOK = 0.1
+"""Two characters whose upright drawings are closer than this (`look_distance`) count as one."""
+
+SCRIPTS: dict[str, str] = {
+    "Armenian": "ԱԳԵԷԺԽԾՀՅՆՊՒՖխմչտև",
+    "Georgian": "აბელპრსფქჭჲჴჸჹ",
+    "Hebrew": "אבזימעץצרש",
+    "Arabic": "ءئتجذزشضغقلنوي",
+    "Tifinagh": "ⴳⴼⴿⵃⵆⵈⵌⵒⵖⵘⵛⵣ",
+    "Lao": "ກຊຍທຜມຣລຫະາຽເໂ",
+    "NKo": "ߍߎߑߒߔߗߝߞߢߤ",
+    "Ogham": "ᚁᚄᚆᚉᚌᚏᚒᚚ",
+    "Canadian syllabics": "ᐂᐓᐢᑄᑜᑮᑾᒬᓂᓚᓬᓹᔓᔠᔱᔼᕓᖂᖕᙴ",
+}
+"""Held-out writing systems and the characters of the `scripts` stream, 120 in all.
+
+Chosen once, by rule: letters that both DejaVu Sans and its bold have, no digit, `look_distance` of the upright
+drawings at least 0.12 to every pre-training character and 0.25 to each other; of those, evenly spaced in code order.
+Written down, so that another version of the fonts can't change the classes.
+"""
+SCRIPT_TRAIN, SCRIPT_TEST = 20, 10
+"""Images of each class of the `scripts` stream."""
+SCRIPT_STRENGTH = 1.0
+"""Distortion of the `scripts` stream, see `draw`."""
 
 _NUMBER_WORDS = frozenset(
-    "DIGIT DIGITS NUMBER NUMERAL FRACTION ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split()
+    "DIGIT DIGITS NUMBER NUMERAL FRACTION ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN CUBE FOURTH".split()
 )
 _LETTER_BLOCKS = ((0x41, 0x250), (0x250, 0x2B0), (0x370, 0x530), (0x1D00, 0x1D26), (0x2C60, 0x2C80))
 _SYMBOL_BLOCKS = ((0x21, 0xC0), (0x2010, 0x2060), (0x20A0, 0x20C0), (0x2100, 0x2400), (0x25A0, 0x2768),
@@ -55,17 +70,18 @@ def is_digit(character: str) -> bool:
     """Say whether a character is a digit of any kind, and so barred from pre-training and from `scripts`.
 
     True for the Unicode categories Nd, Nl and No, for every character whose compatibility decomposition holds such a
-    character, and for those whose name speaks of a number ("LATIN CAPITAL LETTER TONE SIX" is a drawn 6).
+    character, and for those whose name speaks of a number, since it may be drawn ("LATIN CAPITAL LETTER TONE SIX" is a
+    6, "CUBE ROOT" holds a 3, "RECYCLING SYMBOL FOR TYPE-1 PLASTICS" a 1).
 
     Example:
-        >>> [is_digit(c) for c in "7²Ⅳ½①A"]
-        [True, True, True, True, True, False]
+        >>> [is_digit(c) for c in "7²Ⅳ½①∛A"]
+        [True, True, True, True, True, True, False]
     """
     parts = character + unicodedata.normalize("NFKD", character)
     if any(unicodedata.category(part).startswith("N") for part in parts):
         return True
     words = unicodedata.name(character, "").replace("-", " ").split()
-    return bool(_NUMBER_WORDS.intersection(words))
+    return any(word in _NUMBER_WORDS or word.isdigit() for word in words)
 
 
 def is_pretraining_character(character: str) -> bool:
@@ -87,147 +103,77 @@ def is_pretraining_character(character: str) -> bool:
     return category[0] in "SP" and any(low <= code < high for low, high in _SYMBOL_BLOCKS)
 
 
-def font_path(font: str) -> Path:
-    """Find a font file that matplotlib ships.
+def looks(characters: Iterable[str]) -> tuple[list[str], Float[np.ndarray, "n 784"]]:
+    """Draw characters upright, each in the first pre-training font that has it.
 
     Args:
-        font: file name without folder and suffix, e.g. `"DejaVuSans"`.
-
-    Raises:
-        DataError: the installed matplotlib does not have this font.
-    """
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
-    if not path.is_file():
-        raise DataError(f"expected the font {font}.ttf in {path.parent}, found none; install matplotlib >= 3.8")
-    return path
-
-
-@functools.cache
-def font_characters(font: str) -> frozenset[str]:
-    """List the characters that a font can draw and whose code points can be trusted."""
-    from matplotlib.ft2font import FT2Font
-
-    characters = frozenset(map(chr, FT2Font(str(font_path(font))).get_charmap()))
-    if font.startswith("cm"):
-        return frozenset(c for c in characters if c.isascii() and c.isalpha())
-    return characters
-
-
-@functools.cache
-def _pil_font(font: str, size: int) -> Any:
-    from PIL import ImageFont
-
-    # BASIC layout: no shaping library, so that the drawing doesn't depend on whether one is installed.
-    return ImageFont.truetype(str(font_path(font)), size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def distance_field(character: str, font: str) -> Float[np.ndarray, "64 64"]:
-    """Draw a character and measure each point's signed distance to the stroke's edge.
-
-    The ink's bounding box is scaled (aspect kept) until its longest side is `GLYPH_SIDE`, and centred.
-
-    Args:
-        character: one character that the font has.
-        font: a name from `PRETRAINING_FONTS` or `UNSEEN_FONTS`.
+        characters: characters to draw; those that no font has, or that leave no ink, are left out.
 
     Returns:
-        Distances in field pixels, float32, positive inside the ink.
-
-    Raises:
-        DataError: the font draws nothing for the character.
+        The characters drawn, and their pixels in [0, 1].
     """
-    from PIL import Image, ImageDraw
-    from scipy.ndimage import distance_transform_edt
-
-    fine = 2  # the ink is drawn at twice the field's resolution
-    probe = _pil_font(font, 100)
-    left, top, right, bottom = probe.getbbox(character)
-    longest = max(right - left, bottom - top)
-    if longest < 1:
-        raise DataError(f"expected ink for U+{ord(character):04X} in {font}, got an empty glyph; choose another font")
-    drawer = _pil_font(font, min(1200, max(8, round(100 * fine * GLYPH_SIDE / longest))))
-    left, top, right, bottom = drawer.getbbox(character)
-    side = fine * FIELD_SIDE
-    canvas = Image.new("L", (side, side), 0)
-    origin = ((side - (left + right)) / 2, (side - (top + bottom)) / 2)
-    ImageDraw.Draw(canvas).text((round(origin[0]), round(origin[1])), character, fill=255, font=drawer)
-    ink = np.asarray(canvas) >= 128
-    if not ink.any():
-        raise DataError(f"expected ink for U+{ord(character):04X} in {font}, got an empty glyph; choose another font")
-    signed = np.where(ink, distance_transform_edt(ink) - 0.5, 0.5 - distance_transform_edt(~ink))
-    blocks = signed.reshape(FIELD_SIDE, fine, FIELD_SIDE, fine).mean((1, 3)) / fine
-    return blocks.astype(np.float32)
+    drawn: dict[str, Float[np.ndarray, "64 64"]] = {}
+    for character in characters:
+        font = next((f for f in PRETRAINING_FONTS if character in font_characters(f)), None)
+        if font is not None:
+            with contextlib.suppress(DataError):  # a blank glyph
+                drawn[character] = distance_field(character, font)
+    images = draw(np.stack(list(drawn.values())), np.random.default_rng(0), strength=0.0)
+    return list(drawn), images.reshape(len(drawn), -1).astype(np.float32) / 255
 
 
-def draw(
-    fields: Float[np.ndarray, "n 64 64"], rng: np.random.Generator, strength: float
-) -> UInt8[np.ndarray, "n 28 28"]:
-    """Draw one distorted image of each distance field: light strokes on a dark ground.
-
-    Rotation, shear, size, aspect, shift, an elastic warp, the stroke's width, softness and brightness are all drawn
-    anew for each image. Only uniform draws and elementary arithmetic are used, to keep the bits alike on all machines.
-
-    Args:
-        fields: signed distances, positive inside.
-        rng: the source of all randomness.
-        strength: 0 gives upright, centred glyphs with their own stroke; 1 is the full pre-training distortion.
-
-    Returns:
-        Grey values 0 to 255.
+def look_distance(a: Float[np.ndarray, "n p"], b: Float[np.ndarray, "m p"]) -> Float[np.ndarray, "n m"]:
+    """Squared pixel distance over the sum of squared norms: 0 for equal images, 1 for images that share no ink.
 
     Example:
-        >>> field = np.full((1, 64, 64), -9.0, np.float32)
-        >>> field[:, 30:34] = 2.0
-        >>> image = draw(field, np.random.default_rng(0), strength=0.0)[0]
-        >>> int(image[14, 14]), int(image[2, 14])
-        (255, 0)
+        >>> look_distance(np.eye(2), np.array([[1.0, 0.0]])).tolist()
+        [[0.0], [1.0]]
     """
-    n = len(fields)
-
-    def spread(width: float) -> Float[np.ndarray, "n"]:
-        return rng.uniform(-width, width, n) * strength
-
-    half_tan = spread(0.19)  # tan of half the angle: up to 21.5 degrees, without calling sin and cos
-    cos, sin = (1 - half_tan**2) / (1 + half_tan**2), 2 * half_tan / (1 + half_tan**2)
-    shear, stretch, size = spread(0.35), 1 + spread(0.25), 20.0 * (1 + spread(0.22))
-    zoom = GLYPH_SIDE / size  # field pixels for each image pixel
-    matrix = np.stack(
-        [cos * stretch, (shear * cos - sin) / stretch, sin * stretch, (shear * sin + cos) / stretch], axis=-1
-    ).reshape(n, 2, 2)
-    # Elastic warp: 5 x 5 control shifts (image pixels), spread over the image by a smooth partition of unity.
-    knots = rng.uniform(-1, 1, (n, 5, 5, 2)) * (rng.uniform(0, 3.2, (n, 1, 1, 1)) * strength)
-    place = np.linspace(0, 4, SIDE)[:, None] - np.arange(5)[None, :]
-    weight = np.clip(1 - np.abs(place), 0, 1)
-    weight = weight * weight * (3 - 2 * weight)
-    warp = np.tensordot(np.tensordot(knots, weight, (1, 1)), weight, (1, 1)).transpose(0, 2, 3, 1)  # (n, y, x, 2)
-    axis = np.arange(SIDE) - (SIDE - 1) / 2
-    grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (y, x, [x, y])
-    points = grid + warp + (rng.uniform(-2.5, 2.5, (n, 1, 1, 2)) * strength)
-    where = (points.reshape(n, -1, 2) @ matrix.transpose(0, 2, 1)) * zoom[:, None, None] + (FIELD_SIDE - 1) / 2
-    distance = _look_up(fields, where) / zoom[:, None]
-    # A stroke of constant half width h has mean inner distance h / 2.
-    inside = fields > 0
-    half = 2 * (fields * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1) / zoom
-    low, high = 0.4, 1.9
-    wish = low * (high / low) ** rng.uniform(0, 1, n)
-    change = np.clip(wish - half, -0.5 * half, 1.6) * min(strength, 1.0)
-    soft = 0.9 + (rng.uniform(-0.3, 1.1, n) * min(strength, 1.0))
-    bright = 1 - rng.uniform(0, 0.45, n) * min(strength, 1.0)
-    light = np.clip(0.5 + (distance + change[:, None]) / soft[:, None], 0, 1) * bright[:, None]
-    return np.rint(255 * light).astype(np.uint8).reshape(n, SIDE, SIDE)
+    norms = (a**2).sum(1)[:, None] + (b**2).sum(1)[None]
+    return (norms - 2 * a @ b.T) / norms
 
 
-def _look_up(
-    fields: Float[np.ndarray, "n 64 64"], where: Float[np.ndarray, "n p 2"]
-) -> Float[np.ndarray, "n p"]:
-    """Read fields between their pixels (bilinear); points outside get the border's value."""
-    where = np.clip(where, 0, FIELD_SIDE - 1.001)
-    corner = where.astype(np.int64)
-    x, y = (where - corner).transpose(2, 0, 1).astype(np.float32)
-    flat = fields.reshape(-1)
-    index = corner[..., 1] * FIELD_SIDE + corner[..., 0] + np.arange(len(fields))[:, None] * FIELD_SIDE**2
-    upper = flat[index] * (1 - x) + flat[index + 1] * x
-    lower = flat[index + FIELD_SIDE] * (1 - x) + flat[index + FIELD_SIDE + 1] * x
-    return upper * (1 - y) + lower * y
+def pretraining_characters() -> tuple[str, ...]:
+    """List the pre-training classes: by rule, in enough fonts, and of two that look the same only the first."""
+    fonts = Counter(c for font in PRETRAINING_FONTS for c in font_characters(font) if is_pretraining_character(c))
+    characters, pixels = looks(sorted(c for c, count in fonts.items() if count >= MIN_FONTS))
+    distance = look_distance(pixels, pixels)
+    kept: list[int] = []
+    for i in range(len(characters)):
+        if not kept or distance[i, kept].min() >= SAME_LOOK:
+            kept.append(i)
+    return tuple(characters[i] for i in kept)
+
+
+def render_scripts() -> tuple[
+    UInt8[np.ndarray, "n 28 28"], Int[np.ndarray, "n"], UInt8[np.ndarray, "m 28 28"], Int[np.ndarray, "m"], list[str]
+]:
+    """Draw the `scripts` stream: 120 characters of nine writing systems that the shipped backbone has never seen.
+
+    Training images come from the regular font files, test images from the bold ones; every image has its own
+    distortion. The same call gives the same images (up to rounding by one grey level under another FreeType).
+
+    Returns:
+        Training images (2,400) and labels, test images (1,200) and labels, and class names such as
+        "Georgian U+10D0". Light strokes on a dark ground, grouped by class.
+
+    Raises:
+        DataError: the installed matplotlib lacks the fonts.
+    """
+    letters = [(script, letter) for script, text in SCRIPTS.items() for letter in text]
+    images, labels = [], []
+    for part, bold, count in (("train", False, SCRIPT_TRAIN), ("test", True, SCRIPT_TEST)):
+        fonts = [font for font in PRETRAINING_FONTS if font.startswith("DejaVu") and ("Bold" in font) == bold]
+        fields = []
+        for _, letter in letters:
+            own = [distance_field(letter, font) for font in fonts if letter in font_characters(font)]
+            if not own:
+                raise DataError(
+                    f"expected U+{ord(letter):04X} in {' or '.join(fonts)}, found it in none; install matplotlib >= 3.8"
+                )
+            fields += [own[i % len(own)] for i in range(count)]
+        rng = np.random.default_rng(stream_seed(0, "scripts", part))
+        images.append(draw(np.stack(fields), rng, SCRIPT_STRENGTH))
+        labels.append(np.repeat(np.arange(len(letters)), count))
+    names = [f"{script} U+{ord(letter):04X}" for script, letter in letters]
+    return images[0], labels[0], images[1], labels[1], names

@@ -1,0 +1,1 @@
+"""Experiments: sweeps, tables, pre-training of the shipped backbone, benchmarks."""

@@ -1,0 +1,56 @@
+"""Streams for choosing hyper-parameters: none of their images is in a stream that results are reported on.
+
+`dev-digits` are scikit-learn's 1,797 digits (8 x 8, another source than MNIST); `dev-scripts` are 120 characters of the
+same held-out writing systems as the `scripts` stream, none of them in it.
+"""
+
+import unicodedata
+
+import numpy as np
+
+from ntkcl_jax import Arrays
+from ntkcl_jax.data.glyphs import PRETRAINING_FONTS, SCRIPTS, distance_field, draw, font_characters, is_digit
+from ntkcl_jax.seeds import stream_seed
+
+CLASSES, TRAIN, TEST = 120, 20, 10
+
+
+def dev_digits() -> Arrays:
+    """scikit-learn's digits, upscaled to 20 pixels inside 28, every fifth image for testing."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.zeros((len(found.images), 28, 28), np.uint8)
+    for out, image in zip(images, found.images, strict=True):
+        small = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8))
+        out[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
+    test = np.arange(len(images)) % 5 == 0
+    labels = found.target.astype(np.int64)
+    return Arrays(images[~test], labels[~test], images[test], labels[test])
+
+
+def dev_scripts() -> Arrays:
+    """120 characters of the held-out writing systems that the `scripts` stream doesn't use, drawn as it draws."""
+    used = set("".join(SCRIPTS.values()))
+    systems = {unicodedata.name(c).split(" ")[0] for c in used}
+    known = sorted(font_characters("DejaVuSans") & font_characters("DejaVuSans-Bold"))
+    free = [
+        c
+        for c in known
+        if c not in used
+        and unicodedata.category(c) in ("Lo", "Lu", "Ll")
+        and unicodedata.name(c, "?").split(" ")[0] in systems
+        and not is_digit(c)
+    ]
+    rng = np.random.default_rng(stream_seed(0, "dev-scripts"))
+    letters = [free[i] for i in sorted(rng.choice(len(free), CLASSES, replace=False))]
+    sides = []
+    for bold, count in ((False, TRAIN), (True, TEST)):
+        fonts = [f for f in PRETRAINING_FONTS if f.startswith("DejaVu") and ("Bold" in f) == bold]
+        fields = []
+        for letter in letters:
+            own = [distance_field(letter, font) for font in fonts if letter in font_characters(font)]
+            fields += [own[i % len(own)] for i in range(count)]
+        sides += [draw(np.stack(fields), rng, 1.0), np.repeat(np.arange(CLASSES), count)]
+    return Arrays(*sides, class_names=tuple(f"U+{ord(c):04X}" for c in letters))

@@ -1,0 +1,158 @@
+"""A run that is killed, interrupted or asked to end, and taken up again, ends with the bits of an undisturbed one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ntkcl_jax.run import train
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+CONFIG = {"methods": ("ntkcl", "sequential")}
+# The run of `undisturbed`, with a SIGKILL at the `count`-th call of a function: before, after, or instead of it.
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from ntkcl_jax import checkpoint, run, runfolder
+from tests import tiny
+
+def deadly(function, count, after):
+    calls = 0
+    def call(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == count and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return call
+
+where, name, count, after = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "after"
+owner, attribute = {
+    "save": (checkpoint, "save"),
+    "hash": (checkpoint, "file_sha256"),
+    "rename": (Path, "rename"),
+    "drop": (runfolder.RunFolder, "drop_steps"),
+    "json": (checkpoint, "write_json"),
+}[name]
+setattr(owner, attribute, deadly(getattr(owner, attribute), count, after))
+run.train(tiny.config(methods=("ntkcl", "sequential")), where, arrays=tiny.arrays(), quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(tiny.config(**CONFIG), path, arrays=tiny.arrays(), quiet=True)
+    return path
+
+
+def start(*words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    assert (run / "results.json").read_bytes() == (undisturbed / "results.json").read_bytes()
+    assert tiny.same_states(run, undisturbed)
+    assert tiny.records(run) == tiny.records(undisturbed)
+    assert not list(run.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("function", "count", "when", "left"),
+    [
+        ("json", 1, "before", set()),  # not even config.json
+        ("hash", 40, "before", {"before", "step3", "step6.partial"}),  # in the middle of a checkpoint
+        ("rename", 8, "after", {"before", "step3", "step6"}),  # task 1: two in-task checkpoints, the older not removed
+        ("drop", 2, "before", {"before", "after", "step9"}),  # task 1 is stored, its in-task checkpoint still there
+    ],
+)
+def test_a_killed_run_ends_with_the_same_bits(
+    undisturbed: Path, tmp_path: Path, function: str, count: int, when: str, left: set[str]
+) -> None:
+    run = tmp_path / "run"
+    process = start("-c", SCRIPT, str(run), function, str(count), when)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == -signal.SIGKILL, error
+    tasks = sorted((run / "checkpoints").glob("seed0/task*"))
+    assert {p.name for p in tasks[-1].iterdir()} == left if left else not tasks
+    assert not (run / "results.json").exists()
+    train(tiny.config(**CONFIG), run, arrays=tiny.arrays(), resume=True, quiet=True)
+    assert_same(run, undisturbed)
+
+
+def test_resuming_a_finished_run_changes_nothing(undisturbed: Path) -> None:
+    before = {p: p.read_bytes() for p in undisturbed.rglob("*") if p.is_file()}
+    train(tiny.config(**CONFIG), undisturbed, arrays=tiny.arrays(), resume=True, quiet=True)
+    assert {p: p.read_bytes() for p in undisturbed.rglob("*") if p.is_file()} == before
+
+
+def wait_for(run: Path, pattern: str, process: subprocess.Popen) -> None:
+    """Wait until the process has written something."""
+    end = time.monotonic() + 300
+    while not list(run.glob(pattern)):
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def test_ctrl_c_and_sigterm_say_how_to_go_on_and_nothing_is_lost(tmp_path: Path) -> None:
+    data, run = tiny.folder(tmp_path / "data"), tmp_path / "run"
+    words = ["-m", "ntkcl_jax", *tiny.words(data, run, "--quiet")]
+    for number, pattern, more, told in (
+        (signal.SIGINT, "checkpoints/seed0/task0/step*", [], "interrupted"),
+        (signal.SIGTERM, "checkpoints/seed0/task1/before", ["--resume"], "terminated"),
+    ):
+        process = start(*words, *more)
+        wait_for(run, pattern, process)
+        process.send_signal(number)
+        out, error = process.communicate(timeout=300)
+        assert error == f"ntkcl: {told}; the same command with --resume goes on from the last checkpoint\n"
+        assert out == ""
+        assert process.returncode == 128 + number
+    process = start(*words, "--resume")
+    out, error = process.communicate(timeout=300)
+    assert (process.returncode, error) == (0, "")
+    assert "results.json" in out
+    assert list((run / "figures").glob("*.png"))
+    other = tmp_path / "other"
+    train(tiny.config(data__source="folder", data__path=str(data)), other, quiet=True)
+    assert_same(run, other)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path: Path) -> None:
+    data = tiny.folder(tmp_path / "data")
+    words = ["-m", "ntkcl_jax", *tiny.words(data, tmp_path / "run", "--quiet", "--seeds", "0", "1")]
+    began = time.monotonic()
+    process = start(*words[:-4], "--quiet", "--seeds", "0", "1", "--run-dir", str(tmp_path / "undisturbed"))
+    error = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, error
+    duration = time.monotonic() - began
+    seed = int(os.environ.get("NTKCL_KILL_SEED", "0"))
+    for i in range(5):
+        run = tmp_path / f"run{i}"
+        draw = random.Random(f"{seed} {i}")
+        kills = 0
+        for attempt in range(4):  # three kills, then to the end
+            resume = ["--resume"] if run.exists() else []
+            process = start(*words, "--run-dir", str(run), *resume)
+            if attempt < 3:
+                try:
+                    process.communicate(timeout=draw.uniform(0.15, 1) * duration)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    kills += 1
+            error = process.communicate(timeout=600)[1]
+        assert process.returncode == 0, error
+        assert kills
+        assert_same(run, tmp_path / "undisturbed")
