@@ -171,7 +171,9 @@ class OptimizerConfig:
     """SGD with momentum, coupled weight decay and a cosine per epoch within each task."""
 
     learning_rate: float = 0.025
-    """Initial learning rate of every task."""
+    """Initial learning rate of task 0, and of later tasks unless `later_learning_rate` is set."""
+    later_learning_rate: float | None = None
+    """Initial learning rate of tasks 1, 2, ...; None means `learning_rate`."""
     momentum: float = 0.9
     """Heavy-ball momentum; its state is new for every task."""
     weight_decay: float = 5e-4
@@ -184,6 +186,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Refuse durations and rates without meaning."""
         _require(self.learning_rate > 0, f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        later = self.later_learning_rate
+        _require(later is None or later >= 0, f"optimizer.later_learning_rate must not be negative, got {later}")
         _require(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), got {self.momentum}")
         _require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
         _require(self.batch_size >= 1, f"optimizer.batch_size must be at least 1, got {self.batch_size}")

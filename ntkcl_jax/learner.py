@@ -186,7 +186,7 @@ def fit_task(
     task_key = jax.random.key(stream_seed(seed, "steps", task))
     pending: list[tuple[int, StepResult]] = []
     for epoch in range(position.epoch, optimizer.epochs):
-        rate = jnp.float32(learning_rate(optimizer, epoch))
+        rate = jnp.float32(learning_rate(optimizer, epoch, task))
         first = position.step_in_epoch if epoch == position.epoch else 0
         for at, batch in enumerate(epoch_batches(epoch, first), start=first):
             step = epoch * steps_in_epoch + at

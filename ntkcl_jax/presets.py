@@ -97,12 +97,12 @@ def _published(
 
 def _cifar100() -> RunConfig:
     data = DataConfig(source="cifar100", path="cifar-100-python.tar.gz", classes_per_task=10)
-    return _published("cifar100", data, OptimizerConfig(0.025, 0.9, 5e-4, batch_size=16, epochs=20), eta=0.03)
+    return _published("cifar100", data, OptimizerConfig(learning_rate=0.025, weight_decay=5e-4, batch_size=16, epochs=20), eta=0.03)
 
 
 def _imagenet_r() -> RunConfig:
     data = DataConfig(source="folder", path="imagenet-r", classes_per_task=20)
-    return _published("imagenet-r", data, OptimizerConfig(0.02, 0.9, 5e-3, batch_size=16, epochs=20))
+    return _published("imagenet-r", data, OptimizerConfig(learning_rate=0.02, weight_decay=5e-3, batch_size=16, epochs=20))
 
 
 PRESETS: dict[str, Preset] = {

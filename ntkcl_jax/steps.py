@@ -112,8 +112,8 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(config.weight_decay), optax.trace(decay=config.momentum))
 
 
-def learning_rate(config: OptimizerConfig, epoch: int) -> float:
-    """Cosine from the initial rate to 0, constant within an epoch, restarted in every task.
+def learning_rate(config: OptimizerConfig, epoch: int, task: int = 0) -> float:
+    """Cosine from the task's initial rate to 0, constant within an epoch, restarted in every task.
 
     `lr_e = 0.5 * lr_0 * (1 + cos(π e / epochs))`, e = 0 .. epochs - 1.
 
@@ -121,7 +121,9 @@ def learning_rate(config: OptimizerConfig, epoch: int) -> float:
         >>> [learning_rate(OptimizerConfig(learning_rate=1.0, epochs=2), e) for e in (0, 1)]
         [1.0, 0.5]
     """
-    return 0.5 * config.learning_rate * (1 + math.cos(math.pi * epoch / config.epochs))
+    later = config.later_learning_rate
+    initial = config.learning_rate if task == 0 or later is None else later
+    return 0.5 * initial * (1 + math.cos(math.pi * epoch / config.epochs))
 
 
 def update(

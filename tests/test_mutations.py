@@ -33,7 +33,12 @@ MUTATIONS = {  # name: (fixture, file, text, replacement)
         "PatchBlock(with_prompts(base, new) + block.mlp(with_prompts(base, new)), new)",
     ),
     "the old prompts go into the MLP": ("A", "nn/streams.py", "mlp(with_prompts(base, new))", "mlp(z)"),
-    "nothing of the old prompts is carried on": ("C", "nn/streams.py", "+ carry * old", "+ 0 * old"),
+    "nothing of the old prompts is carried on": (
+        "C",
+        "nn/streams.py",
+        "generator(base) + carry * old",
+        "generator(base)",
+    ),
     "the last patches are taken for prompts": ("A", "nn/streams.py", "x[:, 1 : 1 + m]", "x[:, -m:]"),
     "the LayerNorm's epsilon is 1e-5": ("A", "nn/vit.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
     "GELU is the tanh approximation": ("C", "nn/vit.py", "approximate=False", "approximate=True"),

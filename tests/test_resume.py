@@ -15,35 +15,32 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {"methods": ("ntkcl", "sequential")}
-# The run of `undisturbed`, with a SIGKILL at the `count`-th call of a function: before, after, or instead of it.
+# The run of `undisturbed`, with a SIGKILL before or after the first call of a function whose arguments tell `wanted`.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from ntkcl_jax import checkpoint, run, runfolder
 from tests import tiny
 
-def deadly(function, count, after):
-    calls = 0
-    def call(*args, **kwargs):
-        nonlocal calls
-        calls += 1
-        if calls == count and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = function(*args, **kwargs)
-        if calls == count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return call
-
-where, name, count, after = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "after"
+where, name, wanted, when = sys.argv[1:]
 owner, attribute = {
-    "save": (checkpoint, "save"),
     "hash": (checkpoint, "file_sha256"),
     "rename": (Path, "rename"),
     "drop": (runfolder.RunFolder, "drop_steps"),
     "json": (checkpoint, "write_json"),
 }[name]
-setattr(owner, attribute, deadly(getattr(owner, attribute), count, after))
+function = getattr(owner, attribute)
+
+def deadly(*args, **kwargs):
+    now = wanted in str(args)
+    if now and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = function(*args, **kwargs)
+    if now:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(owner, attribute, deadly)
 run.train(tiny.config(methods=("ntkcl", "sequential")), where, arrays=tiny.arrays(), quiet=True)
 """
 
@@ -69,19 +66,20 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "count", "when", "left"),
+    ("function", "wanted", "when", "left"),
     [
-        ("json", 1, "before", set()),  # not even config.json
-        ("hash", 40, "before", {"before", "step3", "step6.partial"}),  # in the middle of a checkpoint
-        ("rename", 8, "after", {"before", "step3", "step6"}),  # task 1: two in-task checkpoints, the older not removed
-        ("drop", 2, "before", {"before", "after", "step9"}),  # task 1 is stored, its in-task checkpoint still there
+        ("json", "config.json", "before", set()),
+        ("hash", "step6.partial", "before", {"before", "step3", "step6.partial"}),  # in the middle of a checkpoint
+        ("rename", "task1/step6.partial'", "before", {"before", "step3", "step6.partial"}),
+        ("rename", "task1/step6.partial'", "after", {"before", "step3", "step6"}),  # the older one not removed yet
+        ("drop", ", 0, 1)", "before", {"before", "after", "step9"}),  # task 1 is stored, its in-task state still there
     ],
 )
 def test_a_killed_run_ends_with_the_same_bits(
-    undisturbed: Path, tmp_path: Path, function: str, count: int, when: str, left: set[str]
+    undisturbed: Path, tmp_path: Path, function: str, wanted: str, when: str, left: set[str]
 ) -> None:
     run = tmp_path / "run"
-    process = start("-c", SCRIPT, str(run), function, str(count), when)
+    process = start("-c", SCRIPT, str(run), function, wanted, when)
     error = process.communicate(timeout=300)[1]
     assert process.returncode == -signal.SIGKILL, error
     tasks = sorted((run / "checkpoints").glob("seed0/task*"))

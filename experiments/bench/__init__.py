@@ -1,0 +1,1 @@
+"""Benchmarks: never part of the tests, results as JSON with the environment beside them."""

@@ -1,0 +1,113 @@
+"""The variants table: `reference`, `paper`, each `paper` part alone, the default, and the baselines, on real streams.
+
+    python -m experiments.variants --out runs/variants                       # both offline streams
+    python -m experiments.variants --out runs/variants --omniglot FOLDER     # and Omniglot's 192 characters, 12 x 16
+
+Every row has the default preset's hyper-parameters, chosen on other streams and seeds (`experiments.choose`); only the
+named parts differ. Writes variants.md, variants.csv and variants.png beside the cells.
+"""
+
+import argparse
+import csv
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.cells import markdown, percent, read_cells, run_all, run_cell
+from ntkcl_jax import RunConfig, preset, with_variants
+from ntkcl_jax.presets import VARIANT_PARTS
+
+SEEDS = (0, 1, 2, 3, 4)
+BASELINES = ("prototypes", "sequential", "joint")
+VARIANTS: dict[str, dict[str, str] | None] = {
+    "default": None,
+    "reference": {"all": "reference"},
+    "paper": {"all": "paper"},
+    **{f"reference + paper {part}": {"all": "reference", part: "paper"} for part in VARIANT_PARTS},
+}
+"""Row to the forms of its parts; None leaves the preset as it is."""
+
+
+def cell_config(name: str, omniglot: str | None) -> RunConfig:
+    """Configuration of the cell `STREAM--ROW`."""
+    stream, row = name.split("--")
+    row = row.replace("_", " ")
+    config = preset("characters" if stream == "omniglot" else stream, seeds=SEEDS)
+    if stream == "omniglot":
+        config = replace(config, data=replace(config.data, path=omniglot or ""))
+    if row == "baselines":
+        return replace(config, methods=BASELINES)
+    forms = VARIANTS[row]
+    return config if forms is None else with_variants(config, **forms)
+
+
+def table(root: Path, streams: list[str]) -> list[list[str]]:
+    """Rows: name, A_T and forgetting for each stream, mean A_T over streams."""
+    cells = read_cells(root)
+    rows = []
+    for row in [*VARIANTS, *BASELINES]:
+        method, cell = (row, "baselines") if row in BASELINES else ("ntkcl", row)
+        found = [cells[f"{s}--{cell}".replace(" ", "_")]["summary"][method] for s in streams]
+        line = [row]
+        for summary in found:
+            line += [
+                percent(summary["average_incremental_accuracy"]),
+                percent(summary["final_accuracy"]),
+                percent(summary["forgetting"]),
+            ]
+        rows.append([*line, f"{100 * statistics.fmean(s['final_accuracy']['mean'] for s in found):.2f}"])
+    return rows
+
+
+def draw(root: Path, streams: list[str]) -> None:
+    """Dots with error bars: A_T of every row on every stream."""
+    from matplotlib.figure import Figure
+
+    cells = read_cells(root)
+    names = [*VARIANTS, *BASELINES]
+    figure = Figure(figsize=(3.4 * len(streams) + 2.2, 0.34 * len(names) + 1.1), layout="constrained")
+    for axes, stream in zip(figure.subplots(1, len(streams), sharey=True, squeeze=False)[0], streams, strict=True):
+        for y, row in enumerate(names):
+            method, cell = (row, "baselines") if row in BASELINES else ("ntkcl", row)
+            final = cells[f"{stream}--{cell}".replace(" ", "_")]["summary"][method]["final_accuracy"]
+            if row == "sequential":  # far below everything else: it would squeeze the rest together
+                continue
+            color = "#0072B2" if row == "default" else "#D55E00" if row in BASELINES else "#555555"
+            axes.errorbar(100 * final["mean"], y, xerr=100 * (final["std"] or 0), fmt="o", ms=4, color=color, capsize=2)
+        axes.set_title(stream, loc="left", fontsize=10)
+        axes.set_xlabel("A_T, % (mean ± std, 5 seeds)", fontsize=9)
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    figure.savefig(root / "variants.png", dpi=150, metadata={"Software": None})
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/variants"), help="folder of the cells")
+    parser.add_argument("--omniglot", help="folder with train/<class> and test/<class> of Omniglot's 192 characters")
+    parser.add_argument("--processes", type=int, default=2, help="cells at a time")
+    parser.add_argument("--table-only", action="store_true", help="only write the table from finished cells")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cell:
+        run_cell(options.out / options.cell, cell_config(options.cell, options.omniglot))
+        return
+    streams = ["digits", "scripts"] + (["omniglot"] if options.omniglot else [])
+    names = [f"{s}--{row}".replace(" ", "_") for row in ["baselines", *VARIANTS] for s in streams]
+    if not options.table_only:
+        common = ["--out", str(options.out)] + (["--omniglot", options.omniglot] if options.omniglot else [])
+        run_all("experiments.variants", names, common, options.processes)
+    rows = table(options.out, streams)
+    head = ["method", *(f"{s} {m}" for s in streams for m in ("Ā", "A_T", "F")), "mean A_T"]
+    (options.out / "variants.md").write_text(markdown(head, rows))
+    with open(options.out / "variants.csv", "w", newline="") as f:
+        csv.writer(f).writerows([head, *rows])
+    draw(options.out, streams)
+    print(markdown(head, rows), end="")
+
+
+if __name__ == "__main__":
+    main()
