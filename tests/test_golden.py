@@ -74,6 +74,7 @@ def test_optional_keys_may_be_missing(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not any(group.startswith("unit/") for group in report["groups"])
 
 
+@pytest.mark.slow
 def test_a_fixture_of_one_task_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Task 1 of C is gone; nb_tasks still says that a task follows, and the proxy head is as wide as task 0."""
     code = golden_replay.main([rewritten(tmp_path, "C", drop=("data/task1", "task1/"))])

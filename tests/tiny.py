@@ -45,10 +45,11 @@ def config(**changes: Any) -> RunConfig:
         optimizer=OptimizerConfig(learning_rate=0.05, batch_size=4, epochs=2),
         compute=ComputeConfig(eval_batch_size=16, checkpoint_every_steps=3),
     )
-    for name, value in changes.items():
-        part, _, field = name.rpartition("__")
-        made = replace(made, **({part: replace(getattr(made, part), **{field: value})} if part else {name: value}))
-    return made
+    whole = {name: value for name, value in changes.items() if "__" not in name}
+    for part in {name.split("__")[0] for name in changes} - set(whole):
+        fields = {name.split("__")[1]: value for name, value in changes.items() if name.startswith(f"{part}__")}
+        whole[part] = replace(getattr(made, part), **fields)
+    return replace(made, **whole)
 
 
 def folder(path: Path, classes: int = CLASSES) -> Path:

@@ -42,8 +42,10 @@ def main() -> None:
     tree = {f"backbone/{name}": np.asarray(value) for name, value in params.items()}
     half = {name: value.astype(np.float16) for name, value in to_timm(tree, config).items()}
     save_file(half, arguments.out, metadata=METADATA)
+    arguments.out.chmod(0o644)  # safetensors writes files that only their owner can read
     about = {
         "sha256": file_sha256(arguments.out),
+        "parameters": sum(value.size for value in half.values()),
         "backbone": asdict(config),
         "training": {
             "command": f"python -m experiments.pretrain --steps {recipe.steps} --seed {recipe.seed} --out FILE",

@@ -29,7 +29,8 @@ class Glyphs:
     ) -> tuple[UInt8[np.ndarray, "b 28 28"], Int[np.ndarray, "b"]]:
         """Draw images of random classes in random fonts; `strength` is that of `ntkcl_jax.data.strokes.draw`."""
         labels = rng.integers(0, len(self.characters), size)
-        fields = self.first[labels] + rng.integers(0, self.count[labels])
+        # One draw at a time: the shipped file was made so, and drawing them at once would change the stream.
+        fields = self.first[labels] + np.array([rng.integers(0, self.count[label]) for label in labels])
         return self.draw(fields, rng, strength), labels
 
     def draw(

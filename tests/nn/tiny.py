@@ -22,10 +22,14 @@ MODEL = ModelConfig(
     fusion_attention_scale=0.6,
     fusion_patch_scale=0.2,
 )
-PAPER = replace(MODEL, fusion="paper", initialisation="paper")
+SHALLOW = replace(MODEL, backbone=replace(BACKBONE, depth=2))
+PAPER = replace(SHALLOW, fusion="paper", initialisation="paper")
 # The networks run a few times each: compiling quickly counts.
 QUICKLY = {"xla_backend_optimization_level": 0}
 compiled = functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+
+WET = replace(MODEL, prompts=1, pretrained_view=True, adapter_dropout=0.5, fusion_dropout=0.25)
+"""Three sections, a single prompt, much dropout."""
 
 
 def network(model: ModelConfig = MODEL, **kwargs: object) -> Network:
@@ -33,39 +37,33 @@ def network(model: ModelConfig = MODEL, **kwargs: object) -> Network:
     return Network(model, task_classes=3, classes=5, **kwargs)
 
 
-def random_tree(tree: Tree, seed: int = 0) -> Tree:
+def random_tree(shapes: Tree) -> Tree:
     """Random numbers in the place of every float of a tree, of a size that keeps activations of order one."""
 
-    def draw(path: str, value: jax.Array) -> jax.Array:
-        if value.dtype == bool:
-            return value
-        rng = np.random.default_rng([seed, zlib.crc32(path.encode())])
-        drawn = rng.normal(size=value.shape)
+    def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
+        drawn = np.random.default_rng(zlib.crc32(path.encode())).normal(size=shape).astype(np.float32)
         if path.endswith("kernel"):
-            drawn *= value.shape[0] ** -0.5
-        elif path.endswith("scale"):
-            drawn = 1 + 0.3 * drawn
-        else:
-            drawn *= 0.3
-        return jnp.asarray(drawn, jnp.float32)
+            return drawn * np.float32(shape[0] ** -0.5)
+        return 1 + np.float32(0.3) * drawn if path.endswith("scale") else np.float32(0.3) * drawn
 
-    return {path: draw(path, value) for path, value in tree.items()}
+    return {path: draw(path, x.shape) for path, x in shapes.items() if x.dtype != bool}
 
 
 @functools.cache
 def initial(net: Network) -> tuple[Tree, Frozen]:
     """The network's own start, with a random backbone of ordinary size."""
-    adaptation, frozen = net.init(jax.random.key(0))
-    return adaptation, frozen._replace(backbone=random_tree(frozen.backbone))
+    shapes = jax.eval_shape(net.init, jax.random.key(0))[1].backbone
+    return net.init(jax.random.key(0), random_tree(shapes))
 
 
 @functools.cache
 def randomised(net: Network) -> tuple[Tree, Frozen]:
     """Random numbers everywhere; classes 0 to 3 of 5 have a prototype."""
-    adaptation, frozen = net.init(jax.random.key(0))
-    prototypes = random_tree(frozen.prototypes) | {"prototypes/seen": jnp.arange(5) < 4}
-    prototypes["prototypes/kernel"] = prototypes["prototypes/kernel"].at[4].set(0.0)
-    return random_tree(adaptation), Frozen(random_tree(frozen.backbone), random_tree(frozen.mean), prototypes)
+    adaptation, frozen = jax.eval_shape(net.init, jax.random.key(0))
+    prototypes = random_tree(frozen.prototypes) | {"prototypes/seen": np.arange(5) < 4}
+    prototypes["prototypes/kernel"][4] = 0
+    trees = random_tree(adaptation), Frozen(random_tree(frozen.backbone), random_tree(frozen.mean), prototypes)
+    return jax.tree.map(jnp.asarray, trees)
 
 
 def images(count: int, backbone: BackboneConfig = BACKBONE, seed: int = 0) -> np.ndarray:
@@ -75,14 +73,22 @@ def images(count: int, backbone: BackboneConfig = BACKBONE, seed: int = 0) -> np
 
 
 @compiled
-def features(net: Network, adaptation: Tree, frozen: Frozen, x: jax.Array, key: jax.Array | None = None) -> Features:
-    """Features, dropout on with a key."""
+def dropped(net: Network, adaptation: Tree, frozen: Frozen, x: jax.Array, key: jax.Array) -> Features:
+    """Features with dropout."""
     return net.features(adaptation, frozen, x, key)
 
 
 @compiled
+def everything(net: Network, adaptation: Tree, frozen: Frozen, x: jax.Array) -> tuple[Features, jax.Array, jax.Array]:
+    """Features, proxy logits and scores of the hybrid feature."""
+    module = net.module(adaptation, frozen)
+    views = module.features(x)
+    return views, module.proxy(views.hybrid), module.prototypes(views.hybrid)
+
+
+@compiled
 def scores(net: Network, adaptation: Tree, frozen: Frozen, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scores, proxy logits and hybrid features."""
+    """What `apply_fn` gives: scores, proxy logits and hybrid features."""
     return tuple(net.apply_fn(adaptation, frozen, x, output) for output in ("scores", "proxy", "features"))
 
 
@@ -95,3 +101,8 @@ def gradient(net: Network, adaptation: Tree, frozen: Frozen, x: jax.Array) -> tu
         return sum(jnp.sum(jnp.sin(view + jnp.arange(view.shape[1]))) for view in views)
 
     return jax.value_and_grad(scalar)(adaptation)
+
+
+def features(net: Network, adaptation: Tree, frozen: Frozen, x: jax.Array) -> Features:
+    """Features without dropout."""
+    return everything(net, adaptation, frozen, x)[0]

@@ -1,0 +1,64 @@
+"""Every preset can be built, stored and read back, and says what the documents say."""
+
+import json
+
+import pytest
+
+from ntkcl_jax.config import METHODS, RunConfig
+from ntkcl_jax.config_json import from_json, to_json
+from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.presets import PRESETS, VARIANT_PARTS, preset, with_variants
+from ntkcl_jax.setup import check_settings
+
+
+def parts(config: RunConfig) -> dict[str, str]:
+    return {p: getattr(config.model, p, None) or getattr(config.objective, p) for p in VARIANT_PARTS}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_its_json_and_names_itself(name: str) -> None:
+    config = preset(name)
+    assert config.preset == name
+    assert from_json(RunConfig, json.loads(json.dumps(to_json(config)))) == config
+    check_settings(config)
+    assert set(config.methods) <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_described_on_one_short_line(name: str) -> None:
+    assert 20 < len(PRESETS[name].about) <= 120
+    assert "\n" not in PRESETS[name].about
+
+
+@pytest.mark.parametrize("name", ["cifar100", "imagenet-r"])
+def test_the_published_presets_use_the_reference_form_of_every_part(name: str) -> None:
+    assert set(parts(preset(name)).values()) == {"reference"}
+    backbone = preset(name).model.backbone
+    assert (backbone.image_size, backbone.patch_size, backbone.dim, backbone.depth, backbone.heads) == (
+        (224, 16, 768, 12, 12)
+    )
+
+
+def test_variants_are_set_one_by_one_or_all_at_once() -> None:
+    config = preset("digits")
+    assert set(parts(with_variants(config, all="paper")).values()) == {"paper"}
+    mixed = parts(with_variants(config, all="paper", orthogonality="reference"))
+    assert [p for p, form in mixed.items() if form == "reference"] == ["orthogonality"]
+    for part in VARIANT_PARTS:
+        changed = with_variants(with_variants(config, all="reference"), **{part: "paper"})
+        assert [p for p, form in parts(changed).items() if form == "paper"] == [part]
+
+
+def test_an_unknown_variant_or_preset_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"no part called fusoin has variants; choose from .*fusion"):
+        with_variants(preset("digits"), fusoin="paper")
+    with pytest.raises(ConfigError, match=r"unknown preset 'digit'; did you mean digits\? choose from digits, "):
+        preset("digit")
+    with pytest.raises(ConfigError, match=r"unknown preset 'zzz'; choose from digits, "):
+        preset("zzz")
+
+
+def test_fields_can_be_replaced_and_are_checked() -> None:
+    assert preset("digits", seeds=(4,)).seeds == (4,)
+    with pytest.raises(ConfigError, match="seeds must differ"):
+        preset("digits", seeds=(4, 4))
