@@ -45,10 +45,12 @@ def run_all(module: str, names: Sequence[str], common: Sequence[str], processes:
     """
 
     def call(name: str) -> str | None:
-        done = subprocess.run([sys.executable, "-m", module, "--cell", name, *common], capture_output=True, text=True)
+        command = [sys.executable, "-m", module, "--cell", name, *common]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"{'failed' if done.returncode else 'done  '} {name}" + (f": {last}" if done.returncode else ""), flush=True)
-        return f"{name}: {last}" if done.returncode else None
+        message = f"{name}: {last}" if done.returncode else None
+        print(f"failed {message}" if message else f"done   {name}", flush=True)
+        return message
 
     with ThreadPoolExecutor(processes) as pool:
         failed = [message for message in pool.map(call, names) if message]

@@ -9,7 +9,8 @@ import unicodedata
 import numpy as np
 
 from ntkcl_jax import Arrays
-from ntkcl_jax.data.glyphs import PRETRAINING_FONTS, SCRIPTS, distance_field, draw, font_characters, is_digit
+from ntkcl_jax.data.glyphs import PRETRAINING_FONTS, SCRIPT_STRENGTH, SCRIPTS, is_digit
+from ntkcl_jax.data.strokes import distance_field, draw, font_characters
 from ntkcl_jax.seeds import stream_seed
 
 CLASSES, TRAIN, TEST = 120, 20, 10
@@ -52,5 +53,5 @@ def dev_scripts() -> Arrays:
         for letter in letters:
             own = [distance_field(letter, font) for font in fonts if letter in font_characters(font)]
             fields += [own[i % len(own)] for i in range(count)]
-        sides += [draw(np.stack(fields), rng, 1.0), np.repeat(np.arange(CLASSES), count)]
+        sides += [draw(np.stack(fields), rng, SCRIPT_STRENGTH), np.repeat(np.arange(CLASSES), count)]
     return Arrays(*sides, class_names=tuple(f"U+{ord(c):04X}" for c in letters))

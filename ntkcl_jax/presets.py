@@ -63,7 +63,7 @@ def _nano(name: str, data: DataConfig) -> RunConfig:
         preset=name,
         data=data,
         model=ModelConfig(backbone=BACKBONES["nano"]),
-        optimizer=OptimizerConfig(learning_rate=0.01, batch_size=32, epochs=3, weight_decay=5e-4),
+        optimizer=OptimizerConfig(learning_rate=0.2, batch_size=16, epochs=2, weight_decay=5e-4),
     )
 
 
@@ -75,7 +75,7 @@ def _scripts() -> RunConfig:
     return _nano("scripts", DataConfig(source="scripts", classes_per_task=12))
 
 
-def _glyphs() -> RunConfig:
+def _characters() -> RunConfig:
     data = DataConfig(source="folder", path="data", classes_per_task=16, invert=True)
     return _nano("characters", data)
 
@@ -97,24 +97,24 @@ def _published(
 
 def _cifar100() -> RunConfig:
     data = DataConfig(source="cifar100", path="cifar-100-python.tar.gz", classes_per_task=10)
-    return _published("cifar100", data, OptimizerConfig(learning_rate=0.025, weight_decay=5e-4, batch_size=16, epochs=20), eta=0.03)
+    return _published(
+        "cifar100", data, OptimizerConfig(learning_rate=0.025, weight_decay=5e-4, batch_size=16, epochs=20), eta=0.03
+    )
 
 
 def _imagenet_r() -> RunConfig:
     data = DataConfig(source="folder", path="imagenet-r", classes_per_task=20)
-    return _published("imagenet-r", data, OptimizerConfig(learning_rate=0.02, weight_decay=5e-3, batch_size=16, epochs=20))
+    return _published(
+        "imagenet-r", data, OptimizerConfig(learning_rate=0.02, weight_decay=5e-3, batch_size=16, epochs=20)
+    )
 
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(_digits, "5,000 real handwritten digits, 5 tasks x 2; shipped backbone, no files needed"),
-    "scripts": Preset(
-        _scripts, "rendered characters of writing systems the backbone never saw, 10 tasks; no files needed"
-    ),
-    "characters": Preset(
-        _glyphs, "dark-on-light characters in a folder (--data.path), 16 classes per task; shipped backbone"
-    ),
-    "cifar100": Preset(_cifar100, "CIFAR-100, 10 tasks x 10, ViT-B/16 weights and the published archive needed"),
-    "imagenet-r": Preset(_imagenet_r, "ImageNet-R in a folder, 10 tasks x 20, ViT-B/16 weights needed"),
+    "scripts": Preset(_scripts, "120 characters of unseen writing systems, 10 tasks x 12; shipped backbone, no files"),
+    "characters": Preset(_characters, "dark-on-light characters in a folder, 16 classes a task; shipped backbone"),
+    "cifar100": Preset(_cifar100, "CIFAR-100, 10 tasks x 10; needs ViT-B/16 weights and the published archive"),
+    "imagenet-r": Preset(_imagenet_r, "ImageNet-R in a folder, 10 tasks x 20; needs ViT-B/16 weights"),
 }
 
 

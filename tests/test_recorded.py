@@ -19,6 +19,8 @@ from ntkcl_jax.run import train
 from tests import tiny
 
 SEEDS = (2, 0)
+WHOLE_TASKS = {"compute__checkpoint_every_steps": 1000}
+"""Each checkpoint waits for the disk many times; in-task ones are only written where a test looks at them."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = folder / "w.safetensors"
     network = Network(tiny.config().model, task_classes=3, classes=7)
     save_backbone(network.init(jax.random.key(5))[1].backbone, tiny.BACKBONE, weights)
-    train(tiny.config(weights=str(weights), seeds=SEEDS), folder / "run", arrays=tiny.arrays(), quiet=True)
+    train(
+        tiny.config(weights=str(weights), seeds=SEEDS, **WHOLE_TASKS), folder / "run", arrays=tiny.arrays(), quiet=True
+    )
     weights.unlink()
     return folder / "run"
 
@@ -127,7 +131,12 @@ def test_a_task_has_its_images_and_labels_in_the_order_of_the_classes(run: Recor
 
 
 def test_a_seed_that_drew_its_own_backbone_gets_it_back(tmp_path: Path) -> None:
-    train(tiny.config(seeds=(1, 0)), tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    train(
+        tiny.config(seeds=(1, 0), optimizer__epochs=1, **WHOLE_TASKS),
+        tmp_path / "run",
+        arrays=tiny.arrays(),
+        quiet=True,
+    )
     opened = load_run(tmp_path / "run", arrays=tiny.arrays())
     assert opened.backbone is None
     for seed in (0, 1):

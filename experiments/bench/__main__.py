@@ -73,9 +73,7 @@ def measure(backbone: str, batch_size: int, dtype: str, repeats: int) -> dict[st
     backbone_fn = jax.jit(lambda tree, batch: network.backbone_fn(tree, pixels_of(batch, size)))
     return {
         "backbone_forward": milliseconds(lambda: backbone_fn(frozen.backbone, batch), repeats),
-        "evaluation_step": milliseconds(
-            lambda: eval_step(network, adaptation, frozen, batch, task_of_class), repeats
-        ),
+        "evaluation_step": milliseconds(lambda: eval_step(network, adaptation, frozen, batch, task_of_class), repeats),
         "training_step": milliseconds(one_step, repeats),
     }
 

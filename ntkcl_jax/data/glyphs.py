@@ -56,7 +56,7 @@ Written down, so that another version of the fonts can't change the classes.
 SCRIPT_TRAIN, SCRIPT_TEST = 20, 10
 """Images of each class of the `scripts` stream."""
 SCRIPT_STRENGTH = 1.2
-"""Distortion of the `scripts` stream, see `draw`. Set so that frozen prototypes leave room (0.77; at 1.0 it is 0.86)."""
+"""Distortion of the `scripts` stream, see `draw`. Set to leave room above frozen prototypes (0.77; at 1.0 0.86)."""
 
 _NUMBER_WORDS = frozenset(
     "DIGIT DIGITS NUMBER NUMERAL FRACTION ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split()
