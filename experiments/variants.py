@@ -3,8 +3,8 @@
     python -m experiments.variants --out runs/variants                       # both offline streams
     python -m experiments.variants --out runs/variants --omniglot FOLDER     # and Omniglot's 192 characters, 12 x 16
 
-Every row has the default preset's hyper-parameters, chosen on other streams and seeds (`experiments.choose`); only the
-named parts differ. Writes variants.md, variants.csv and variants.png beside the cells.
+Every row has the presets' hyper-parameters, chosen on other streams and seeds (`experiments.choose`); only the forms of
+the named parts differ; `paper` is what the presets use. Writes variants.md, .csv and .png beside the cells.
 """
 
 import argparse
@@ -19,13 +19,12 @@ from ntkcl_jax.presets import VARIANT_PARTS
 
 SEEDS = (0, 1, 2, 3, 4)
 BASELINES = ("prototypes", "sequential", "joint")
-VARIANTS: dict[str, dict[str, str] | None] = {
-    "default": None,
+VARIANTS: dict[str, dict[str, str]] = {
     "reference": {"all": "reference"},
     "paper": {"all": "paper"},
     **{f"reference + paper {part}": {"all": "reference", part: "paper"} for part in VARIANT_PARTS},
 }
-"""Row to the forms of its parts; None leaves the preset as it is."""
+"""Row to the forms of its parts."""
 
 
 def cell_config(name: str, omniglot: str | None) -> RunConfig:
@@ -37,8 +36,7 @@ def cell_config(name: str, omniglot: str | None) -> RunConfig:
         config = replace(config, data=replace(config.data, path=omniglot or ""))
     if row == "baselines":
         return replace(config, methods=BASELINES)
-    forms = VARIANTS[row]
-    return config if forms is None else with_variants(config, **forms)
+    return with_variants(config, **VARIANTS[row])
 
 
 def table(root: Path, streams: list[str]) -> list[list[str]]:
@@ -72,7 +70,7 @@ def draw(root: Path, streams: list[str]) -> None:
             final = cells[f"{stream}--{cell}".replace(" ", "_")]["summary"][method]["final_accuracy"]
             if row == "sequential":  # far below everything else: it would squeeze the rest together
                 continue
-            color = "#0072B2" if row == "default" else "#D55E00" if row in BASELINES else "#555555"
+            color = "#0072B2" if row == "paper" else "#D55E00" if row in BASELINES else "#555555"
             axes.errorbar(100 * final["mean"], y, xerr=100 * (final["std"] or 0), fmt="o", ms=4, color=color, capsize=2)
         axes.set_title(stream, loc="left", fontsize=10)
         axes.set_xlabel("A_T, % (mean ± std, 5 seeds)", fontsize=9)
