@@ -175,10 +175,13 @@ def evaluate(
     labels = scenario.relabel(setup.source.test.labels)
     chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
     task_of_class = jnp.asarray([scenario.task_of(c) for c in range(scenario.num_classes)])
-    batches = list(setup.test_views.batches(chosen, labels[chosen], setup.config.compute.eval_batch_size))
-    results = [eval_step(setup.network, adaptation, frozen, batch, task_of_class) for batch in batches]
-    valid = np.concatenate([batch.valid for batch in batches])
-    best, top5, within = (np.concatenate(x)[valid] for x in zip(*jax.device_get(results), strict=True))
+    results = [
+        (eval_step(setup.network, adaptation, frozen, batch, task_of_class), batch.valid)
+        for batch in setup.test_views.batches(chosen, labels[chosen], setup.config.compute.eval_batch_size)
+    ]
+    valid = np.concatenate([rows for _, rows in results])
+    predictions = jax.device_get([p for p, _ in results])
+    best, top5, within = (np.concatenate(x)[valid] for x in zip(*predictions, strict=True))
     evaluation = score_predictions(
         best,
         labels[chosen],
