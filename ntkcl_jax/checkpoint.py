@@ -12,6 +12,8 @@ import logging
 import os
 import re
 import shutil
+import signal
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,23 @@ def _no_traces() -> Generator[None]:
         logger.disabled = was
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Hold Ctrl-C and SIGTERM back until a checkpoint is whole: an exception inside orbax's threads helps nobody."""
+    if threading.current_thread() is not threading.main_thread():  # signals only ever reach the main thread
+        yield
+        return
+    held: list[int] = []
+    usual = {n: signal.signal(n, lambda number, _: held.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        for number in held[:1]:
+            signal.raise_signal(number)
+
+
 def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all; one of the same name is replaced.
 
@@ -97,7 +116,7 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
         partial.mkdir(parents=True)
         trees = jax.tree.map(np.asarray, trees)
         _check_room(partial, trees)
-        with _no_traces():
+        with _uninterrupted(), _no_traces():
             ocp.save(str(partial.absolute() / "arrays"), trees)
         (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
         manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}

@@ -101,8 +101,12 @@ def test_presets_are_listed_for_people_and_for_machines() -> None:
 def test_options_override_the_preset(tmp_path: Path) -> None:
     words = tiny.words(tmp_path / "data", tmp_path / "run", "--seeds", "4", "5", "--resume")
     options = parse_train("digits", preset("digits"), words[2:])
-    data = {"data__source": "folder", "data__path": str(tmp_path / "data")}
-    assert options.config == tiny.config(seeds=(4, 5), **data)
+    wanted, start = tiny.config(), preset("digits")
+    assert options.config.seeds == (4, 5)
+    assert (options.config.data.source, options.config.data.path) == ("folder", str(tmp_path / "data"))
+    assert options.config.model.backbone == wanted.model.backbone
+    assert options.config.optimizer.epochs == wanted.optimizer.epochs != start.optimizer.epochs
+    assert options.config.optimizer.later_learning_rate == start.optimizer.later_learning_rate
     assert (options.run_dir, options.resume, options.quiet, options.json) == (tmp_path / "run", True, False, False)
     assert parse(Demo, "demo", ["--seeds", "0", "1"]).seeds == (0, 1)
 

@@ -21,8 +21,8 @@ compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimizatio
 
 
 @functools.cache
-def dissimilarity(variant: str):
-    def loss(x, y, valid, old, temperature):
+def dissimilarity(variant: str, temperature: float):
+    def loss(x, y, valid, old):
         return objective.dissimilarity(x, y, valid, old, temperature, variant)
 
     return compiled(jax.value_and_grad(loss))
@@ -59,7 +59,7 @@ NO_OLD = old_rows([False] * OLD)
 )
 def test_dissimilarity_equals_its_twin_on_the_valid_rows(variant, labels, valid, old_valid, seed) -> None:
     x, y, valid, old = rows(seed), np.array(labels, np.int32), np.array(valid), old_rows(old_valid)
-    value, gradient = dissimilarity(variant)(x, y, valid, old, 0.5)
+    value, gradient = dissimilarity(variant, 0.5)(x, y, valid, old)
 
     def twin(x: np.ndarray) -> float:
         keep = old.valid
@@ -80,8 +80,8 @@ def test_what_padding_and_invalid_old_rows_hold_does_not_matter(variant) -> None
     noise = old_rows(old_valid)
     noise.features[2:] = -1e3
     noise.labels[2:] = 4
-    first = dissimilarity(variant)(x, y, valid, old_rows(old_valid), 0.1)
-    second = dissimilarity(variant)(other, np.where(valid, y, 5).astype(np.int32), valid, noise, 0.1)
+    first = dissimilarity(variant, 0.1)(x, y, valid, old_rows(old_valid))
+    second = dissimilarity(variant, 0.1)(other, np.where(valid, y, 5).astype(np.int32), valid, noise)
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_allclose(first[1], second[1], atol=1e-6)
     basis = np.linalg.qr(rows(3).T.astype(np.float64))[0][:, :2].astype(np.float32)
@@ -98,17 +98,18 @@ def test_what_padding_and_invalid_old_rows_hold_does_not_matter(variant) -> None
     ids=["no shared class", "one valid row", "no valid row"],
 )
 def test_without_a_positive_pair_dissimilarity_and_its_gradient_are_zero(variant, labels, valid) -> None:
-    value, gradient = dissimilarity(variant)(rows(0), np.array(labels, np.int32), np.array(valid), NO_OLD, 0.1)
+    value, gradient = dissimilarity(variant, 0.1)(rows(0), np.array(labels, np.int32), np.array(valid), NO_OLD)
     assert value == 0
     np.testing.assert_array_equal(gradient, np.zeros((B, E)))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_old_prototypes_get_no_gradient(variant) -> None:
+    x, y, valid = (jnp.asarray(a) for a in (rows(0), np.array([4, 4, 5, 5, 6, 6], np.int32), np.ones(B, bool)))
+
     def loss(old_features):
-        old = OldRows(old_features, np.array([4, 5, 6, 7], np.int32), np.ones(OLD, bool))
-        y = np.array([4, 4, 5, 5, 6, 6], np.int32)
-        return objective.dissimilarity(rows(0), y, np.ones(B, bool), old, 0.5, variant)
+        old = OldRows(old_features, jnp.arange(4, 8), jnp.ones(OLD, bool))
+        return objective.dissimilarity(x, y, valid, old, 0.5, variant)
 
     assert not np.asarray(compiled(jax.grad(loss))(rows(1, OLD))).any()
 
@@ -120,7 +121,7 @@ def test_zero_rows_have_finite_losses_and_zero_gradients(variant) -> None:
     old = old_rows([True] * OLD)
     old.features[1] = 0
     y = np.array([7, 7, 7, 8, 8, 9], np.int32)
-    value, gradient = dissimilarity(variant)(x, y, np.ones(B, bool), old, 0.1)
+    value, gradient = dissimilarity(variant, 0.1)(x, y, np.ones(B, bool), old)
     expected = twins.dissimilarity(x.astype(float), y, old.features.astype(float), old.labels, 0.1, variant)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()
@@ -136,7 +137,7 @@ def test_paper_dissimilarity_falls_and_reference_dissimilarity_rises_with_same_c
     near, far = rows(0), rows(0)
     near[1::2] = near[::2] + 0.1 * rows(1)[::2]
     slopes = {
-        v: [float(dissimilarity(v)(x, y, np.ones(B, bool), NO_OLD, 0.5)[0]) for x in (near, far)] for v in VARIANTS
+        v: [float(dissimilarity(v, 0.5)(x, y, np.ones(B, bool), NO_OLD)[0]) for x in (near, far)] for v in VARIANTS
     }
     assert slopes["paper"][0] < slopes["paper"][1]
     assert slopes["reference"][0] > slopes["reference"][1]
