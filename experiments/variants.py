@@ -12,12 +12,14 @@ import csv
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from experiments.cells import markdown, percent, read_cells, run_all, run_cell
 from ntkcl_jax import RunConfig, preset, with_variants
 from ntkcl_jax.presets import VARIANT_PARTS
 
 SEEDS = (0, 1, 2, 3, 4)
+METRICS = ("average_incremental_accuracy", "final_accuracy", "forgetting")
 BASELINES = ("prototypes", "sequential", "joint")
 VARIANTS: dict[str, dict[str, str]] = {
     "reference": {"all": "reference"},
@@ -40,21 +42,25 @@ def cell_config(name: str, omniglot: str | None) -> RunConfig:
 
 
 def table(root: Path, streams: list[str]) -> list[list[str]]:
-    """Rows: name, A_T and forgetting for each stream, mean A_T over streams."""
+    """Rows: name, Ā, A_T, forgetting and seeds for each stream, mean A_T over streams; dashes where nothing has run."""
     cells = read_cells(root)
     rows = []
     for row in [*VARIANTS, *BASELINES]:
-        method, cell = (row, "baselines") if row in BASELINES else ("ntkcl", row)
-        found = [cells[f"{s}--{cell}".replace(" ", "_")]["summary"][method] for s in streams]
+        found = [summary_of(cells, stream, row) for stream in streams]
         line = [row]
         for summary in found:
-            line += [
-                percent(summary["average_incremental_accuracy"]),
-                percent(summary["final_accuracy"]),
-                percent(summary["forgetting"]),
-            ]
-        rows.append([*line, f"{100 * statistics.fmean(s['final_accuracy']['mean'] for s in found):.2f}"])
+            line += [percent(summary[metric]) for metric in METRICS] if summary else ["–"] * len(METRICS)
+            line.append(str(summary["final_accuracy"]["n"]) if summary else "0")
+        finals = [summary["final_accuracy"]["mean"] for summary in found if summary]
+        rows.append([*line, f"{100 * statistics.fmean(finals):.2f}" if len(finals) == len(streams) else "–"])
     return rows
+
+
+def summary_of(cells: dict[str, Any], stream: str, row: str) -> dict[str, Any] | None:
+    """Aggregated metrics of a row on a stream, as far as its seeds are done."""
+    method, cell = (row, "baselines") if row in BASELINES else ("ntkcl", row)
+    results = cells.get(f"{stream}--{cell}".replace(" ", "_"))
+    return results["summary"].get(method) if results else None
 
 
 def draw(root: Path, streams: list[str]) -> None:
@@ -66,10 +72,10 @@ def draw(root: Path, streams: list[str]) -> None:
     figure = Figure(figsize=(3.4 * len(streams) + 2.2, 0.34 * len(names) + 1.1), layout="constrained")
     for axes, stream in zip(figure.subplots(1, len(streams), sharey=True, squeeze=False)[0], streams, strict=True):
         for y, row in enumerate(names):
-            method, cell = (row, "baselines") if row in BASELINES else ("ntkcl", row)
-            final = cells[f"{stream}--{cell}".replace(" ", "_")]["summary"][method]["final_accuracy"]
-            if row == "sequential":  # far below everything else: it would squeeze the rest together
+            summary = summary_of(cells, stream, row)
+            if summary is None or row == "sequential":  # the latter is far below: it would squeeze the rest together
                 continue
+            final = summary["final_accuracy"]
             color = "#0072B2" if row == "paper" else "#D55E00" if row in BASELINES else "#555555"
             axes.errorbar(100 * final["mean"], y, xerr=100 * (final["std"] or 0), fmt="o", ms=4, color=color, capsize=2)
         axes.set_title(stream, loc="left", fontsize=10)
@@ -99,7 +105,7 @@ def main() -> None:
         common = ["--out", str(options.out)] + (["--omniglot", options.omniglot] if options.omniglot else [])
         run_all("experiments.variants", names, common, options.processes)
     rows = table(options.out, streams)
-    head = ["method", *(f"{s} {m}" for s in streams for m in ("Ā", "A_T", "F")), "mean A_T"]
+    head = ["method", *(f"{s} {m}" for s in streams for m in ("Ā", "A_T", "F", "n")), "mean A_T"]
     (options.out / "variants.md").write_text(markdown(head, rows))
     with open(options.out / "variants.csv", "w", newline="") as f:
         csv.writer(f).writerows([head, *rows])

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ntkcl_jax.config import DataConfig, OptimizerConfig
 from ntkcl_jax.data import make_scenario
@@ -29,11 +28,12 @@ def replay_units(fix: Fixture, errors: Errors) -> None:
         orders = [make_scenario(100, data, seed).class_order for seed in range(5)]
         errors.compare("unit/class_order", "seeds 0-4", orders, z["unit/class_order_100_seed0to4"])
     if "unit/update_ratios" in z:
-        one, zero = np.float64(1), np.float64(0)
-        ratios = [
-            [updated_mean({"mean/x": a}, {"current/x": b}, t)["mean/x"] for a, b in ((one, zero), (zero, one))]
-            for t in range(len(z["unit/update_ratios"]))
-        ]
+        with jax.enable_x64(True):
+            one, zero = jnp.float64(1), jnp.float64(0)
+            ratios = [
+                [updated_mean({"mean/x": a}, {"current/x": b}, t)["mean/x"] for a, b in ((one, zero), (zero, one))]
+                for t in range(len(z["unit/update_ratios"]))
+            ]
         errors.compare("unit/mean_ratios", "t = 0..", ratios, z["unit/update_ratios"])
 
 

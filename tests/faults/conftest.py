@@ -8,6 +8,7 @@ import pytest
 
 from ntkcl_jax import cli
 from ntkcl_jax.run import train
+from tests import tiny
 
 Fail = Callable[..., str]
 

@@ -15,6 +15,7 @@ from ntkcl_jax import checkpoint
 from ntkcl_jax.errors import NonFiniteError, RunFolderError
 from ntkcl_jax.run import train
 from ntkcl_jax.runfolder import RunFolder
+from tests import tiny
 from tests.faults.conftest import Fail, copy, resume
 
 # Run folders

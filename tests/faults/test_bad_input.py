@@ -13,6 +13,7 @@ from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.data import batches, prepared
 from ntkcl_jax.nn.model import Network
 from ntkcl_jax.nn.weights import save_backbone
+from tests import tiny
 from tests.faults.conftest import Fail
 
 # Images

@@ -53,7 +53,7 @@ def random_tree(shapes: Tree) -> Tree:
 def initial(net: Network) -> tuple[Tree, Frozen]:
     """The network's own start, with a random backbone of ordinary size."""
     shapes = jax.eval_shape(net.init, jax.random.key(0))[1].backbone
-    return net.init(jax.random.key(0), random_tree(shapes))
+    return net.init(jax.random.key(0), jax.tree.map(jnp.asarray, random_tree(shapes)))
 
 
 @functools.cache
