@@ -14,6 +14,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,17 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
     except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        _discard(partial)
         raise write_error(path, error) from error
+
+
+def _discard(partial: Path) -> None:
+    """Delete a half-written checkpoint; orbax's threads may still be putting files into it for a moment."""
+    for _ in range(20):
+        shutil.rmtree(partial, ignore_errors=True)
+        time.sleep(0.05)
+        if not partial.exists():
+            return
 
 
 def exists(path: Path) -> bool:

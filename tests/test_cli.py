@@ -105,7 +105,7 @@ def test_options_override_the_preset(tmp_path: Path) -> None:
     assert options.config.seeds == (4, 5)
     assert (options.config.data.source, options.config.data.path) == ("folder", str(tmp_path / "data"))
     assert options.config.model.backbone == wanted.model.backbone
-    assert options.config.optimizer.epochs == wanted.optimizer.epochs != start.optimizer.epochs
+    assert options.config.optimizer.batch_size == wanted.optimizer.batch_size != start.optimizer.batch_size
     assert options.config.optimizer.later_learning_rate == start.optimizer.later_learning_rate
     assert (options.run_dir, options.resume, options.quiet, options.json) == (tmp_path / "run", True, False, False)
     assert parse(Demo, "demo", ["--seeds", "0", "1"]).seeds == (0, 1)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ntkcl_jax.options import parse_train
+from ntkcl_jax.presets import preset
 from ntkcl_jax.run import train
 from tests import tiny
 
@@ -121,7 +123,7 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on_and_nothing_is_lost(tmp_path: Path)
     assert "results.json" in out
     assert list((run / "figures").glob("*.png"))
     other = tmp_path / "other"
-    train(tiny.config(data__source="folder", data__path=str(data)), other, quiet=True)
+    train(parse_train("digits", preset("digits"), tiny.words(data, other)[2:]).config, other, quiet=True)
     assert_same(run, other)
 
 
