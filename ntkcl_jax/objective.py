@@ -91,7 +91,7 @@ def dissimilarity(
 
 
 def orthogonality_basis(prototypes: np.ndarray, old: int, allocated: int, rank: int, variant: Variant) -> np.ndarray:
-    """Directions that old prototypes span, computed once per task on the host in float64.
+    """Directions that old prototypes span, computed once per task on the host.
 
     Args:
         prototypes: (classes, e) rows of the prototype head in class order.

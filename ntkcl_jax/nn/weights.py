@@ -93,8 +93,9 @@ def from_timm(state: NumpyTree, config: BackboneConfig, where: str = "the state 
     tree = {}
     for name, path in names.items():
         value = np.asarray(state[name], np.float32)
-        if name == "patch_embed.proj.weight" and value.ndim == 4:
-            value = value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
+        if name == "patch_embed.proj.weight":
+            # A flattened kernel of the right size is refused below: its pixels may lie in another order.
+            value = value.transpose(2, 3, 1, 0).reshape(-1, value.shape[0]) if value.ndim == 4 else value[..., None]
         elif path.endswith("/kernel"):
             value = value.T
         if value.shape != expected[path]:
@@ -166,7 +167,9 @@ def load_backbone(weights: str, config: BackboneConfig) -> tuple[NumpyTree, str]
         with safe_open(path, framework="numpy") as f:
             state = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118  (not a dict)
     except (SafetensorError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} is not a whole safetensors file ({error}); download it again") from error
+        raise WeightsError(
+            f"{path} is not a whole safetensors file of float types ({error}); download it again"
+        ) from error
     return from_timm(state, config, str(path)), sha256
 
 
