@@ -98,7 +98,7 @@ class ArrayImages(ImageSet):
     def digest(self) -> str:
         """SHA-256 (hex) over shape, pixels and labels."""
         whole = hashlib.sha256(f"arrays {self.images.shape}".encode())
-        whole.update(np.ascontiguousarray(self.images))
+        whole.update(np.ascontiguousarray(self.images).data)
         whole.update(self.labels.astype("<i8").tobytes())
         return whole.hexdigest()
 
