@@ -29,6 +29,8 @@ scripts: 120 rendered characters, 10 x 12; omniglot: 192 handwritten characters,
 everywhere. `paper` is what the presets use; all NTK-CL rows share the presets' hyper-parameters, chosen on other
 streams and seeds (`experiments.choose`). `prototypes`, `sequential` and `joint` use the frozen backbone; the first
 doesn't depend on the class order at the end, hence its zero spread.
+`paper regularization` alone equals `reference` bit for bit: it only frees the prompts' norm scales, which the
+reference initialisation gives no gradient.
 
 {table}
 ![A_T of every row](variants.png)
