@@ -1,53 +1,24 @@
-"""Figures of a finished run: drawn without pyplot or a display, the same bytes for the same numbers.
+"""Figures of a finished run; each method has its own colour and marker and is named beside its line."""
 
-Colours are those of Okabe and Ito, told apart by people with colour-blindness; each method also has its own marker
-and is named beside its line.
-"""
-
-import contextlib
-import io
-import os
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Shaped
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from ntkcl_jax.config import METHODS
+from ntkcl_jax.drawing import COLOURS, GREY, save, style
 from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.tables import percent, short_name, summary_of
 
-_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vPX"
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
-_GREY = "#666666"
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": _GREY,
-    **{f"axes.spines.{side}": False for side in ("top", "right")},
-    **{f"{axis}tick.color": _GREY for axis in "xy"},
-    **{f"{axis}tick.labelcolor": "black" for axis in "xy"},
-}
-
-
-@contextlib.contextmanager
-def _style() -> Generator[None]:
-    """Draw (or decorate a drawing) with this module's style, whatever the user's matplotlibrc says."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
-        yield
 
 
 @dataclass(frozen=True)
@@ -64,7 +35,7 @@ class SampleRow:
     """Predicted class of each image."""
 
 
-@_style()
+@style()
 def accuracy_curves(results: Mapping[str, Any]) -> Figure:
     """Draw A_t over tasks: one line for each method, a band of one standard deviation over seeds.
 
@@ -105,7 +76,7 @@ def accuracy_curves(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_style()
+@style()
 def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     """Draw acc[t, k] of one method as a table of shaded numbers, mean over seeds.
 
@@ -143,7 +114,7 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     return figure
 
 
-@_style()
+@style()
 def forgetting_bars(results: Mapping[str, Any]) -> Figure:
     """Draw forgetting F of each method, with a whisker of one standard deviation and a tick for each seed.
 
@@ -169,14 +140,14 @@ def forgetting_bars(results: Mapping[str, Any]) -> Figure:
         if std:
             axes.errorbar(mean, number, xerr=std, color="black", linewidth=1.2, capsize=3)
         if len(ticks) > 1:
-            axes.plot(ticks, [number + 0.36] * len(ticks), "|", color=_GREY, markersize=6)
+            axes.plot(ticks, [number + 0.36] * len(ticks), "|", color=GREY, markersize=6)
         right = max([mean + std, 0.0, *ticks])
         reach += [min([mean - std, *ticks]), right]
         value = percent(forgetting["mean"], forgetting["std"], digits=1)
         axes.annotate(value, (right, number), xytext=(7, 0), textcoords="offset points", va="center")
     room = max(max(reach) - min(reach), 1.0)
     axes.set_xlim(min(reach) - (0.03 * room if min(reach) < 0 else 0), max(reach) + 0.22 * room)
-    axes.axvline(0, color=_GREY, linewidth=0.8)
+    axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_yticks(range(len(known)), [_label(m, 24) for m in known])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -186,7 +157,7 @@ def forgetting_bars(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_style()
+@style()
 def sample_sheet(rows: Sequence[SampleRow]) -> Figure:
     """Draw a row of test images for each task, with the predicted class; wrong ones are framed and corrected.
 
@@ -240,20 +211,9 @@ def save_figures(
         figures["samples"] = sample_sheet(samples)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        return [_save(figure, Path(folder) / f"{name}.png", dpi) for name, figure in figures.items()]
+        return [save(figure, Path(folder) / f"{name}.png", dpi) for name, figure in figures.items()]
     except OSError as error:
         raise RunFolderError(f"expected to write figures in {folder}, got {error.strerror}; free it") from error
-
-
-@_style()
-def _save(figure: Figure, path: Path, dpi: int) -> Path:
-    memory = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(memory, format="png", dpi=dpi, metadata={"Software": None})  # no version: stable bytes
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_bytes(memory.getvalue())
-    os.replace(fresh, path)
-    return path
 
 
 def _sample(axes: Axes, image: np.ndarray, true: str, said: str) -> None:
@@ -270,7 +230,7 @@ def _sample(axes: Axes, image: np.ndarray, true: str, said: str) -> None:
 def _look(method: str, number: int) -> tuple[str, str]:
     """Colour and marker of a method: always the same for the project's own ones."""
     place = METHODS.index(method) if method in METHODS else len(METHODS) + number
-    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+    return COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
 
 
 def _over_seeds(title: str, sign: str, summaries: Mapping[str, Any]) -> str:

@@ -76,8 +76,9 @@ class PromptGenerator(nnx.Module):
         self.norm_bias = variable(jnp.zeros(d))
 
     def __call__(self, z: Float[Array, "b t d"]) -> Float[Array, "b m d"]:
-        """Generate prompts from the class and patch rows (the norm in float32, whatever the compute dtype)."""
-        q = jnp.swapaxes(self.token_map(jnp.swapaxes(z, 1, 2)), 1, 2).astype(jnp.float32)
+        """Generate prompts from the class and patch rows (the norm in float32 at least, whatever the compute dtype)."""
+        q = jnp.swapaxes(self.token_map(jnp.swapaxes(z, 1, 2)), 1, 2)
+        q = q.astype(jnp.promote_types(q.dtype, jnp.float32))
         q = q - q.mean(axis=-1, keepdims=True)
         normed = q * jax.lax.rsqrt(jnp.mean(q * q, axis=-1, keepdims=True) + LAYER_NORM_EPS)
         return (normed * self.norm_scale[...] + self.norm_bias[...]).astype(z.dtype)

@@ -99,7 +99,7 @@ class Network:
         config: the architecture.
         task_classes: classes of the largest task (width of the proxy head).
         classes: classes of the whole stream (rows of the prototype head).
-        dtype: arithmetic of the backbone and streams, `float32` or `bfloat16`.
+        dtype: arithmetic of the backbone and streams; `float64` (with `jax.enable_x64`) is there to check the others.
         remat: recompute block activations in the backward pass.
 
     Example:
@@ -114,7 +114,7 @@ class Network:
     config: ModelConfig
     task_classes: int
     classes: int
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
 
     def build(self, key: Key) -> NTKCL:

@@ -22,6 +22,20 @@ def layer_norm(dim: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(dim, epsilon=LAYER_NORM_EPS, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
+def attention(
+    q: Float[Array, "b r h d"], k: Float[Array, "b l h d"], v: Float[Array, "b l h d"]
+) -> Float[Array, "b r h d"]:
+    """Softmax attention by JAX's plain implementation.
+
+    Fused kernels save nothing at 200 tokens and have no forward-mode derivative.
+    """
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v, implementation="xla")
+    # JAX's softmax would round to float32 here, and float64 is for checking float32.
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5, axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
 class Block(nnx.Module):
     """One frozen transformer block."""
 
@@ -58,9 +72,7 @@ class Block(nnx.Module):
             q = h[:, :rows] @ kernel[:, :d] + bias[:d]
             k, v = jnp.split(h @ kernel[:, d:] + bias[d:], 2, axis=-1)
         heads = [t.reshape(*t.shape[:2], self.heads, d // self.heads) for t in (q, k, v)]
-        # The plain implementation: fused kernels save nothing at 200 tokens and have no forward-mode derivative.
-        out = jax.nn.dot_product_attention(*heads, implementation="xla")
-        return x + self.proj(out.reshape(*q.shape))
+        return x + self.proj(attention(*heads).reshape(*q.shape))
 
     def mlp(self, u: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """Compute `mlp(norm2(u))`, without the residual."""
@@ -103,8 +115,9 @@ class ViT(nnx.Module):
         return jax.checkpoint(f) if self.remat else f
 
     def class_feature(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
-        """Final norm of the class row, in float32."""
-        return self.norm(x[:, 0]).astype(jnp.float32)
+        """Final norm of the class row, in float32 at least."""
+        row = self.norm(x[:, 0])
+        return row.astype(jnp.promote_types(row.dtype, jnp.float32))
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Feature of the untouched backbone.
