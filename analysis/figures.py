@@ -1,0 +1,159 @@
+"""Figures of the kernels: heatmaps of inter/intra ratios, spectra, and how tasks change over checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.errors import StoreError
+from ntkcl_jax.drawing import COLOURS, save, style
+
+ANNOTATED = 8
+"""Tasks up to which a heatmap's cells carry their numbers."""
+LINES = {
+    "effective_dimension": "effective dimension (ridge 1e-3 of the mean diagonal)",
+    "target_alignment": "kernel-target alignment",
+    "drift": "drift since the checkpoint before, ‖ΔΘ‖ / ‖Θ‖",
+}
+
+Checkpoints = Mapping[str, Mapping[str, Any]]
+"""One seed's part of `summary.json`: checkpoint number to figures."""
+
+
+def checkpoint_name(number: int) -> str:
+    """Name of a checkpoint for people, who count tasks from 1.
+
+    Example:
+        >>> checkpoint_name(0), checkpoint_name(2)
+        ('before training', 'after task 2')
+    """
+    return f"after task {number}" if number else "before training"
+
+
+@style()
+def ratio_heatmaps(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
+    """Draw ρ = ‖Θ(X_t, X_k)‖ / √(‖Θ(X_t, X_t)‖ ‖Θ(X_k, X_k)‖), one panel for each checkpoint, one colour scale.
+
+    Args:
+        checkpoints: figures of a seed.
+        tasks: task numbers, from 0, in the order of the matrices.
+    """
+    count = len(checkpoints)
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.6 * columns + 1.0, 2.6 * rows + 0.5), layout="constrained")
+    panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    image = None
+    for panel, (number, values) in zip(panels, checkpoints.items(), strict=False):
+        image = _heatmap(panel, np.array(values["inter_intra_ratio"]), tasks)
+        panel.set_title(checkpoint_name(int(number)))
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    if image is not None:
+        figure.colorbar(image, ax=list(panels), label="inter-task / intra-task kernel", shrink=0.8)
+    return figure
+
+
+def _heatmap(axes: Axes, values: Float[np.ndarray, "t t"], tasks: Sequence[int]) -> Any:
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis")
+    names = [str(t + 1) for t in tasks]
+    axes.set(xticks=range(len(tasks)), yticks=range(len(tasks)), xticklabels=names, yticklabels=names)
+    axes.set(xlabel="task", ylabel="task")
+    axes.spines[:].set_visible(False)
+    if len(tasks) <= ANNOTATED:
+        for (i, j), value in np.ndenumerate(values):
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.6 else "k")
+    return image
+
+
+@style()
+def spectra(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
+    """Draw the eigenvalues of each task's intra-task kernel at the first and the last checkpoint, on log scales.
+
+    Args:
+        checkpoints: figures of a seed.
+        tasks: task numbers, from 0.
+    """
+    shown = list(dict.fromkeys([next(iter(checkpoints)), list(checkpoints)[-1]]))
+    figure = Figure(figsize=(4.2 * len(shown) + 0.6, 3.6), layout="constrained")
+    panels = np.ravel(figure.subplots(1, len(shown), squeeze=False, sharey=True))
+    for panel, number in zip(panels, shown, strict=True):
+        for i, values in enumerate(checkpoints[number]["spectrum"]):
+            positive = [value for value in values if value > 0]
+            index, colour = range(1, len(positive) + 1), COLOURS[i % len(COLOURS)]
+            panel.loglog(index, positive, color=colour, lw=1.4, label=f"task {tasks[i] + 1}")
+        panel.set(title=checkpoint_name(int(number)), xlabel="index")
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel("eigenvalue of Θ(X_t, X_t)")
+    if len(tasks) <= len(COLOURS):
+        panels[-1].legend(frameon=False, fontsize=8)
+    return figure
+
+
+@style()
+def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
+    """Draw effective dimension, target alignment and drift of every task over checkpoints, and the groups' shares.
+
+    Args:
+        checkpoints: figures of a seed.
+        tasks: task numbers, from 0.
+    """
+    numbers = [int(number) for number in checkpoints]
+    grouped = bool(next(iter(checkpoints.values()))["groups"])
+    figure = Figure(figsize=(3.7 * (len(LINES) + grouped), 3.4), layout="constrained")
+    panels = np.ravel(figure.subplots(1, len(LINES) + grouped, squeeze=False))
+    for panel, (name, title) in zip(panels, LINES.items(), strict=False):
+        for i, task in enumerate(tasks):
+            line = [values[name][i] for values in checkpoints.values()]
+            points = [(c, value) for c, value in zip(numbers, line, strict=True) if value is not None]
+            if points:
+                x, y = zip(*points, strict=True)
+                panel.plot(x, y, "o-", ms=3.5, lw=1.3, color=COLOURS[i % len(COLOURS)], label=f"task {task + 1}")
+        panel.set_title(title, fontsize=9)
+        panel.set(xlabel="checkpoint (tasks learned)", xticks=numbers)
+        panel.grid(alpha=0.25)
+    if len(tasks) <= len(COLOURS):
+        panels[0].legend(frameon=False, fontsize=8)
+    if grouped:
+        _shares(panels[-1], checkpoints, numbers)
+    return figure
+
+
+def _shares(axes: Axes, checkpoints: Checkpoints, numbers: Sequence[int]) -> None:
+    """Stack the mean share of each parameter group in the kernels' traces."""
+    bottom = np.zeros(len(numbers))
+    for i, name in enumerate(next(iter(checkpoints.values()))["groups"]):
+        height = np.array([np.mean(values["groups"][name]["share"]) for values in checkpoints.values()])
+        axes.bar(numbers, height, bottom=bottom, color=COLOURS[i % len(COLOURS)], width=0.8, label=name)
+        bottom += height
+    axes.set_title("share of the trace by parameters, mean over tasks", fontsize=9)
+    axes.set(xlabel="checkpoint (tasks learned)", xticks=list(numbers), ylim=(0, 1))
+    axes.legend(frameon=True, fontsize=8, ncols=2, loc="lower center")
+
+
+def save_figures(summary: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Draw every seed of a summary as PNG files.
+
+    Args:
+        summary: what `summary.json` holds.
+        folder: made if it doesn't exist; figures of the same names are replaced.
+
+    Returns:
+        `ratios_seedS.png`, `spectra_seedS.png` and `tasks_seedS.png` for each seed S.
+
+    Raises:
+        StoreError: a file can't be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed, part in summary["seeds"].items():
+            for name, draw in (("ratios", ratio_heatmaps), ("spectra", spectra), ("tasks", task_lines)):
+                written.append(save(draw(part["checkpoints"], part["tasks"]), folder / f"{name}_seed{seed}.png"))
+    except OSError as error:
+        raise StoreError(f"expected to write figures in {folder}; got {error.strerror}: free it") from error
+    return written

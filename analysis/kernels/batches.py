@@ -1,0 +1,129 @@
+"""Examples in tiles of one size, so that one compiled function serves them all; shared by the ways that store no J."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from analysis.errors import PlanError
+from analysis.kernels.functions import (
+    ApplyFn,
+    Function,
+    Params,
+    Shape,
+    as_partial,
+    check_images,
+    check_params,
+    check_rows,
+)
+from analysis.kernels.functions import inspect as inspect_sizes
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A function, parameters and sizes that passed every check.
+
+    Attributes:
+        fn: the function, a pytree.
+        params: parameters on the device.
+        shape: sizes.
+        dtype: of the function's outputs.
+        rounding: relative rounding error of one operation at the least precise of outputs and parameters.
+        x64: whether JAX had float64 when the checks were made; what was checked must be computed the same way.
+    """
+
+    fn: Function
+    params: Params
+    shape: Shape
+    dtype: np.dtype
+    rounding: float
+    x64: bool
+
+
+def check_all(apply_fn: ApplyFn, params: Params, x: Any, x2: Any = None) -> Checked:
+    """Run every check of `functions` before something is computed.
+
+    Args:
+        apply_fn: function of parameters and examples to (n, k).
+        params: its parameters.
+        x: examples.
+        x2: a second set of examples, or None.
+
+    Raises:
+        FunctionError: no kernel can be computed from these.
+
+    Example:
+        >>> checked = check_all(lambda p, x: x @ p, jnp.ones((3, 2)), jnp.ones((4, 3)))
+        >>> checked.shape.outputs, checked.shape.parameters
+        (2, 6)
+    """
+    check_params(params)
+    check_images(x)
+    if x2 is not None:
+        check_images(x2, "x2")
+        inspect_sizes(apply_fn, params, x2)
+    shape = inspect_sizes(apply_fn, params, x)
+    check_rows(apply_fn, params, x)
+    params = jax.tree.map(jnp.asarray, params)
+    row = jnp.asarray(x[:1])
+    dtype = jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct(row.shape, row.dtype)).dtype
+    rounding = max(float(jnp.finfo(d).eps) for d in (dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))))
+    return Checked(as_partial(apply_fn), params, shape, dtype, rounding, bool(jax.config.jax_enable_x64))
+
+
+def tile_size(n: int, tile: int | None, default: int) -> int:
+    """Examples in a tile: what was asked for, or the default, and never more than there are.
+
+    Raises:
+        PlanError: fewer than one.
+
+    Example:
+        >>> tile_size(10, None, 32), tile_size(10, 3, 32)
+        (10, 3)
+    """
+    if tile is not None and tile < 1:
+        raise PlanError(f"expected tile to be 1 or more examples; got {tile}: leave it out or choose a larger one")
+    return min(n, default if tile is None else tile)
+
+
+def tiles(x: Any, size: int) -> Iterator[tuple[slice, jax.Array]]:
+    """Cut examples into tiles of exactly `size` rows.
+
+    The last tile is filled up with copies of its first row: finite derivatives are certain there, while a row of zeros
+    may have none (a norm's gradient at zero).
+
+    Args:
+        x: examples, (n, ...).
+        size: rows of a tile, at most n.
+
+    Yields:
+        Which rows of x the tile begins with, and the tile, (size, ...).
+
+    Example:
+        >>> [(rows, tile.tolist()) for rows, tile in tiles(jnp.arange(3.0), 2)]
+        [(slice(0, 2, None), [0.0, 1.0]), (slice(2, 3, None), [2.0, 2.0])]
+    """
+    for start in range(0, len(x), size):
+        stop = min(start + size, len(x))
+        part = np.asarray(x[start:stop])
+        yield slice(start, stop), jnp.asarray(np.concatenate([part, np.repeat(part[:1], start + size - stop, axis=0)]))
+
+
+def one_behind(results: Iterable[Result]) -> Iterator[Result]:
+    """Hand out each result when the next one was asked for: the device works on it while the host reads the last.
+
+    Example:
+        >>> list(one_behind([1, 2, 3]))
+        [1, 2, 3]
+    """
+    waiting: list[Result] = []
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting

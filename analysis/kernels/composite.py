@@ -1,0 +1,60 @@
+"""Functions that end in a cheap head: their Jacobian through that of the features.
+
+With d features and k > d outputs, `df/dp = dhead/dfeatures · dfeatures/dp + dhead/dp` needs d backward passes through
+the network instead of k.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["features", "head"], meta_fields=[])
+@dataclass(frozen=True)
+class Composite:
+    """`apply_fn(params, x) = head(params, features(params, x))`, a pytree like `jax.tree_util.Partial`.
+
+    Attributes:
+        features: function of parameters and inputs to (n, d).
+        head: function of parameters and features (n, d) to (n, k); rows independent.
+
+    Example:
+        >>> double = Composite(Partial(lambda p, x: x * p), Partial(lambda p, z: jnp.concatenate([z, 2 * z], axis=1)))
+        >>> double(3.0, jnp.ones((1, 1))).tolist()
+        [[3.0, 6.0]]
+    """
+
+    features: Partial
+    head: Partial
+
+    def __call__(self, params: Any, x: Float[Array, "n ..."]) -> Float[Array, "n k"]:
+        """Evaluate the whole function."""
+        return self.head(params, self.features(params, x))
+
+
+def composite(features: Callable, head: Callable) -> Composite:
+    """Put features and head together; plain functions are made pytrees."""
+    return Composite(*(fn if isinstance(fn, Partial) else Partial(fn) for fn in (features, head)))
+
+
+def example_rows(fn: Composite, params: Any, image: Float[Array, "..."]) -> Any:
+    """Jacobian of one example, through its features.
+
+    Args:
+        fn: the function.
+        params: where to differentiate.
+        image: one example.
+
+    Returns:
+        A tree like `params` with leaves (k, *leaf).
+    """
+    features, pull = jax.vjp(lambda p: fn.features(p, image[None])[0], params)
+    (inner,) = jax.vmap(pull)(jnp.eye(len(features), dtype=features.dtype))
+    by_params, by_features = jax.jacrev(lambda p, z: fn.head(p, z[None])[0], argnums=(0, 1))(params, features)
+    return jax.tree.map(lambda direct, rows: direct + jnp.tensordot(by_features, rows, axes=1), by_params, inner)

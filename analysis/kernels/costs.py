@@ -1,0 +1,292 @@
+"""What a traced program costs: operations and memory, read off its jaxpr without compiling it.
+
+Memory is what XLA calls temporary plus output memory: everything but the arguments. The program is walked through in
+its own order, adding up what is alive. That needs to know which values XLA writes to memory at all, and this is the
+model, calibrated against XLA's memory analysis (tests/analysis/test_costs.py):
+
+- results of products, convolutions, reductions, joins, gathers and loops are written, and so are products' operands;
+- anything else is computed inside of the one value that needs it, and written if two different ones need it;
+- what is computed of numbers alone is never written;
+- a reshape shares its operand's memory; equal computations are done once, results that nobody needs never.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient", "optimization_barrier"}
+"""Primitives whose results share the memory of their operands."""
+MOVES = {"broadcast_in_dim", "transpose", "slice", "rev", "iota", "split", "pad", "dynamic_slice"}
+"""Primitives that change no number and are computed inside of what needs them."""
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+COSTLY = {"exp", "log", "erf", "erfc", "tanh", "logistic", "rsqrt", "sqrt", "div", "pow", "sin", "cos"}
+"""Elementwise primitives that XLA doesn't repeat for every element of a broadcast."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a program costs.
+
+    Attributes:
+        flops: additions, multiplications and elementwise operations; a product of (m, k) and (k, n) has 2 m n k.
+        peak_bytes: largest temporary memory at any time plus the outputs, without the arguments; bytes.
+        output_bytes: bytes of the outputs.
+        argument_bytes: bytes of the arguments.
+    """
+
+    flops: float
+    peak_bytes: int
+    output_bytes: int
+    argument_bytes: int
+
+
+@dataclass
+class _Value:
+    """A computed array, on the way from a jaxpr to a list of what is written when."""
+
+    size: int
+    inputs: tuple[int, ...] = ()
+    flops: float = 0.0
+    inside: int = 0
+    stored: bool = False
+    needs_stored: bool = False
+    constant: bool = False
+    spreads: bool = False
+    costly: bool = False
+    argument: bool = False
+    roots: set[int] = field(default_factory=set)
+
+
+def _bytes(aval: Any) -> int:
+    return prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
+
+
+def _elements(atom: Any) -> int:
+    return prod(getattr(atom.aval, "shape", ()))
+
+
+def _product_flops(eqn: JaxprEqn) -> float:
+    left, right = (atom.aval.shape for atom in eqn.invars[:2])
+    size = _elements(eqn.outvars[0])
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return 2.0 * size * prod(left[axis] for axis in contracted)
+    # A kernel is (out features, in features of one group, *window) in the order of its specification.
+    return 2.0 * size * prod(right) / right[eqn.params["dimension_numbers"].rhs_spec[0]]
+
+
+class _Graph:
+    """A jaxpr without its nesting: inner functions inlined, equal computations merged."""
+
+    def __init__(self) -> None:
+        self.values: list[_Value] = []
+        self.seen: dict[Any, list[int]] = {}
+        self.scopes = 0
+
+    def add(self, value: _Value) -> int:
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def argument(self, aval: Any) -> int:
+        return self.add(_Value(_bytes(aval), stored=True, argument=True))
+
+    def walk(self, jaxpr: Jaxpr, arguments: Sequence[int], scope: int = 0) -> list[int]:
+        """Add the equations of a jaxpr; return the values of its outputs."""
+        known: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
+        known |= {var: self.argument(var.aval) for var in jaxpr.constvars}
+
+        def value(atom: Any) -> int:
+            if not isinstance(atom, Literal):
+                return known[atom]
+            return self.add(_Value(_bytes(atom.aval), constant=True))
+
+        for eqn in jaxpr.eqns:
+            inner = _called(eqn)
+            if inner is not None:
+                inputs = [value(atom) for atom in eqn.invars]
+                fresh = eqn.primitive.name.startswith(("remat", "checkpoint")) and eqn.params.get("prevent_cse", True)
+                self.scopes += bool(fresh)
+                results = self.walk(inner, inputs, self.scopes if fresh else scope)
+            else:
+                key = _key(eqn, known, scope)
+                results = self.seen.get(key) if key is not None else None
+                if results is None:
+                    results = self.equation(eqn, [value(atom) for atom in eqn.invars])
+                    if key is not None:
+                        self.seen[key] = results
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [value(atom) for atom in jaxpr.outvars]
+
+    def equation(self, eqn: JaxprEqn, inputs: list[int]) -> list[int]:
+        name = eqn.primitive.name
+        sizes = [_bytes(var.aval) for var in eqn.outvars]
+        if _is_view(eqn):
+            return inputs[: len(sizes)]
+        constant = all(self.values[i].constant for i in inputs)
+        value = _Value(sizes[0], tuple(inputs), constant=constant, costly=name in COSTLY)
+        elements = max((_elements(atom) for atom in (*eqn.outvars, *eqn.invars)), default=0)
+        if name in PRODUCTS:
+            value.flops, value.stored, value.needs_stored = _product_flops(eqn), True, True
+        elif name in MOVES:
+            value.spreads = name == "broadcast_in_dim"
+        elif _bodies(eqn):
+            value.flops, value.inside = _inside(eqn)
+            value.stored, value.needs_stored = True, True
+        elif _is_elementwise(eqn):
+            value.flops = float(elements)
+        else:
+            value.stored, value.constant = True, False
+            value.flops = float(elements) if name.startswith(("reduce", "arg", "cum", "sort")) else 0.0
+        return [self.add(value)] + [
+            self.add(_Value(size, tuple(inputs), stored=value.stored, needs_stored=value.needs_stored))
+            for size in sizes[1:]
+        ]
+
+    def decide(self, outputs: set[int]) -> list[bool]:
+        """Decide from the end what is written to memory; return which values are needed at all."""
+        values = self.values
+        needed = [False] * len(values)
+        for i in reversed(range(len(values))):
+            value = values[i]
+            if i in outputs:
+                value.stored = True
+            needed[i] = i in outputs or bool(value.roots) or value.argument
+            if not needed[i]:
+                continue
+            if len(value.roots) > 1 and not value.constant and not value.spreads:
+                value.stored = True
+            roots = {i} if value.stored else value.roots
+            for j in value.inputs:
+                source = values[j]
+                if len(source.roots) < 2:
+                    source.roots |= roots
+                if value.needs_stored or (value.spreads and source.costly):
+                    source.stored = True
+        return needed
+
+    def peak(self, outputs: set[int]) -> tuple[float, int]:
+        """FLOPs, and the largest temporary memory at any time, in bytes."""
+        values = self.values
+        needed = self.decide(outputs)
+        reads: list[set[int]] = []
+        last: dict[int, int] = {}
+        for i, value in enumerate(values):
+            read: set[int] = set()
+            for j in value.inputs:
+                read |= {j} if values[j].stored else reads[j]
+            reads.append(read)
+            if needed[i] and value.stored:
+                for j in read:
+                    last[j] = i
+        dying: dict[int, list[int]] = {}
+        for j, i in last.items():
+            dying.setdefault(i, []).append(j)
+        temporary = [v.stored and not v.argument and i not in outputs and needed[i] for i, v in enumerate(values)]
+        alive = peak = 0
+        for i, value in enumerate(values):
+            if temporary[i]:
+                alive += value.size
+            if needed[i] and value.stored:
+                peak = max(peak, alive + value.inside)
+            alive -= sum(values[j].size for j in dying.get(i, ()) if temporary[j])
+        flops = sum(value.flops for value, wanted in zip(values, needed, strict=True) if wanted)
+        return flops, peak
+
+
+def _called(eqn: JaxprEqn) -> Jaxpr | None:
+    """The function that an equation calls once, if that is all that it does."""
+    if eqn.primitive.name in ("scan", "while", "cond", "shard_map"):
+        return None
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        inner = getattr(eqn.params.get(name), "jaxpr", eqn.params.get(name))
+        if hasattr(inner, "eqns") and len(inner.invars) == len(eqn.invars):
+            return inner
+    return None
+
+
+def _bodies(eqn: JaxprEqn) -> list[Jaxpr]:
+    """Every jaxpr among an equation's parameters."""
+    found = []
+    for parameter in eqn.params.values():
+        for item in parameter if isinstance(parameter, tuple | list) else (parameter,):
+            inner = getattr(item, "jaxpr", item)
+            if hasattr(inner, "eqns"):
+                found.append(inner)
+    return found
+
+
+def _inside(eqn: JaxprEqn) -> tuple[float, int]:
+    """FLOPs of a loop, a branch or a sharded function, and the memory that it needs besides its operands and results.
+
+    A `while` loop's steps aren't known: they count once.
+    """
+    parts = [_jaxpr_cost(body) for body in _bodies(eqn)]
+    name = eqn.primitive.name
+    flops, memory = [part.flops for part in parts], max(part.peak_bytes for part in parts)
+    if name == "cond":
+        return max(flops), memory
+    times = eqn.params["length"] if name == "scan" else eqn.params["mesh"].size if name == "shard_map" else 1
+    shares = times if name == "shard_map" else 1
+    results = sum(_bytes(var.aval) for var in eqn.outvars) if name == "shard_map" else 0
+    return sum(flops) * times, max(0, memory * shares - results)
+
+
+def _is_elementwise(eqn: JaxprEqn) -> bool:
+    """Whether each number of the result comes from the same place of the operands."""
+    name = eqn.primitive.name
+    shapes = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
+    result = getattr(eqn.outvars[0].aval, "shape", ())
+    moved = name.startswith(("cum", "sort", "gather", "scatter", "dynamic", "triangular", "cholesky", "fft"))
+    return not moved and all(shape in ((), result) for shape in shapes)
+
+
+def _is_view(eqn: JaxprEqn) -> bool:
+    name = eqn.primitive.name
+    if name in VIEWS:
+        return True
+    if not eqn.invars or len(eqn.outvars) != 1:
+        return False
+    source, result = eqn.invars[0].aval, eqn.outvars[0].aval
+    if name == "convert_element_type":
+        return source.dtype == result.dtype
+    same = getattr(source, "shape", None) is not None and prod(source.shape) == prod(result.shape)
+    return same and name in ("broadcast_in_dim", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "slice")
+
+
+def _key(eqn: JaxprEqn, known: dict[Any, int], scope: int) -> Any:
+    """What makes two equations equal; None for loops and for what has effects, which are kept apart."""
+    if eqn.effects or _bodies(eqn):
+        return None
+    atoms = tuple(
+        ("number", str(atom.val), str(atom.aval)) if isinstance(atom, Literal) else known[atom] for atom in eqn.invars
+    )
+    return scope, eqn.primitive.name, str(sorted(eqn.params.items())), atoms
+
+
+def _jaxpr_cost(jaxpr: Jaxpr) -> Cost:
+    graph = _Graph()
+    arguments = [graph.argument(var.aval) for var in jaxpr.invars]
+    outputs = graph.walk(jaxpr, arguments)
+    flops, temporary = graph.peak(set(outputs))
+    output_bytes = sum(_bytes(atom.aval) for atom in jaxpr.outvars)
+    return Cost(flops, temporary + output_bytes, output_bytes, sum(_bytes(var.aval) for var in jaxpr.invars))
+
+
+def program_cost(fn: Callable, *args: Any) -> Cost:
+    """Cost of `fn(*args)`, compiled as a whole, from tracing it only.
+
+    Args:
+        fn: function of pytrees of arrays.
+        *args: its arguments; `jax.ShapeDtypeStruct` will do for arrays.
+
+    Example:
+        >>> matrix = jax.ShapeDtypeStruct((100, 100), "float32")
+        >>> program_cost(lambda a, b: (a @ b).sum(), matrix, matrix)
+        Cost(flops=2010000.0, peak_bytes=40004, output_bytes=4, argument_bytes=80000)
+    """
+    traced = jax.make_jaxpr(fn)(*args)
+    return _jaxpr_cost(getattr(traced, "jaxpr", traced))

@@ -1,0 +1,130 @@
+"""The empirical neural tangent kernel of any pure function: the front door of this folder."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from analysis.errors import PlanError
+from analysis.kernels import tiled
+from analysis.kernels.functions import (
+    ApplyFn,
+    Groups,
+    Params,
+    as_partial,
+    check_images,
+    check_params,
+    check_rows,
+    inspect,
+)
+from analysis.kernels.kinds import OUTPUTS, WAYS, Outputs, Precision, Way
+from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
+from analysis.kernels.planner import plan
+
+
+def check_request(apply_fn: ApplyFn, params: Params, sets: dict[str, Any], outputs: str, way: str) -> None:
+    """Refuse what no kernel can be computed of: see the checks of `analysis.kernels.functions`.
+
+    Raises:
+        FunctionError: parameters, images or function are unfit.
+        PlanError: an unknown kind of outputs, or an unknown way.
+    """
+    if outputs not in OUTPUTS:
+        raise PlanError(f"expected outputs to be one of {', '.join(OUTPUTS)}; got {outputs!r}")
+    if way not in WAYS:
+        raise PlanError(f"expected way to be one of {', '.join(WAYS)}; got {way!r}")
+    check_params(params)
+    for name, images in sets.items():
+        check_images(images, name)
+    first = next(iter(sets.values()))
+    for name, images in sets.items():
+        if images.shape[1:] != first.shape[1:]:
+            raise PlanError(f"expected {name} of shape (n, {', '.join(map(str, first.shape[1:]))}); got {images.shape}")
+    inspect(apply_fn, params, first)
+    check_rows(apply_fn, params, first)
+
+
+def empirical_ntk(
+    apply_fn: ApplyFn,
+    params: Params,
+    x1: Float[Array, "n1 ..."],
+    x2: Float[Array, "n2 ..."] | None = None,
+    *,
+    outputs: Outputs = "full",
+    way: Way = "auto",
+    tile: int | None = None,
+    groups: Groups = None,
+    precision: Precision | None = None,
+    memory_bytes: int | None = None,
+    devices: list[jax.Device] | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Any:
+    """Empirical NTK `Θ[i, j, c, d] = Σ_p ∂f_c(x1_i)/∂p ∂f_d(x2_j)/∂p`, exactly (theory.md section 0; undivided).
+
+    Warning: every row of `apply_fn`'s result must depend on its own example only; this is checked on a few rows.
+
+    Args:
+        apply_fn: pure function of parameters and inputs to (n, k); bind large arrays with `jax.tree_util.Partial`.
+        params: pytree of floating-point arrays: the parameters of the kernel.
+        x1: examples of the rows.
+        x2: examples of the columns; None for x1 again, at half the cost.
+        outputs: `full` (n1, n2, k, k); `trace` (n1, n2), the mean of the diagonal over outputs; `diagonal` (n1, n2, k);
+            `pseudo` (n1, n2), the kernel of the sum of outputs over √k, one backward pass an example: it is another
+            kernel than `trace`, not an estimate of it.
+        way: `tiled`, `neural_tangents` (its Jacobian contraction), or `auto`: tiled.
+        tile: examples in a tile, any number; None lets the planner choose.
+        groups: parameter groups, as name to prefixes of paths or as a function of the path: the result is then a dict
+            of one kernel per group and their sum under `whole`.
+        precision: of the sums over parameters: `float64`, or `float32` at highest matrix precision (faster on TPU).
+            None: float64 wherever the devices have it (not on TPU).
+        memory_bytes: memory to stay within; None: most of what is free.
+        devices: share each tile's examples between them; None: all local devices.
+        advance: called with the blocks done and the blocks in total.
+
+    Returns:
+        float64 array, or a dict of them when `groups` is given.
+
+    Raises:
+        FunctionError: parameters, function or inputs that no kernel can be computed of.
+        PlanError: it can't be done in the memory there is, or the options don't go together.
+
+    Example:
+        >>> theta = empirical_ntk(lambda w, x: x @ w, np.ones((2, 3)), np.array([[1.0, 2.0], [0.0, 1.0]]))
+        >>> theta.shape, theta[0, 1, 0].tolist()
+        ((2, 2, 3, 3), [2.0, 0.0, 0.0])
+    """
+    sets = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
+    check_request(apply_fn, params, sets, outputs, way)
+    if way == "neural_tangents":
+        if groups is not None or precision == "float64":
+            raise PlanError("way neural_tangents knows neither groups nor float64 sums; use way tiled")
+        theta = neural_tangents_ntk(apply_fn, params, x1, x2, outputs=outputs, tile=tile)
+        return np.asarray(theta, np.float64)
+    fn, shape = as_partial(apply_fn), inspect(apply_fn, params, x1, groups)
+    mesh = tiled.data_mesh(devices)
+    precision = precision or default_precision()
+    chosen = plan(
+        fn, params, x1, len(x1), None if x2 is None else len(x2),
+        outputs=outputs, groups=groups, precision=precision, way="tiled", tile=tile, memory_bytes=memory_bytes,
+        devices=1 if mesh is None else mesh.size,
+    )  # fmt: skip
+    source = tiled.RowSource(fn, params, shape, chosen.tile, outputs == "pseudo", mesh)
+    grid = tiled.Grid(len(x1), None if x2 is None else len(x2), chosen.tile)
+    names = (tiled.WHOLE, *(name for name, _ in shape.groups if len(shape.groups) > 1))
+    sink = tiled.Memory(grid, tiled.kernel_shape(grid, outputs, shape.outputs), names)
+    total, done = len(grid.pairs()), 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        advance(done, total)
+
+    tiled.fill(source, x1, x2, sink, outputs=outputs, held=chosen.held, precision=precision, advance=count)
+    return sink.arrays if groups is not None else sink.arrays[tiled.WHOLE]
+
+
+def default_precision() -> Precision:
+    """float64, except on TPU, which has none in hardware."""
+    return "float32" if jax.default_backend() == "tpu" else "float64"

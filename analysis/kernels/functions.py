@@ -1,0 +1,207 @@
+"""What a kernel is computed of: a pure function of parameters and inputs, checked before it is used.
+
+`apply_fn(params, x) -> (n, k)` is any function whose rows don't depend on each other. Arrays that it closes over become
+constants of every compiled program; make large ones arguments instead, with `jax.tree_util.Partial`, which is a pytree:
+
+    apply_fn = jax.tree_util.Partial(network_fn, frozen=frozen)     # network_fn(params, x, *, frozen)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from analysis.errors import FunctionError
+from analysis.kernels.composite import Composite
+
+Params = Any
+"""A pytree of floating-point arrays."""
+ApplyFn = Callable[[Params, jax.Array], jax.Array]
+Function = Partial | Composite
+"""An `ApplyFn` that is a pytree: what it binds is an argument of compiled programs."""
+Groups = Mapping[str, Sequence[str]] | Callable[[str], str] | None
+"""Parameter groups: name to path prefixes, or a function from a leaf's path to its group's name; None: one group."""
+
+CHECKED_ROWS = 3
+# Rows alone and in a batch differ by rounding only; a coupled row differs by the size of the outputs.
+COUPLING_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that decide about everything else.
+
+    Attributes:
+        outputs: k, columns of `apply_fn`'s result.
+        parameters: p, numbers in `params`.
+        groups: names of the parameter groups with the positions of their leaves, in the order of `params`' leaves.
+        group_parameters: numbers in each group.
+    """
+
+    outputs: int
+    parameters: int
+    groups: tuple[tuple[str, tuple[int, ...]], ...]
+    group_parameters: tuple[int, ...]
+
+
+def as_partial(apply_fn: ApplyFn) -> Function:
+    """Make the function a pytree, so that arrays bound to it are arguments of compiled programs.
+
+    Example:
+        >>> as_partial(jnp.multiply)(2.0, jnp.ones(2)).tolist()
+        [2.0, 2.0]
+    """
+    return apply_fn if isinstance(apply_fn, Function) else Partial(apply_fn)
+
+
+def leaf_paths(params: Params) -> list[str]:
+    """Paths of the leaves, parts joined by `/`, in the order of `jax.tree.leaves`.
+
+    Example:
+        >>> leaf_paths({"head": {"bias": 0.0, "kernel": 1.0}, "scale": 2.0})
+        ['head/bias', 'head/kernel', 'scale']
+    """
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(params)]
+
+
+def group_leaves(params: Params, groups: Groups = None) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Sort the leaves of `params` into groups.
+
+    Args:
+        params: parameters.
+        groups: group name to prefixes of leaf paths (every leaf in exactly one group), or a function from the leaf's
+            path to its group's name, or None for one group `all`.
+
+    Returns:
+        Name and leaf positions of each group, groups in the order in which they were given or first met.
+
+    Raises:
+        FunctionError: a leaf in no group or in two, or a group without leaves.
+
+    Example:
+        >>> group_leaves({"a": 1.0, "b/x": 2.0, "b/y": 3.0}, {"rest": ["a"], "b": ["b/"]})
+        (('rest', (0,)), ('b', (1, 2)))
+    """
+    paths = leaf_paths(params)
+    if groups is None:
+        return (("all", tuple(range(len(paths)))),)
+    found: dict[str, list[int]] = {}
+    if isinstance(groups, Mapping):
+        found = {name: [] for name in groups}
+        for i, path in enumerate(paths):
+            homes = [name for name, prefixes in groups.items() if any(path.startswith(prefix) for prefix in prefixes)]
+            if len(homes) != 1:
+                raise FunctionError(
+                    f"expected every parameter in exactly one group; {path} is in {' and '.join(homes) or 'none'} of "
+                    f"{', '.join(groups)}: change the prefixes"
+                )
+            found[homes[0]].append(i)
+    else:
+        for i, path in enumerate(paths):
+            found.setdefault(groups(path), []).append(i)
+    empty = [name for name, leaves in found.items() if not leaves]
+    if empty:
+        raise FunctionError(f"expected parameters in every group; {empty[0]} has none of {', '.join(paths[:4])} ...")
+    return tuple((name, tuple(leaves)) for name, leaves in found.items())
+
+
+def check_params(params: Params) -> None:
+    """Refuse parameters that have no kernel: none at all, integers, NaN or infinity.
+
+    Raises:
+        FunctionError: with the path of the leaf.
+    """
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        raise FunctionError(
+            "expected parameters with at least one array; the tree has no leaves (was everything frozen?)"
+        )
+    for path, leaf in zip(leaf_paths(params), leaves, strict=True):
+        array = jnp.asarray(leaf)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise FunctionError(
+                f"expected floating-point parameters; {path} is {array.dtype}: bind it to apply_fn with "
+                "jax.tree_util.Partial instead"
+            )
+        if array.size and not bool(jnp.isfinite(array).all()):
+            bad = int(array.size - jnp.isfinite(array).sum())
+            raise FunctionError(f"expected finite parameters; {path} has {bad} of {array.size} NaN or infinite")
+
+
+def check_images(x: Any, what: str = "x") -> None:
+    """Refuse an input set that is empty, no array, or not finite.
+
+    Raises:
+        FunctionError: with the set's name.
+    """
+    if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+        raise FunctionError(f"expected {what} to be an array with one row per example; got {type(x).__name__}")
+    if not x.shape or not x.shape[0]:
+        raise FunctionError(f"expected {what} with at least one row; its shape is {tuple(x.shape)}")
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        finite = np.isfinite(x) if isinstance(x, np.ndarray) else jnp.isfinite(x)
+        if not bool(finite.all()):
+            row = int(np.flatnonzero(~np.asarray(finite).reshape(len(x), -1).all(axis=1))[0])
+            raise FunctionError(f"expected finite numbers in {what}; row {row} has NaN or infinity")
+
+
+def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) -> Shape:
+    """Find the sizes without computing anything.
+
+    Raises:
+        FunctionError: the function fails on these shapes, or doesn't return one row per example, (n, k).
+    """
+    try:
+        out = jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FunctionError(f"apply_fn(params, x) fails on x of shape {tuple(x.shape)}: {first}") from error
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != x.shape[0] or not shape[1]:
+        raise FunctionError(
+            f"expected apply_fn(params, x) to return ({x.shape[0]}, k), one row per example; got "
+            f"{shape if shape is not None else type(out).__name__}"
+        )
+    sorted_leaves = group_leaves(params, groups)
+    sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
+    per_group = tuple(sum(sizes[i] for i in leaves) for _, leaves in sorted_leaves)
+    return Shape(int(shape[1]), sum(sizes), sorted_leaves, per_group)
+
+
+def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
+    """Refuse a function that has state or whose rows depend on each other (batch norm, dropout, a batch-wise vote).
+
+    The first rows are evaluated twice, alone, and beside other companions; a kernel of single examples would silently
+    be the kernel of another function.
+
+    Raises:
+        FunctionError: two equal calls differ, a row changes with its companions, or an output isn't finite.
+    """
+    rows = jnp.asarray(x[: max(CHECKED_ROWS, 2)])
+    evaluate = jax.jit(lambda fn, p, x: fn(p, x))
+    fn = as_partial(apply_fn)
+    whole = np.asarray(evaluate(fn, params, rows), np.float64)
+    if not np.isfinite(whole).all():
+        row = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
+        raise FunctionError(f"expected finite outputs; apply_fn(params, x) gives NaN or infinity in row {row}")
+    # Not compiled, and so run anew: a counter or generator inside the function shows here.
+    again = [np.asarray(fn(params, rows[:1]), np.float64) for _ in range(2)]
+    size = np.abs(whole).max() + np.finfo(np.float32).tiny
+    if not np.array_equal(again[0], again[1]):
+        raise FunctionError(
+            "expected a pure apply_fn; two equal calls gave different outputs: take dropout, random numbers and state "
+            "out of it"
+        )
+    other = np.concatenate([np.asarray(rows[:1]), np.asarray(rows[1:] if len(rows) > 1 else rows)[::-1] * 0.5], axis=0)
+    beside = np.asarray(evaluate(fn, params, jnp.asarray(other, rows.dtype)), np.float64)[0]
+    for changed in (np.abs(again[0][0] - whole[0]).max(), np.abs(beside - whole[0]).max()):
+        if changed > COUPLING_TOLERANCE * size:
+            raise FunctionError(
+                "expected independent rows; the first output changes by "
+                f"{changed / size:.1e} of the largest with the other rows of its batch: use running statistics instead "
+                "of batch statistics"
+            )

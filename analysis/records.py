@@ -1,0 +1,268 @@
+"""A run's checkpoints as functions to take kernels of: apply_fn and parameters, parameter groups, probes.
+
+Checkpoint 0 is the state before task 0, checkpoint t + 1 the state after task t. A running run has the checkpoints of
+its finished tasks (and 0, once task 0 is finished).
+"""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from analysis.errors import RecordError
+from analysis.probes import Probes, choose_probes
+from ntkcl_jax.data import Arrays
+from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
+from ntkcl_jax.recorded import RecordedRun, RecordedTask, Side, load_run
+
+PARTS = {
+    "channel": ("current/adapters/",),
+    "patch": ("current/prompts/",),
+    "fusion": ("fusion/",),
+    "head": ("proxy/",),
+}
+"""Parameter groups by what they adapt, as prefixes of their paths."""
+HEAD = PARTS["head"]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The network's outputs as a function whose arrays are all arguments; equal for all checkpoints of a run.
+
+    Attributes:
+        network: the architecture.
+        output: which outputs.
+        classes: scores: how many of the stream's classes have a prototype; the others are left out.
+    """
+
+    network: Network
+    output: Output
+    classes: int
+
+    def __call__(
+        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Frozen, rest: Tree
+    ) -> Float[Array, "n k"]:
+        """Evaluate the network; `rest` are trainable parameters that the outputs don't depend on."""
+        out = self.network.apply_fn({**params, **rest}, frozen, images, self.output)
+        return out[:, : self.classes] if self.output == "scores" else out
+
+
+class Records:
+    """A finished or running run, read for analysis; `open_run` is the way here.
+
+    Attributes:
+        run: the run.
+    """
+
+    def __init__(self, run: RecordedRun) -> None:
+        """Wrap the run; checkpoints are read when asked for."""
+        self.run = run
+        # A random backbone is drawn for each task again: keep the last few.
+        self._task = functools.lru_cache(maxsize=4)(self._read_task)
+        self._prototypes = functools.lru_cache(maxsize=1)(
+            lambda seed, done: self.task(seed, done - 1).frozen.prototypes
+        )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the run."""
+        return self.run.seeds
+
+    def checkpoints(self, seed: int) -> tuple[int, ...]:
+        """Checkpoints that can be read: 0 before task 0, t + 1 after task t.
+
+        Raises:
+            RecordError: no such seed.
+        """
+        return tuple(range(self._done(seed) + 1)) if self._done(seed) else ()
+
+    def tasks(self, seed: int) -> tuple[int, ...]:
+        """Finished tasks.
+
+        Raises:
+            RecordError: no such seed.
+        """
+        return tuple(range(self._done(seed)))
+
+    def _done(self, seed: int) -> int:
+        if seed not in self.seeds:
+            known = ", ".join(map(str, self.seeds))
+            raise RecordError(f"expected one of the seeds {known} of {self.run.path}, got {seed}; name one of them")
+        return self.run.tasks_done(seed)
+
+    def task(self, seed: int, task: int) -> RecordedTask:
+        """Open a finished task.
+
+        Raises:
+            RecordError: no such seed or task, one that isn't finished, or a damaged checkpoint.
+        """
+        done = self._done(seed)
+        if not 0 <= task < done:
+            some = f"tasks 0 to {done - 1}" if done else "a task"
+            raise RecordError(
+                f"expected {some} of seed {seed}, as {done} of {self.run.num_tasks} are finished in {self.run.path}; "
+                f"got task {task}: " + ("name one of those" if done else "train first")
+            )
+        return self._task(seed, task)
+
+    def _read_task(self, seed: int, task: int) -> RecordedTask:
+        try:
+            return self.run.task(task, seed)
+        except NtkclError as error:
+            raise RecordError(str(error)) from error
+
+    def function(
+        self, seed: int, checkpoint: int, output: str = "scores", dtype: Literal["float32", "float64"] = "float32"
+    ) -> tuple[Partial, Tree]:
+        """Make the function of a checkpoint, and the parameters to differentiate it by.
+
+        `scores` are those of the prototype head with **the prototypes of the run's last finished task, at every
+        checkpoint**. A class's prototype is written when its task ends and never changes, so for the classes that the
+        checkpoint has seen these are its own scores, and their part of the kernel is the kernel of its own classifier.
+        For the others, the checkpoint's own head gives a constant, whose kernel is zero (everywhere, at checkpoint 0).
+        With one readout for all, what changes from checkpoint to checkpoint is the adaptation and nothing else. While
+        the run goes on, k is the number of classes learnt so far, so it grows with the run.
+
+        `proxy` are the logits of the head that trains with a task: that of task 0 at checkpoint 0, of task t at
+        checkpoint t + 1. It is as wide as the largest task; rows beyond the task's own classes were never trained.
+        `features` are the hybrid features.
+
+        Scores and features don't depend on the proxy head: then its parameters are not among those returned.
+
+        Args:
+            seed: one of the run's seeds.
+            checkpoint: 0 before task 0, t + 1 after task t.
+            output: `scores`, `proxy` or `features`.
+            dtype: arithmetic of the backbone and streams, whatever the run was trained with. `float64` gives NumPy
+                arrays of that type; call the function under `jax.enable_x64`.
+
+        Returns:
+            apply_fn(params, images) -> (n, k), a pytree whose leaves are the frozen arrays and whose static part is
+            equal for all checkpoints and seeds of an opened run; and params, flat, by path.
+
+        Raises:
+            RecordError: no such seed, checkpoint or output, or a damaged checkpoint.
+        """
+        if output not in get_args(Output):
+            raise RecordError(f"expected outputs {', '.join(get_args(Output))}; got {output!r}: name one of them")
+        done = self._done(seed)
+        if checkpoint not in self.checkpoints(seed):
+            there = f"checkpoints 0 to {done}" if done else "a checkpoint"
+            raise RecordError(
+                f"expected {there} of seed {seed}, as {done} of {self.run.num_tasks} tasks are finished in "
+                f"{self.run.path}; got checkpoint {checkpoint}: " + ("name one of those" if done else "train first")
+            )
+        task = self.task(seed, max(checkpoint - 1, 0))
+        adaptation, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
+        frozen = frozen._replace(prototypes=self._prototypes(seed, done))
+        moved = [path for path in adaptation if output == "proxy" or not path.startswith(HEAD)]
+        params = {path: adaptation[path] for path in moved}
+        rest = {path: value for path, value in adaptation.items() if path not in params}
+        classes = self.run.setup.scenarios[seed].offsets[done]
+        network = replace(task.network, dtype=dtype)
+        apply_fn = Partial(Evaluate(network, cast(Output, output), classes), frozen=frozen, rest=rest)
+        if dtype == "float64":
+            return jax.tree.map(_double, (apply_fn, params))
+        return apply_fn, params
+
+    def probes(
+        self, seed: int, per_task: int, *, side: Side = "test", tasks: Sequence[int] | None = None, record: bool = True
+    ) -> Probes:
+        """Choose the images to compute kernels on; see `analysis.probes.choose_probes`.
+
+        Args:
+            seed: one of the run's seeds.
+            per_task: images of each task.
+            side: `train` or `test`.
+            tasks: which finished tasks; all when None.
+            record: write the choice into RUN/analysis/probes, or check that it is the one recorded there.
+
+        Raises:
+            RecordError: no such seed, task or side, fewer images than asked for, images that can't be read, or that
+                aren't the recorded ones.
+            StoreError: the record can't be written or read.
+        """
+        chosen = self.tasks(seed) if tasks is None else tuple(tasks)
+        if not chosen:
+            raise RecordError(f"expected a finished task of seed {seed} in {self.run.path}, there is none; train first")
+        opened = {task: self.task(seed, task) for task in chosen}
+        try:
+            labels = {task: recorded.labels_of(side) for task, recorded in opened.items()}
+            probes = choose_probes(labels, per_task, seed, side, lambda task, at: opened[task].images(side, at))
+        except NtkclError as error:
+            raise RecordError(str(error)) from error
+        if record:
+            probes.record(self.run.path / "analysis" / "probes")
+        return probes
+
+
+def _double(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def open_run(run: str | Path, *, arrays: Arrays | None = None) -> Records:
+    """Open a run folder for analysis.
+
+    Args:
+        run: the folder of a finished or running run.
+        arrays: the images again, when the run had `data.source="arrays"`.
+
+    Raises:
+        RecordError: no run there, a damaged one, or its images are gone or others.
+    """
+    try:
+        return Records(load_run(run, arrays=arrays))
+    except NtkclError as error:
+        raise RecordError(str(error)) from error
+
+
+def default_groups(paths: Sequence[str], by: Literal["part", "layer"] = "part") -> dict[str, tuple[str, ...]]:
+    """Parameter groups of the network, those without any of `paths` left out.
+
+    Args:
+        paths: paths of the parameters.
+        by: `part`: channel (adapters), patch (prompts), fusion, head (proxy); `layer`: adapter and prompts of each
+            block together, fusion, head.
+
+    Returns:
+        Group to prefixes of paths, as `analysis.kernels` takes them; each of the network's paths has one group.
+
+    Example:
+        >>> paths = ["current/adapters/0/up/bias", "current/prompts/0/norm_bias", "proxy/scale"]
+        >>> default_groups(paths)
+        {'channel': ('current/adapters/',), 'patch': ('current/prompts/',), 'head': ('proxy/',)}
+        >>> default_groups(paths, by="layer")
+        {'layer0': ('current/adapters/0/', 'current/prompts/0/'), 'head': ('proxy/',)}
+    """
+    groups = dict(PARTS)
+    if by == "layer":
+        streams = (*groups.pop("channel"), *groups.pop("patch"))
+        layers = {int(path.split("/")[2]) for path in paths if path.startswith(streams)}
+        groups = {f"layer{i}": tuple(f"{stream}{i}/" for stream in streams) for i in sorted(layers)} | groups
+    return {name: prefixes for name, prefixes in groups.items() if any(path.startswith(prefixes) for path in paths)}
+
+
+def tree_sha256(tree: Any) -> str:
+    """SHA-256 of every leaf of a pytree with its path, dtype and shape: the fingerprint of parameters and functions.
+
+    Example:
+        >>> one, same = {"a": jnp.zeros(2)}, {"a": np.zeros(2, np.float32)}
+        >>> tree_sha256(one) == tree_sha256(same), tree_sha256(one) == tree_sha256({"b": jnp.zeros(2)})
+        (True, False)
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

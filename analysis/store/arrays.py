@@ -1,0 +1,151 @@
+"""A kernel's arrays on disk: one chunk for each pair of tiles, tiles below the diagonal read as mirror images."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from jaxtyping import Float64
+
+from analysis.errors import StoreError
+from analysis.store.spec import OUTPUT_AXES, WHOLE, KernelSpec
+
+ZARR = "zarr.json"
+
+
+def folder_of(name: str) -> str:
+    """Folder of an array within its kernel's."""
+    return WHOLE if name == WHOLE else f"group-{name}"
+
+
+def chunk_files(spec: KernelSpec, i: int, j: int) -> dict[str, str]:
+    """File of each array's chunk of a tile pair, within the kernel's folder."""
+    chunk = ".".join(["c", str(i), str(j), *["0"] * OUTPUT_AXES[spec.outputs]])
+    return {name: f"{folder_of(name)}/{chunk}" for name in spec.arrays}
+
+
+class KernelArrays:
+    """The arrays of one kernel, opened.
+
+    Args:
+        folder: the kernel's folder.
+        spec: what it holds.
+        create: make the arrays where there are none yet.
+
+    Raises:
+        ValueError: what tensorstore says of files that it can't read or write.
+    """
+
+    def __init__(self, folder: Path, spec: KernelSpec, *, create: bool) -> None:
+        self.folder, self.spec = folder, spec
+        shape = [*[min(spec.tile, spec.n)] * 2, *spec.shape[2:]]
+        metadata = {
+            "shape": list(spec.shape),
+            "data_type": "float64",
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "fill_value": "NaN",
+        }
+        waiting = {
+            name: ts.open(
+                {
+                    "driver": "zarr3",
+                    "kvstore": {"driver": "file", "path": f"{folder.absolute()}/{folder_of(name)}/"},
+                    "metadata": metadata,
+                    # A group without any gradient has tiles of zeros, and they are to be told from absent ones.
+                    "store_data_equal_to_fill_value": True,
+                    # A tile counts when its hashes are there, so there is no need to wait for the disk each time.
+                    "context": {"file_io_sync": False},
+                },
+                open=True,
+                create=create,
+            )
+            for name in spec.arrays
+        }
+        self.arrays = {name: future.result() for name, future in waiting.items()}
+
+    def write(self, i: int, j: int, blocks: Mapping[str, Float64[np.ndarray, "..."]]) -> None:
+        """Write the chunks of a tile pair; each is replaced as one."""
+        rows, columns = self.spec.rows(i), self.spec.rows(j)
+        waiting = [self.arrays[name][rows, columns].write(blocks[name]) for name in self.spec.arrays]
+        for future in waiting:
+            future.result()
+
+    def read(self, rows: slice, columns: slice, group: str | None = None) -> Float64[np.ndarray, "n1 n2 ..."]:
+        """Read a part of the kernel; absent tiles are NaN.
+
+        Args:
+            rows: first images.
+            columns: second images.
+            group: a parameter group's part, or the whole.
+
+        Raises:
+            StoreError: no such group, or a file that can't be read.
+        """
+        name = WHOLE if group is None else group
+        if name not in self.arrays:
+            stored = ", ".join(self.spec.groups) or "none"
+            raise StoreError(
+                f"kernel {self.spec.place} has the parameter groups {stored}, got {group!r}; name one of them, or "
+                "compute the kernel with that group"
+            )
+        out = np.empty((rows.stop - rows.start, columns.stop - columns.start, *self.spec.shape[2:]))
+        try:
+            for i, wanted in self._tiles(rows):
+                self._read_row(self.arrays[name], i, wanted, columns, out[wanted.start - rows.start :])
+        except (ValueError, OSError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise StoreError(f"{self.folder / folder_of(name)} can't be read ({first}); check the disk") from error
+        return out
+
+    def _tiles(self, side: slice) -> Iterator[tuple[int, slice]]:
+        """Tiles that a range of images touches, each with the images in both."""
+        for tile in range(side.start // self.spec.tile, -(-side.stop // self.spec.tile)):
+            images = self.spec.rows(tile)
+            yield tile, slice(max(images.start, side.start), min(images.stop, side.stop))
+
+    def _read_row(self, array: Any, i: int, rows: slice, columns: slice, out: Float64[np.ndarray, "n1 n2 ..."]) -> None:
+        """Read the images `rows` of tile i into the beginning of `out`."""
+        parts = [
+            (part, i <= j, array[(rows, part) if i <= j else (part, rows)].read()) for j, part in self._tiles(columns)
+        ]
+        for part, above, future in parts:
+            block = np.asarray(future.result())
+            if not above:  # Theta[i, j, c, d] = Theta[j, i, d, c]
+                block = block.swapaxes(0, 1)
+                block = block.swapaxes(2, 3) if OUTPUT_AXES[self.spec.outputs] == 2 else block
+            out[: rows.stop - rows.start, part.start - columns.start : part.stop - columns.start] = block
+
+
+class Readable:
+    """What can be read of a kernel, finished or under work."""
+
+    spec: KernelSpec
+    kernel_arrays: KernelArrays
+
+    def matrix(self, group: str | None = None) -> Float64[np.ndarray, "n n ..."]:
+        """Read the kernel over all images; of one under work, absent tiles are NaN.
+
+        Args:
+            group: a parameter group's part; None: the whole.
+
+        Raises:
+            StoreError: no such group, or a file that can't be read.
+        """
+        everything = slice(0, self.spec.n)
+        return self.kernel_arrays.read(everything, everything, group)
+
+    def block(self, t: int, k: int, group: str | None = None) -> Float64[np.ndarray, "n1 n2 ..."]:
+        """Read Theta(X_t, X_k), the kernel between the images of two tasks.
+
+        Args:
+            t: task of the rows.
+            k: task of the columns.
+            group: a parameter group's part; None: the whole.
+
+        Raises:
+            StoreError: no such task or group, or a file that can't be read.
+        """
+        return self.kernel_arrays.read(self.spec.images(t), self.spec.images(k), group)

@@ -1,0 +1,150 @@
+"""Reading stored kernels: verified once when opened, read when asked for."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from analysis.errors import StoreError
+from analysis.store.arrays import KernelArrays, Readable
+from analysis.store.files import (
+    KERNEL,
+    TIMINGS,
+    damaged,
+    expected_files,
+    read_json,
+    read_spec,
+    sha256,
+)
+from analysis.store.spec import KernelSpec
+from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
+
+
+class StoredKernel(Readable):
+    """A finished kernel.
+
+    Args:
+        path: its folder.
+
+    Attributes:
+        path: its folder.
+        spec: what it is the kernel of.
+        health: what the health gate found.
+
+    Raises:
+        StoreError: a file is missing or has changed since it was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        manifest = read_json(path / MANIFEST)
+        for name, recorded in manifest.items():
+            now = sha256(path / name)
+            if now != recorded:
+                raise damaged(path / name, "is missing" if now is None else "has changed since it was written")
+        self.spec = read_spec(path)
+        unlisted = [name for name in expected_files(self.spec) if name not in manifest]
+        if unlisted:
+            raise damaged(path / MANIFEST, f"doesn't list {unlisted[0]}")
+        self.health: dict[str, Any] = read_json(path / KERNEL).get("health", {})
+        try:
+            self.kernel_arrays = KernelArrays(path, self.spec, create=False)
+        except ValueError as error:
+            raise damaged(path, f"can't be read ({str(error).splitlines()[0][:200]})") from error
+
+    @property
+    def seconds(self) -> float | None:
+        """What computing it took; None if that isn't recorded."""
+        path = self.path / TIMINGS
+        return read_json(path).get("seconds") if path.exists() else None
+
+
+class Analysis:
+    """The analysis of a run, as far as it is finished."""
+
+    def __init__(self, run: Path) -> None:
+        """Name the run; `load_analysis` is the way here."""
+        self.run = run
+        self._opened = functools.lru_cache(StoredKernel)
+
+    @property
+    def kernels(self) -> tuple[KernelSpec, ...]:
+        """Specs of the finished kernels, by seed, checkpoint and outputs.
+
+        Raises:
+            StoreError: a `kernel.json` that is missing or can't be read.
+        """
+        folders = (self.run / "analysis" / "kernels").glob("seed*/checkpoint*/*")
+        found = [read_spec(path) for path in folders if path.is_dir() and not path.name.endswith(PARTIAL)]
+        return tuple(sorted(found, key=lambda spec: (spec.seed, spec.checkpoint, spec.outputs)))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`, or an empty dict while there is none.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        path = self.run / "analysis" / "summary.json"
+        return read_json(path) if path.exists() else {}
+
+    def stored(self, seed: int, checkpoint: int, outputs: str | None = None) -> StoredKernel:
+        """Open a kernel; the files are verified the first time.
+
+        Args:
+            seed: seed of the run.
+            checkpoint: 0 before task 0, t + 1 after task t.
+            outputs: `full`, `trace`, `diagonal` or `pseudo`; None: the only one that is stored.
+
+        Raises:
+            StoreError: no such kernel, several to choose from, or a damaged one.
+        """
+        there = [spec for spec in self.kernels if (spec.seed, spec.checkpoint) == (seed, checkpoint)]
+        fitting = [spec for spec in there if outputs in (None, spec.outputs)]
+        if len(fitting) == 1:
+            return self._opened(self.run / "analysis" / "kernels" / fitting[0].place)
+        asked = f"seed {seed}, checkpoint {checkpoint}" + (f", outputs {outputs}" if outputs else "")
+        if fitting:
+            raise StoreError(
+                f"{self.run} has the kernels {', '.join(spec.outputs for spec in fitting)} of {asked}; say outputs="
+            )
+        known = ", ".join(spec.place for spec in (there or self.kernels)[:8])
+        raise StoreError(f"{self.run} has no kernel of {asked}, only {known or 'none at all'}; compute it first")
+
+    def kernel(
+        self, seed: int, checkpoint: int, t: int, k: int, outputs: str | None = None, group: str | None = None
+    ) -> Float64[np.ndarray, "n1 n2 ..."]:
+        """Read Theta_c(X_t, X_k), the kernel between the images of two tasks at a checkpoint.
+
+        Args:
+            seed: seed of the run.
+            checkpoint: 0 before task 0, t + 1 after task t.
+            t: task of the rows.
+            k: task of the columns.
+            outputs: `full`, `trace`, `diagonal` or `pseudo`; None: the only one that is stored.
+            group: a parameter group's part; None: the whole.
+
+        Returns:
+            `(n1, n2, *outputs)`.
+
+        Raises:
+            StoreError: no such kernel, task or group, or a damaged file.
+        """
+        return self.stored(seed, checkpoint, outputs).block(t, k, group)
+
+
+def load_analysis(run: str | Path) -> Analysis:
+    """Open what has been analysed of a run; kernels are read when asked for.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        StoreError: nothing has been analysed there.
+    """
+    path = Path(run).expanduser()
+    if not (path / "analysis").is_dir():
+        raise StoreError(f"{path} has no analysis; check the path, or run `ntk-analysis kernels {path}` first")
+    return Analysis(path)
