@@ -15,7 +15,7 @@ from ntkcl_jax.drawing import COLOURS, save, style
 ANNOTATED = 8
 """Tasks up to which a heatmap's cells carry their numbers."""
 LINES = {
-    "effective_dimension": "effective dimension (ridge 1e-3 of the mean diagonal)",
+    "effective_dimension": "effective dimension (ridge = mean diagonal)",
     "target_alignment": "kernel-target alignment",
     "drift": "drift since the checkpoint before, ‖ΔΘ‖ / ‖Θ‖",
 }
@@ -124,15 +124,14 @@ def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
 
 
 def _shares(axes: Axes, checkpoints: Checkpoints, numbers: Sequence[int]) -> None:
-    """Stack the mean share of each parameter group in the kernels' traces."""
-    bottom = np.zeros(len(numbers))
+    """Draw each parameter group's mean share of the traces; on a log scale, as one often dwarfs the rest."""
     for i, name in enumerate(next(iter(checkpoints.values()))["groups"]):
-        height = np.array([np.mean(values["groups"][name]["share"]) for values in checkpoints.values()])
-        axes.bar(numbers, height, bottom=bottom, color=COLOURS[i % len(COLOURS)], width=0.8, label=name)
-        bottom += height
-    axes.set_title("share of the trace by parameters, mean over tasks", fontsize=9)
-    axes.set(xlabel="checkpoint (tasks learned)", xticks=list(numbers), ylim=(0, 1))
-    axes.legend(frameon=True, fontsize=8, ncols=2, loc="lower center")
+        share = [float(np.mean(values["groups"][name]["share"])) for values in checkpoints.values()]
+        axes.plot(numbers, share, "s-", ms=3.5, lw=1.3, color=COLOURS[i % len(COLOURS)], label=name)
+    axes.set_title("share of the trace, by parameters", fontsize=9)
+    axes.set(xlabel="checkpoint (tasks learned)", xticks=list(numbers), yscale="log")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=8)
 
 
 def save_figures(summary: Mapping[str, Any], folder: Path) -> list[Path]:

@@ -122,7 +122,7 @@ class Records:
 
     def function(
         self, seed: int, checkpoint: int, output: str = "scores", dtype: Literal["float32", "float64"] = "float32"
-    ) -> tuple[Partial, Tree]:
+    ) -> tuple[Partial, Tree | dict[str, np.ndarray]]:
         """Make the function of a checkpoint, and the parameters to differentiate it by.
 
         `scores` are those of the prototype head with **the prototypes of the run's last finished task, at every

@@ -6,6 +6,7 @@ from typing import Literal
 from analysis.errors import PlanError
 from analysis.kernels.kinds import Outputs, Precision, Way
 
+Side = Literal["train", "test"]
 Head = Literal["scores", "proxy", "features"]
 GroupBy = Literal["part", "layer", "none"]
 
@@ -34,7 +35,7 @@ class Request:
     checkpoints: tuple[int, ...] = ()
     tasks: tuple[int, ...] = ()
     per_task: int = 20
-    side: Literal["train", "test"] = "test"
+    side: Side = "test"
     outputs: Outputs = "full"
     head: Head = "scores"
     groups: GroupBy = "part"

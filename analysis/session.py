@@ -16,8 +16,8 @@ from analysis import summary
 from analysis.errors import RecordError
 from analysis.figures import checkpoint_name, save_figures
 from analysis.kernels import tiled
-from analysis.kernels.empirical import check_request, default_precision, empirical_ntk
-from analysis.kernels.functions import Function, Params, Shape, inspect
+from analysis.kernels.empirical import default_precision, empirical_ntk
+from analysis.kernels.functions import Function, Params, Shape, check_images, check_params, inspect
 from analysis.kernels.health import check_kernel
 from analysis.kernels.kinds import Precision
 from analysis.kernels.planner import Plan, plan
@@ -94,13 +94,18 @@ class Session:
             groups = None
             if self.request.groups != "none":
                 groups = default_groups(sorted(params), by=self.request.groups)
-            check_request(fn, params, {"probes": probes.images}, self.request.outputs, self.request.way)
+            # Its rows are independent: that is a property of the network, tested where it is defined.
+            check_params(params)
+            check_images(probes.images, "the probes")
             shape = inspect(fn, params, probes.images, groups)
-            if planned is None:
+            # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
+            begun = self.store.begun(seed, checkpoint, self.request.outputs)
+            tile = self.request.tile or (begun.tile if begun else None)
+            if planned is None or (tile and tile != planned.tile):
                 planned = plan(
                     fn, params, probes.images, len(probes.images), None,
                     outputs=self.request.outputs, groups=groups, precision=self.precision, way=self.request.way,
-                    tile=self.request.tile, memory_bytes=self.request.memory_bytes,
+                    tile=tile, memory_bytes=self.request.memory_bytes,
                     devices=1 if self.mesh is None else self.mesh.size,
                 )  # fmt: skip
             yield Job(self._spec(seed, checkpoint, probes, shape, planned, fn, params), fn, params, shape, probes,

@@ -1,14 +1,10 @@
 """The `ntkcl` command. Nothing heavy is imported before the arguments are understood."""
 
-import io
 import json
-import os
-import signal
-import sys
 from typing import Any
 
+from ntkcl_jax.console import Program
 from ntkcl_jax.errors import ConfigError, NtkclError
-from ntkcl_jax.progress import plain_text
 
 USAGE = """usage: ntkcl COMMAND ...
 
@@ -21,20 +17,14 @@ Parameter-efficient continual learning on a frozen vision transformer (NTK-CL, a
 
 Each command explains itself: ntkcl COMMAND --help. A mistake that you can mend ends with exit code 2.
 """
-USER_ERROR = 2
-INTERRUPTED = 130
-TERMINATED = 143
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM)."""
 
 
 def demo(args: list[str]) -> None:
     """Run the demonstration: NTK-CL beside frozen prototypes and sequential fine-tuning."""
-    from ntkcl_jax.options import Demo, parse
+    from ntkcl_jax.options import Demo
+    from ntkcl_jax.parsing import parse
 
-    options = parse(Demo, "demo", args)
+    options = parse(Demo, "ntkcl demo", args)
     from ntkcl_jax.presets import preset
 
     config = preset("digits", seeds=options.seeds, methods=("ntkcl", "prototypes", "sequential"))
@@ -74,9 +64,10 @@ def _train(config: Any, options: Any) -> None:
 
 def evaluate(args: list[str]) -> None:
     """Classify again with the checkpoints of a run."""
-    from ntkcl_jax.options import Evaluate, parse
+    from ntkcl_jax.options import Evaluate
+    from ntkcl_jax.parsing import parse
 
-    options = parse(Evaluate, "evaluate", args)
+    options = parse(Evaluate, "ntkcl evaluate", args)
     from ntkcl_jax.recorded import evaluate_run
 
     results, same = evaluate_run(options.run)
@@ -89,9 +80,10 @@ def evaluate(args: list[str]) -> None:
 
 def presets(args: list[str]) -> None:
     """List the presets."""
-    from ntkcl_jax.options import Presets, parse
+    from ntkcl_jax.options import Presets
+    from ntkcl_jax.parsing import parse
 
-    options = parse(Presets, "presets", args)
+    options = parse(Presets, "ntkcl presets", args)
     if not options.json:
         print(_preset_lines())
         return
@@ -117,55 +109,18 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
     print("\n" + accuracy_table(results), end="")
 
 
-RESUMABLE = ("demo", "train")
-COMMANDS = {"demo": demo, "train": train, "evaluate": evaluate, "presets": presets}
-
-
-def run(argv: list[str]) -> int:
-    """Run a command line and return its exit code.
-
-    Args:
-        argv: words after `ntkcl`.
-
-    Returns:
-        0, or 2 after a mistake that the user can mend (one line on standard error), or 130 after Ctrl-C, or 143 after
-        SIGTERM.
-    """
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE, end="")
-        return 0 if argv else USER_ERROR
-    if argv[0] not in COMMANDS:
-        return _complain(f"unknown command {argv[0]!r}; choose from {', '.join(COMMANDS)}", USER_ERROR)
-    try:
-        COMMANDS[argv[0]](argv[1:])
-    except NtkclError as error:
-        return _complain(str(error), USER_ERROR)
-    except KeyboardInterrupt as error:
-        ended = isinstance(error, Terminated)
-        hint = "; the same command with --resume goes on from the last checkpoint" if argv[0] in RESUMABLE else ""
-        return _complain(("terminated" if ended else "interrupted") + hint, TERMINATED if ended else INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
-
-
-def _complain(message: str, code: int) -> int:
-    """Write one line that can't steer the terminal, whatever names it carries."""
-    print(f"ntkcl: {plain_text(' '.join(message.split()))}", file=sys.stderr)
-    return code
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
+NTKCL = Program(
+    name="ntkcl",
+    usage=USAGE,
+    commands={"demo": demo, "train": train, "evaluate": evaluate, "presets": presets},
+    resumable=("demo", "train"),
+    errors=(NtkclError,),
+)
 
 
 def main() -> None:
     """Entry point of the `ntkcl` script."""
-    signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
-    sys.exit(run(sys.argv[1:]))
+    NTKCL.main()
 
 
 if __name__ == "__main__":

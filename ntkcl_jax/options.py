@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 
 from ntkcl_jax.config import RunConfig
-
-T = TypeVar("T")
+from ntkcl_jax.parsing import parse
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Train:
 class Evaluate:
     """Classify the test images again with every stored checkpoint, and compare with the stored results."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
     json: bool = False
     """Print the results as JSON instead of a table."""
@@ -60,23 +59,6 @@ class Presets:
     """Print every field of every preset as JSON."""
 
 
-def parse(what: type[T], command: str, args: list[str], default: T | None = None) -> T:
-    """Read a command's options.
-
-    Args:
-        what: the command's dataclass.
-        command: what the user typed, for the help.
-        args: the words after it.
-        default: values that options override.
-
-    Returns:
-        An instance of `what`. A mistake or `--help` ends the process with code 2 or 0.
-    """
-    if default is None:
-        return tyro.cli(what, prog=f"ntkcl {command}", args=args)
-    return tyro.cli(what, prog=f"ntkcl {command}", args=args, default=default)
-
-
 def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:
     """Read `ntkcl train`'s options over a preset."""
-    return parse(Train, f"train {name}", args, Train(run_dir=tyro.MISSING, config=config))
+    return parse(Train, f"ntkcl train {name}", args, Train(run_dir=tyro.MISSING, config=config))

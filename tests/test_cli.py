@@ -15,7 +15,8 @@ import pytest
 from ntkcl_jax import cli
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import from_json
-from ntkcl_jax.options import Demo, parse, parse_train
+from ntkcl_jax.options import Demo, parse_train
+from ntkcl_jax.parsing import parse
 from ntkcl_jax.presets import PRESETS, preset
 from tests import tiny
 
@@ -28,7 +29,7 @@ def captured(*words: object) -> tuple[int, str, str]:
     out, error = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         try:
-            code = cli.run([str(word) for word in words])
+            code = cli.NTKCL.run([str(word) for word in words])
         except SystemExit as exit:
             code = exit.code
     return code, out.getvalue(), error.getvalue()
@@ -60,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 def test_help_is_quick_because_nothing_heavy_is_imported(words: list[str]) -> None:
     script = (
         "import sys, ntkcl_jax.cli\n"
-        "try: code = ntkcl_jax.cli.run(sys.argv[1:])\n"
+        "try: code = ntkcl_jax.cli.NTKCL.run(sys.argv[1:])\n"
         "except SystemExit as e: code = e.code\n"
         "print(*sorted({m.split('.')[0] for m in sys.modules}), file=sys.stderr)\n"
         "sys.exit(code)"
@@ -80,7 +81,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported(words: list[str]) -> No
 def test_without_words_the_usage_is_shown_and_nothing_succeeds() -> None:
     assert captured() == (2, cli.USAGE, "")
     assert captured("--help") == (0, cli.USAGE, "")
-    assert all(command in cli.USAGE for command in cli.COMMANDS)
+    assert all(command in cli.USAGE for command in cli.NTKCL.commands)
 
 
 def test_the_help_of_train_lists_every_field_with_the_presets_value() -> None:
@@ -111,27 +112,74 @@ def test_options_override_the_preset(tmp_path: Path) -> None:
     assert parse(Demo, "demo", ["--seeds", "0", "1"]).seeds == (0, 1)
 
 
+RATES = "--optimizer.learning-rate FLOAT or --optimizer.later-learning-rate {None}|FLOAT"
+CHOICES = "expected one of ('digits', 'scripts', 'folder', 'cifar100', 'arrays')"
+
+
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("words", "told"),
     [
-        (["--optimizer.lerning-rate", "1"], "--optimizer.learning-rate"),
-        (["--optimizer.epochs", "two"], "--optimizer.epochs"),
-        (["--data.source", "web"], "--data.source"),
-        (["stray"], "stray"),
+        (
+            ["--optimizer.lerning-rate", "1"],
+            f"unrecognized options: --optimizer.lerning-rate, 1; perhaps you meant {RATES}",
+        ),
+        (
+            ["--jsno", "--qiet"],
+            "unrecognized options: --jsno, --qiet; perhaps you meant --json, --no-json or --quiet, --no-quiet",
+        ),
+        (["stray"], "unrecognized options: stray"),
+        (["--optimizer.epochs", "two"], "expected --optimizer.epochs INT, got 'two'"),
+        (["--optimizer.epochs="], "expected --optimizer.epochs INT, got ''"),
+        (
+            ["--optimizer.later-learning-rate", "it's"],
+            'expected --optimizer.later-learning-rate {None}|FLOAT, got "it\'s"',
+        ),
+        (["--data.crop-scale", "a", "[b]"], "expected --data.crop-scale FLOAT FLOAT, got 'a', '[b]'"),
+        (["--data.crop-scale", "1"], "missing value for argument '--data.crop-scale'; expected 2 values"),
+        (["--data.source", "web"], f"invalid choice 'web' for argument '--data.source'; {CHOICES}"),
+        (
+            ["--data.source", "a\n  -----\n\x1b[2J"],
+            f"invalid choice 'a? -----??[2J' for argument '--data.source'; {CHOICES}",
+        ),
     ],
 )
-def test_an_unknown_option_or_a_wrong_type_is_code_2(tmp_path: Path, words: list[str], named: str) -> None:
+def test_an_option_that_is_unknown_or_has_a_wrong_value_is_told_in_one_line(
+    tmp_path: Path, words: list[str], told: str
+) -> None:
     code, out, error = captured("train", "digits", "--run-dir", tmp_path / "run", *words)
     assert (code, out) == (2, "")
-    assert named in error
-    assert "Traceback" not in error
+    assert error == f"ntkcl: {told}; `ntkcl train digits --help` lists the options\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_has_to_be_named() -> None:
-    code, out, error = captured("train", "digits")
-    assert (code, out) == (2, "")
-    assert "--run-dir" in error
+def test_what_has_to_be_named_is_asked_for_beside_what_came() -> None:
+    end = "; `ntkcl {} --help` lists the options\n"
+    assert captured("train", "digits") == (
+        2,
+        "",
+        "ntkcl: expected --run-dir PATH, got none" + end.format("train digits"),
+    )
+    assert captured("evaluate") == (2, "", "ntkcl: expected RUN, got none" + end.format("evaluate"))
+    typed = captured("train", "digits", "--run-dri", "runs/x")
+    assert typed == (2, "", "ntkcl: expected --run-dir PATH, got --run-dri, runs/x" + end.format("train digits"))
+
+
+def test_the_line_about_an_option_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    said = set()
+    for columns in ("40", "200", None):
+        monkeypatch.delenv("COLUMNS", raising=False) if columns is None else monkeypatch.setenv("COLUMNS", columns)
+        for stdout in (io.StringIO(), Terminal(), io.TextIOWrapper(io.BytesIO(), encoding="utf-8")):
+            error = Terminal()
+            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(error):
+                assert cli.NTKCL.run(["demo", "--sedes", "x" * 300]) == 2
+            said.add(error.getvalue())
+            assert os.environ.get("COLUMNS") == columns
+    (line,) = said
+    assert f"--sedes, {'x' * 300}; perhaps you meant --seeds [INT [INT ...]]" in line
 
 
 def test_json_is_all_that_json_prints(trained: tuple[Path, str, str]) -> None:

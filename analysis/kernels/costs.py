@@ -236,12 +236,15 @@ def _inside(eqn: JaxprEqn) -> tuple[float, int]:
 
 
 def _is_elementwise(eqn: JaxprEqn) -> bool:
-    """Whether each number of the result comes from the same place of the operands."""
+    """Whether each number of the result comes from the same place of the operands, axes of one repeated."""
     name = eqn.primitive.name
     shapes = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
     result = getattr(eqn.outvars[0].aval, "shape", ())
     moved = name.startswith(("cum", "sort", "gather", "scatter", "dynamic", "triangular", "cholesky", "fft"))
-    return not moved and all(shape in ((), result) for shape in shapes)
+    return not moved and all(
+        not shape or (len(shape) == len(result) and all(a in (1, b) for a, b in zip(shape, result, strict=True)))
+        for shape in shapes
+    )
 
 
 def _is_view(eqn: JaxprEqn) -> bool:

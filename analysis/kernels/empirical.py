@@ -9,16 +9,8 @@ from jaxtyping import Array, Float
 
 from analysis.errors import PlanError
 from analysis.kernels import tiled
-from analysis.kernels.functions import (
-    ApplyFn,
-    Groups,
-    Params,
-    as_partial,
-    check_images,
-    check_params,
-    check_rows,
-    inspect,
-)
+from analysis.kernels.batches import check_all
+from analysis.kernels.functions import ApplyFn, Groups, Params, as_partial, inspect
 from analysis.kernels.kinds import OUTPUTS, WAYS, Outputs, Precision, Way
 from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
 from analysis.kernels.planner import plan
@@ -35,15 +27,11 @@ def check_request(apply_fn: ApplyFn, params: Params, sets: dict[str, Any], outpu
         raise PlanError(f"expected outputs to be one of {', '.join(OUTPUTS)}; got {outputs!r}")
     if way not in WAYS:
         raise PlanError(f"expected way to be one of {', '.join(WAYS)}; got {way!r}")
-    check_params(params)
-    for name, images in sets.items():
-        check_images(images, name)
     first = next(iter(sets.values()))
     for name, images in sets.items():
-        if images.shape[1:] != first.shape[1:]:
+        if np.shape(images)[1:] != np.shape(first)[1:]:
             raise PlanError(f"expected {name} of shape (n, {', '.join(map(str, first.shape[1:]))}); got {images.shape}")
-    inspect(apply_fn, params, first)
-    check_rows(apply_fn, params, first)
+    check_all(apply_fn, params, *sets.values())
 
 
 def empirical_ntk(

@@ -133,7 +133,7 @@ def _estimate(exact: float, samples: Float[np.ndarray, "probes"], rounding: floa
 
 def standard_error_of_mean(samples: Float[np.ndarray, "probes *rest"]) -> Float[np.ndarray, "*rest"]:
     """Standard error of the mean over probes, each one independent."""
-    return samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    return np.asarray(samples.std(axis=0, ddof=1) / np.sqrt(len(samples)))
 
 
 def random_signs(rng: np.random.Generator, size: int, count: int) -> Float[np.ndarray, "size count"]:

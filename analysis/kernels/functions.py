@@ -172,6 +172,11 @@ def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) ->
     return Shape(int(shape[1]), sum(sizes), sorted_leaves, per_group)
 
 
+@jax.jit
+def _evaluate(fn: Function, params: Params, x: jax.Array) -> jax.Array:
+    return fn(params, x)
+
+
 def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
     """Refuse a function that has state or whose rows depend on each other (batch norm, dropout, a batch-wise vote).
 
@@ -182,9 +187,8 @@ def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
         FunctionError: two equal calls differ, a row changes with its companions, or an output isn't finite.
     """
     rows = jnp.asarray(x[: max(CHECKED_ROWS, 2)])
-    evaluate = jax.jit(lambda fn, p, x: fn(p, x))
     fn = as_partial(apply_fn)
-    whole = np.asarray(evaluate(fn, params, rows), np.float64)
+    whole = np.asarray(_evaluate(fn, params, rows), np.float64)
     if not np.isfinite(whole).all():
         row = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
         raise FunctionError(f"expected finite outputs; apply_fn(params, x) gives NaN or infinity in row {row}")
@@ -197,7 +201,7 @@ def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
             "out of it"
         )
     other = np.concatenate([np.asarray(rows[:1]), np.asarray(rows[1:] if len(rows) > 1 else rows)[::-1] * 0.5], axis=0)
-    beside = np.asarray(evaluate(fn, params, jnp.asarray(other, rows.dtype)), np.float64)[0]
+    beside = np.asarray(_evaluate(fn, params, jnp.asarray(other, rows.dtype)), np.float64)[0]
     for changed in (np.abs(again[0][0] - whole[0]).max(), np.abs(beside - whole[0]).max()):
         if changed > COUPLING_TOLERANCE * size:
             raise FunctionError(

@@ -42,7 +42,7 @@ def _push(fn: Function, params: Params, x: jax.Array, tangents: Params) -> jax.A
 
 
 @jax.jit
-def _squares(fn: Function, params: Params, x: jax.Array, output: int) -> jax.Array:
+def _squares(fn: Function, params: Params, x: jax.Array, output: int | jax.Array) -> jax.Array:
     """Squared length of the Jacobian row of one output, for each example in the tile."""
     leaves = (tuple(range(len(jax.tree.leaves(params)))),)
 

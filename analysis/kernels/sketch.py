@@ -163,7 +163,8 @@ def _multiply(
     memory = Memory(grid, kernel_shape(grid, outputs, first.shape[2]), (WHOLE,))
     inner = difference = 0.0
     for i, j in grid.pairs():
-        rows, columns = (tuple(side) for side in (first[:, grid.rows(i)], second[:, grid.columns(j)]))
+        with jax.enable_x64(True):  # rows may be in float64
+            rows, columns = (tuple(jnp.asarray(side)) for side in (first[:, grid.rows(i)], second[:, grid.columns(j)]))
         a, b = (np.asarray(block, np.float64) for block in products(rows, columns, outputs))
         block = (a + b) / HALVES
         if grid.symmetric and i == j:

@@ -7,7 +7,7 @@ serves all of them.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ WHOLE = "whole"
 Rows = tuple[jax.Array, ...]
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes the blocks of a kernel; one that has a block already spares its computation."""
 

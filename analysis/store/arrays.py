@@ -46,7 +46,7 @@ class KernelArrays:
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
-            "fill_value": "NaN",
+            "fill_value": "NaN",  # never stored, so a tile of zeros (a group without gradient) isn't an absent one
         }
         waiting = {
             name: ts.open(
@@ -54,8 +54,6 @@ class KernelArrays:
                     "driver": "zarr3",
                     "kvstore": {"driver": "file", "path": f"{folder.absolute()}/{folder_of(name)}/"},
                     "metadata": metadata,
-                    # A group without any gradient has tiles of zeros, and they are to be told from absent ones.
-                    "store_data_equal_to_fill_value": True,
                     # A tile counts when its hashes are there, so there is no need to wait for the disk each time.
                     "context": {"file_io_sync": False},
                 },

@@ -112,7 +112,7 @@ class KernelSpec:
     @property
     def place(self) -> str:
         """Where the kernel lies below the store."""
-        return f"seed{self.seed}/checkpoint{self.checkpoint}/{self.outputs}"
+        return place(self.seed, self.checkpoint, self.outputs)
 
     def rows(self, tile: int) -> slice:
         """Images of a tile."""
@@ -178,6 +178,16 @@ class KernelSpec:
         made: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
         made["versions"] = tuple(value["versions"].items())
         return cls(**made)
+
+
+def place(seed: int, checkpoint: int, outputs: str) -> str:
+    """Where a kernel lies below the store.
+
+    Example:
+        >>> place(0, 3, "full")
+        'seed0/checkpoint3/full'
+    """
+    return f"seed{seed}/checkpoint{checkpoint}/{outputs}"
 
 
 def _shown(value: Any) -> str:

@@ -26,7 +26,7 @@ from analysis.store.files import (
     sync_file,
     write_json,
 )
-from analysis.store.spec import KernelSpec
+from analysis.store.spec import KernelSpec, place
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
 
 SYNC_THREADS = 16
@@ -60,6 +60,15 @@ class KernelStore:
                 f"{path} holds another kernel: {difference}; ask for that one, or delete the folder to replace it"
             )
         return True
+
+    def begun(self, seed: int, checkpoint: int, outputs: str) -> KernelSpec | None:
+        """Spec of the unfinished kernel of this place, if there is one and it got as far as having a spec.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        partial = self.root / place(seed, checkpoint, outputs + PARTIAL)
+        return read_spec(partial) if (partial / KERNEL).exists() else None
 
     def open(self, spec: KernelSpec, resume: bool = False) -> "OpenKernel":
         """Start a kernel, or take it up again. Hosts that share one all give `resume=True`.

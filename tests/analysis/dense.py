@@ -151,8 +151,8 @@ class _Attention:
         x = x @ frozen["embed"]
         d = x.shape[-1]
         x = jnp.concatenate([jnp.broadcast_to(frozen["class"], (n, 1, d)), x], axis=1) + frozen["position"]
-        for name, adapter in params["adapters"].items():
-            block = frozen[name]
+        for i in range(len(params["adapters"])):
+            adapter, block = params["adapters"][f"block{i}"], frozen[f"block{i}"]
             qkv = _layer_norm(x, block["norm1"]) @ block["qkv"]
             q, key, v = (part.reshape(n, -1, heads, d // heads) for part in jnp.split(qkv, 3, axis=-1))
             weights = jax.nn.softmax(jnp.einsum("nqhd,nkhd->nhqk", q, key) * (d // heads) ** -0.5, axis=-1)

@@ -48,7 +48,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("records")
     weights = folder / "w.safetensors"  # a random backbone would be drawn again for every task that is read
     network = Network(tiny.config().model, task_classes=3, classes=7)
-    save_backbone(network.init(jax.random.key(5))[1].backbone, tiny.BACKBONE, weights)
+    save_backbone(jax.device_get(network.init(jax.random.key(5))[1].backbone), tiny.BACKBONE, weights)
     config = tiny.config(weights=str(weights), seeds=SEEDS, optimizer__epochs=1, compute__checkpoint_every_steps=1000)
     train(config, folder / "run", arrays=tiny.arrays(), quiet=True)
     return folder / "run"

@@ -118,7 +118,7 @@ def test_blocks_that_the_sink_has_are_not_computed_again(net) -> None:  # type: 
 
 
 def test_float32_sums_are_an_option_that_costs_digits(net) -> None:  # type: ignore[no-untyped-def]
-    apply_fn, params, x1, _, dense = net
+    apply_fn, params, x1, *_ = net
     exact = compute(apply_fn, params, x1, None, "full", 3)["whole"]
     rounded = compute(apply_fn, params, x1, None, "full", 3, precision="float32")["whole"]
     assert 0 < relative_error(rounded, exact) < 1e-5

@@ -23,7 +23,7 @@ def fail(capsys: pytest.CaptureFixture) -> Fail:
     """Run a command line that must fail: returns its one line on standard error."""
 
     def fail(*words: object) -> str:
-        code = cli.run([str(word) for word in words])
+        code = cli.NTKCL.run([str(word) for word in words])
         out, error = capsys.readouterr()
         assert (code, out) == (2, ""), error
         assert error.startswith("ntkcl: ")

@@ -1,0 +1,89 @@
+"""The `ntk-analysis` command. Nothing heavy is imported before the arguments are understood."""
+
+import json
+from typing import Any
+
+from analysis.errors import AnalysisError
+from ntkcl_jax.console import Program
+from ntkcl_jax.errors import NtkclError
+
+USAGE = """usage: ntk-analysis COMMAND ...
+
+Empirical neural tangent kernels of NTK-CL runs, exact and checked: what training did to the tasks' kernels.
+
+  kernels RUN      intra-task and inter-task kernels at every checkpoint, summary.json and figures in RUN/analysis
+
+Each command explains itself: ntk-analysis COMMAND --help. A mistake that you can mend ends with exit code 2.
+"""
+
+
+def kernels(args: list[str]) -> None:
+    """Compute kernels."""
+    from analysis.options import Kernels
+    from ntkcl_jax.parsing import parse
+
+    options = parse(Kernels, "ntk-analysis kernels", args)
+    request = options.request()
+    from analysis.session import compute_kernels, dry_run
+
+    if options.dry_run:
+        print("\n".join(dry_run(options.run, request)))
+        return
+    made = compute_kernels(options.run, request, resume=options.resume, quiet=options.quiet or options.json)
+    if options.json:
+        print(json.dumps(made))
+        return
+    if request.part[1] > 1:
+        print(f"part {options.part} is done; when all are: ntk-analysis kernels {options.run} --resume")
+        return
+    print(table(made))
+    print(f"\nsummary   {options.run / 'analysis' / 'summary.json'}\npictures  {options.run / 'analysis' / 'figures'}")
+
+
+def table(summary: dict[str, Any]) -> str:
+    """One line for each seed and checkpoint: means over tasks and pairs of tasks.
+
+    Example:
+        >>> figures = {"inter_intra_ratio": [[1.0, 0.5], [0.5, 1.0]], "unrelated_ratio": [[1.0, 0.1], [0.1, 1.0]],
+        ...            "effective_dimension": [3.0, 5.0], "target_alignment": [0.1, 0.3], "drift": [None, None]}
+        >>> print(table({"seeds": {"0": {"checkpoints": {"0": figures}}}}))
+        seed  checkpoint  inter/intra  if unrelated  effective dimension  target alignment   drift
+        0     0                 0.500         0.100                  4.0             0.200       –
+    """
+    lines = ["seed  checkpoint  inter/intra  if unrelated  effective dimension  target alignment   drift"]
+    for seed, part in summary["seeds"].items():
+        for number, figures in part["checkpoints"].items():
+            ratio, unrelated = (_mean_of_pairs(figures[n]) for n in ("inter_intra_ratio", "unrelated_ratio"))
+            drift = [value for value in figures["drift"] if value is not None]
+            lines.append(
+                f"{seed:<5} {number:<10} {ratio:>12} {unrelated:>13} {_mean(figures['effective_dimension']):>20.1f} "
+                f"{_mean(figures['target_alignment']):>17.3f} {f'{_mean(drift):.3f}' if drift else '–':>7}"
+            )
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_of_pairs(matrix: list[list[float]]) -> str:
+    pairs = [value for t, row in enumerate(matrix) for value in row[t + 1 :]]
+    return f"{_mean(pairs):.3f}" if pairs else "–"
+
+
+NTK_ANALYSIS = Program(
+    name="ntk-analysis",
+    usage=USAGE,
+    commands={"kernels": kernels},
+    resumable=("kernels",),
+    errors=(AnalysisError, NtkclError),
+)
+
+
+def main() -> None:
+    """Entry point of the `ntk-analysis` script."""
+    NTK_ANALYSIS.main()
+
+
+if __name__ == "__main__":
+    main()
