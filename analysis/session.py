@@ -170,19 +170,19 @@ class Session:
                 opened.put(i, j, {tiled.WHOLE: theta[job.spec.rows(i), job.spec.rows(j)]})
                 stage.advance()
             return
-        source = tiled.RowSource(
-            job.fn, job.params, job.shape, job.spec.tile, job.spec.outputs == "pseudo", self.mesh
-        )  # fmt: skip
         tiled.fill(
-            source, job.probes.images, None, opened, outputs=self.request.outputs, held=job.plan.held,
+            self._source(job), job.probes.images, None, opened, outputs=self.request.outputs, held=job.plan.held,
             precision=job.precision, part=self.request.part, advance=stage.advance,
         )  # fmt: skip
+
+    def _source(self, job: Job) -> tiled.RowSource:
+        return tiled.RowSource(job.fn, job.params, job.shape, job.spec.tile, job.spec.outputs == "pseudo", self.mesh)
 
     def _finish(self, job: Job, opened: OpenKernel, seconds: float) -> None:
         """Check the kernel, and give it its name or delete it."""
         double_fn, _ = self.records.function(job.spec.seed, job.spec.checkpoint, job.spec.head, dtype="float64")
         health = check_kernel(
-            opened.matrix(), job.fn, job.params, job.probes.images,
+            opened.matrix(), self._source(job), job.probes.images,
             outputs=self.request.outputs, precision=job.precision, seed=job.spec.seed, double_fn=double_fn,
         )  # fmt: skip
         if health.reason:

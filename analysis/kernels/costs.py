@@ -6,25 +6,30 @@ model, calibrated against XLA's memory analysis (tests/analysis/test_costs.py):
 
 - results of products, convolutions, reductions, joins, gathers and loops are written, and so are products' operands;
 - anything else is computed inside of the one value that needs it, and written if two different ones need it;
-- what is computed of numbers alone is never written;
+- what is computed of numbers alone is written only to be joined with something else;
+- products whose axes aren't in the order of a matrix product need copies of their operands meanwhile;
 - a reshape shares its operand's memory; equal computations are done once, results that nobody needs never.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-VIEWS = {"reshape", "squeeze", "expand_dims", "copy", "copy_p", "stop_gradient", "optimization_barrier"}
-"""Primitives whose results share the memory of their operands."""
-MOVES = {"broadcast_in_dim", "transpose", "slice", "rev", "iota", "split", "pad", "dynamic_slice"}
-"""Primitives that change no number and are computed inside of what needs them."""
-PRODUCTS = {"dot_general", "conv_general_dilated"}
-COSTLY = {"exp", "log", "erf", "erfc", "tanh", "logistic", "rsqrt", "sqrt", "div", "pow", "sin", "cos"}
-"""Elementwise primitives that XLA doesn't repeat for every element of a broadcast."""
+from analysis.kernels.primitives import (
+    COSTLY,
+    MOVES,
+    PIECES,
+    PRODUCTS,
+    elements,
+    is_elementwise,
+    is_view,
+    product_flops,
+    rearranged_bytes,
+    size_in_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -56,27 +61,10 @@ class _Value:
     needs_stored: bool = False
     constant: bool = False
     spreads: bool = False
+    joins: bool = False
     costly: bool = False
     argument: bool = False
     roots: set[int] = field(default_factory=set)
-
-
-def _bytes(aval: Any) -> int:
-    return prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 0)
-
-
-def _elements(atom: Any) -> int:
-    return prod(getattr(atom.aval, "shape", ()))
-
-
-def _product_flops(eqn: JaxprEqn) -> float:
-    left, right = (atom.aval.shape for atom in eqn.invars[:2])
-    size = _elements(eqn.outvars[0])
-    if eqn.primitive.name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        return 2.0 * size * prod(left[axis] for axis in contracted)
-    # A kernel is (out features, in features of one group, *window) in the order of its specification.
-    return 2.0 * size * prod(right) / right[eqn.params["dimension_numbers"].rhs_spec[0]]
 
 
 class _Graph:
@@ -92,7 +80,7 @@ class _Graph:
         return len(self.values) - 1
 
     def argument(self, aval: Any) -> int:
-        return self.add(_Value(_bytes(aval), stored=True, argument=True))
+        return self.add(_Value(size_in_bytes(aval), stored=True, argument=True))
 
     def walk(self, jaxpr: Jaxpr, arguments: Sequence[int], scope: int = 0) -> list[int]:
         """Add the equations of a jaxpr; return the values of its outputs."""
@@ -102,7 +90,7 @@ class _Graph:
         def value(atom: Any) -> int:
             if not isinstance(atom, Literal):
                 return known[atom]
-            return self.add(_Value(_bytes(atom.aval), constant=True))
+            return self.add(_Value(size_in_bytes(atom.aval), constant=True))
 
         for eqn in jaxpr.eqns:
             inner = _called(eqn)
@@ -123,24 +111,25 @@ class _Graph:
 
     def equation(self, eqn: JaxprEqn, inputs: list[int]) -> list[int]:
         name = eqn.primitive.name
-        sizes = [_bytes(var.aval) for var in eqn.outvars]
-        if _is_view(eqn):
+        sizes = [size_in_bytes(var.aval) for var in eqn.outvars]
+        if is_view(eqn):
             return inputs[: len(sizes)]
         constant = all(self.values[i].constant for i in inputs)
-        value = _Value(sizes[0], tuple(inputs), constant=constant, costly=name in COSTLY)
-        elements = max((_elements(atom) for atom in (*eqn.outvars, *eqn.invars)), default=0)
+        value = _Value(sizes[0] * PIECES.get(name, 1), tuple(inputs), constant=constant, costly=name in COSTLY)
+        count = max((elements(atom) for atom in (*eqn.outvars, *eqn.invars)), default=0)
         if name in PRODUCTS:
-            value.flops, value.stored, value.needs_stored = _product_flops(eqn), True, True
+            value.flops, value.stored, value.needs_stored = product_flops(eqn), True, True
+            value.inside = rearranged_bytes(eqn)
         elif name in MOVES:
             value.spreads = name == "broadcast_in_dim"
         elif _bodies(eqn):
             value.flops, value.inside = _inside(eqn)
             value.stored, value.needs_stored = True, True
-        elif _is_elementwise(eqn):
-            value.flops = float(elements)
+        elif is_elementwise(eqn):
+            value.flops = float(count)
         else:
-            value.stored, value.constant = True, False
-            value.flops = float(elements) if name.startswith(("reduce", "arg", "cum", "sort")) else 0.0
+            value.stored, value.constant, value.joins = True, False, name == "concatenate"
+            value.flops = float(count) if name.startswith(("reduce", "arg", "cum", "sort")) else 0.0
         return [self.add(value)] + [
             self.add(_Value(size, tuple(inputs), stored=value.stored, needs_stored=value.needs_stored))
             for size in sizes[1:]
@@ -164,7 +153,7 @@ class _Graph:
                 source = values[j]
                 if len(source.roots) < 2:
                     source.roots |= roots
-                if value.needs_stored or (value.spreads and source.costly):
+                if value.needs_stored or (value.spreads and source.costly) or (value.joins and source.constant):
                     source.stored = True
         return needed
 
@@ -231,33 +220,8 @@ def _inside(eqn: JaxprEqn) -> tuple[float, int]:
         return max(flops), memory
     times = eqn.params["length"] if name == "scan" else eqn.params["mesh"].size if name == "shard_map" else 1
     shares = times if name == "shard_map" else 1
-    results = sum(_bytes(var.aval) for var in eqn.outvars) if name == "shard_map" else 0
+    results = sum(size_in_bytes(var.aval) for var in eqn.outvars) if name == "shard_map" else 0
     return sum(flops) * times, max(0, memory * shares - results)
-
-
-def _is_elementwise(eqn: JaxprEqn) -> bool:
-    """Whether each number of the result comes from the same place of the operands, axes of one repeated."""
-    name = eqn.primitive.name
-    shapes = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
-    result = getattr(eqn.outvars[0].aval, "shape", ())
-    moved = name.startswith(("cum", "sort", "gather", "scatter", "dynamic", "triangular", "cholesky", "fft"))
-    return not moved and all(
-        not shape or (len(shape) == len(result) and all(a in (1, b) for a, b in zip(shape, result, strict=True)))
-        for shape in shapes
-    )
-
-
-def _is_view(eqn: JaxprEqn) -> bool:
-    name = eqn.primitive.name
-    if name in VIEWS:
-        return True
-    if not eqn.invars or len(eqn.outvars) != 1:
-        return False
-    source, result = eqn.invars[0].aval, eqn.outvars[0].aval
-    if name == "convert_element_type":
-        return source.dtype == result.dtype
-    same = getattr(source, "shape", None) is not None and prod(source.shape) == prod(result.shape)
-    return same and name in ("broadcast_in_dim", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "slice")
 
 
 def _key(eqn: JaxprEqn, known: dict[Any, int], scope: int) -> Any:
@@ -275,8 +239,8 @@ def _jaxpr_cost(jaxpr: Jaxpr) -> Cost:
     arguments = [graph.argument(var.aval) for var in jaxpr.invars]
     outputs = graph.walk(jaxpr, arguments)
     flops, temporary = graph.peak(set(outputs))
-    output_bytes = sum(_bytes(atom.aval) for atom in jaxpr.outvars)
-    return Cost(flops, temporary + output_bytes, output_bytes, sum(_bytes(var.aval) for var in jaxpr.invars))
+    output_bytes = sum(size_in_bytes(atom.aval) for atom in jaxpr.outvars)
+    return Cost(flops, temporary + output_bytes, output_bytes, sum(size_in_bytes(var.aval) for var in jaxpr.invars))
 
 
 def program_cost(fn: Callable, *args: Any) -> Cost:

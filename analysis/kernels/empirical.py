@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Shaped
 
 from analysis.errors import PlanError
 from analysis.kernels import tiled
@@ -37,8 +37,8 @@ def check_request(apply_fn: ApplyFn, params: Params, sets: dict[str, Any], outpu
 def empirical_ntk(
     apply_fn: ApplyFn,
     params: Params,
-    x1: Float[Array, "n1 ..."],
-    x2: Float[Array, "n2 ..."] | None = None,
+    x1: Shaped[np.ndarray, "n1 ..."] | Shaped[jax.Array, "n1 ..."],
+    x2: Shaped[np.ndarray, "n2 ..."] | Shaped[jax.Array, "n2 ..."] | None = None,
     *,
     outputs: Outputs = "full",
     way: Way = "auto",

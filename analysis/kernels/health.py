@@ -14,7 +14,7 @@ from analysis.errors import HealthError
 from analysis.kernels.functions import Function, Params
 from analysis.kernels.jacobian import jacobian_rows, products
 from analysis.kernels.kinds import Outputs, Precision
-from analysis.kernels.tiled import mirrored
+from analysis.kernels.tiled import RowSource, mirrored
 
 # Float32 Jacobians agree with float64 ones to about 1e-6 of the largest entry (theory.md section 5); ten times a figure
 # that rounding explains is an error that it doesn't.
@@ -92,8 +92,7 @@ def dense_block(fn: Function, params: Params, images: Any, outputs: Outputs) -> 
 
 def check_kernel(
     kernel: Float[np.ndarray, "n n *k"],
-    fn: Function,
-    params: Params,
+    source: RowSource,
     images: Any,
     *,
     outputs: Outputs,
@@ -105,8 +104,7 @@ def check_kernel(
 
     Args:
         kernel: as computed, in the shape that `outputs` says.
-        fn: the function that it is of.
-        params: the parameters that it was computed at.
+        source: what its Jacobian rows came from.
         images: its examples (n, ...).
         outputs: kind of kernel.
         precision: arithmetic of its sums.
@@ -118,17 +116,17 @@ def check_kernel(
     """
     finite = bool(np.isfinite(kernel).all())
     largest = float(np.abs(kernel).max()) if finite else np.inf
-    count = min(RECOMPUTED, len(images))
+    count = min(RECOMPUTED, len(images), source.tile)
     chosen = np.sort(np.random.default_rng([seed, len(images)]).choice(len(images), count, replace=False))
     if not finite or not largest:
         what = "all its entries are zero: no parameter has a gradient" if finite else "it has NaN or infinite entries"
         return Health(np.inf, np.inf, -np.inf, precision, tuple(map(int, chosen)), what)
     block = kernel[np.ix_(chosen, chosen)]
-    again = dense_block(fn if double_fn is None else double_fn, params, np.asarray(images)[chosen], outputs)
+    again = dense_block(double_fn or source.fn, source.params, np.asarray(images)[chosen], outputs)
     recomputation = float(np.abs(block - again).max()) / largest
-    leaves = (tuple(range(len(jax.tree.leaves(params)))),)
-    rows = jacobian_rows(fn, params, np.asarray(images)[chosen], leaves, outputs == "pseudo")
-    turned = mirrored(np.asarray(products(rows, rows, outputs, precision)[0], np.float64))
+    rows = source.rows(np.asarray(images)[chosen])
+    whole = sum(np.asarray(part, np.float64) for part in products(rows, rows, outputs, precision, source.mesh))
+    turned = mirrored(np.asarray(whole)[: len(chosen), : len(chosen)])
     symmetry = max(float(np.abs(kernel - mirrored(kernel)).max()), float(np.abs(block - turned).max())) / largest
     smallest = min(smallest_over_largest(matrix) for matrix in matrices(kernel))
     reasons = [

@@ -69,9 +69,11 @@ class Plan:
     def lines(self) -> list[str]:
         """A table of all ways, for people."""
         head = f"{'way':<16}{'tile':>6}{'held':>6}{'passes':>8}{'memory':>11}{'Jacobians':>13}{'products':>13}  note"
+        mark = " *"
         rows = [
-            f"{o.way + (' *' if o.way == self.way else ''):<16}{o.tile:>6}{o.held:>6}{o.passes:>8.2f}"
-            f"{_size(o.peak_bytes):>11}{_operations(o.flops_jacobian):>13}{_operations(o.flops_products):>13}  {o.reason}"
+            f"{o.way + mark * (o.way == self.way):<16}{o.tile:>6}{o.held:>6}{o.passes:>8.2f}"
+            f"{_size(o.peak_bytes):>11}{_operations(o.flops_jacobian):>13}{_operations(o.flops_products):>13}"
+            f"  {o.reason}"
             for o in self.options
         ]
         about = (
@@ -101,8 +103,8 @@ def plan(
     """Plan a kernel without compiling anything.
 
     Args:
-        apply_fn: function of parameters and examples to (n, k); arrays bound to it may be `jax.ShapeDtypeStruct`.
-        params: its parameters, or their shapes.
+        apply_fn: function of parameters and examples to (n, k).
+        params: its parameters.
         x1: anything with the examples' shape (n, ...) and dtype.
         n1: examples of the rows.
         n2: examples of the columns; None: the rows' own, at half the cost.
@@ -132,7 +134,7 @@ def plan(
     if min(n1, n1 if n2 is None else n2, devices) < 1:
         raise PlanError(f"expected at least one example and device; got n1 {n1}, n2 {n2} and {devices} devices")
     if tile is not None and (tile < 1 or tile % devices):
-        raise PlanError(f"expected a tile that is a multiple of the {devices} devices; got {tile}: change it or leave it")
+        raise PlanError(f"expected a tile that is a multiple of the {devices} devices; got {tile}: change it")
     if way == "features" and not isinstance(apply_fn, Composite):
         raise PlanError("way features needs a function of features and head (analysis.kernels.composite); got another")
     memory = planning_memory(devices) if memory_bytes is None else memory_bytes

@@ -1,5 +1,7 @@
 """Healthy kernels pass the gate with small figures; each way of being wrong is refused with its reason."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,9 +9,15 @@ from jax.tree_util import Partial
 
 from analysis.errors import HealthError
 from analysis.kernels import health
+from analysis.kernels.functions import as_partial, inspect
+from analysis.kernels.tiled import RowSource
 from tests.analysis.dense import attention_net, dense_ntk, examples, mlp, reduced
 
 OUTPUTS = ("full", "trace", "diagonal", "pseudo")
+
+
+def source(apply_fn: Callable, params: dict, x: np.ndarray, outputs: str) -> RowSource:
+    return RowSource(as_partial(apply_fn), params, inspect(apply_fn, params, x), 4, outputs == "pseudo")
 
 
 @pytest.mark.parametrize("outputs", OUTPUTS)
@@ -17,7 +25,7 @@ def test_a_right_kernel_is_healthy(outputs: str) -> None:
     apply_fn, params = attention_net()
     x = examples(5, (8, 8, 1))
     kernel = reduced(dense_ntk(apply_fn, params, x), outputs)
-    found = health.check_kernel(kernel, apply_fn, params, x, outputs=outputs)
+    found = health.check_kernel(kernel, source(apply_fn, params, x, outputs), x, outputs=outputs)
     assert found.reason == ""
     found.require("kernel")
     assert found.recomputation_error < 1e-12
@@ -56,7 +64,7 @@ def test_a_wrong_kernel_is_refused(outputs: str, how: str, words: str) -> None:
     apply_fn, params = mlp()
     x = examples(4, (5,))
     kernel = broken(reduced(dense_ntk(apply_fn, params, x), outputs), how)
-    found = health.check_kernel(kernel, Partial(apply_fn), params, x, outputs=outputs)
+    found = health.check_kernel(kernel, source(apply_fn, params, x, outputs), x, outputs=outputs)
     with pytest.raises(HealthError, match=words):
         found.require("kernel")
 
@@ -71,7 +79,9 @@ def test_both_ends_of_a_large_spectrum_are_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_recomputation_is_in_float64() -> None:
-    fn = Partial(lambda p, x: jnp.sin(x * p), )
+    fn = Partial(
+        lambda p, x: jnp.sin(x * p),
+    )
     block = health.dense_block(fn, jnp.float32(0.3) * jnp.ones(2), np.ones((1, 2), np.float32), "full")
     assert block.dtype == np.float64
     assert block[0, 0, 0, 0] == pytest.approx(np.cos(float(np.float32(0.3))) ** 2, rel=1e-14)

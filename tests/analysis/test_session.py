@@ -149,7 +149,7 @@ def test_two_processes_share_the_work(run: Path, analysed: Path, tmp_path: Path)
         ({"checkpoints": (9,)}, RecordError, "checkpoints 0 to 3"),
         ({"tasks": (7,)}, RecordError, "task 7"),
         ({"seeds": (5,)}, RecordError, "seeds"),
-        ({"memory_bytes": 1000}, PlanError, "memory"),
+        ({"memory_bytes": 1000}, PlanError, "may be used"),
     ],
 )
 def test_an_impossible_request_leaves_nothing(run: Path, tmp_path: Path, request_, error, words) -> None:  # type: ignore[no-untyped-def]
