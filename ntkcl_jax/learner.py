@@ -147,7 +147,7 @@ def fit_task(
     seed: int,
     steps_in_epoch: int,
     resume: tuple[Position, Tree, Any] | None = None,
-    on_records: Callable[[list[StepRecord], Position], None] = lambda records, position: None,
+    on_records: Callable[[list[StepRecord]], None] = lambda records: None,
     save: Callable[[Position, Tree, Any], None] = lambda position, adaptation, momentum: None,
 ) -> Tree:
     """Train one task.
@@ -165,7 +165,7 @@ def fit_task(
         seed: the run's seed.
         steps_in_epoch: batches of an epoch.
         resume: position, trainable tree and momentum to go on from.
-        on_records: receives the steps' losses, some steps late, and the position reached.
+        on_records: receives the steps' losses in order, some steps late.
         save: receives position, trainable tree and momentum every `compute.checkpoint_every_steps` steps.
 
     Returns:
@@ -204,17 +204,16 @@ def fit_task(
                 jnp.int32(step),
             )
             pending.append((step, result))
-            end = at + 1 == steps_in_epoch
-            done = Position(epoch + end, 0 if end else at + 1, step + 1)
             if (step + 1) % config.compute.checkpoint_every_steps == 0:
-                on_records(_collect(pending, task), done)
+                on_records(_collect(pending, task))
                 pending = []
                 check_finite(adaptation, f"after step {step} of task {task}")
-                save(done, adaptation, momentum)
+                end = at + 1 == steps_in_epoch
+                save(Position(epoch + end, 0 if end else at + 1, step + 1), adaptation, momentum)
             elif len(pending) >= FETCH_EVERY + FETCH_LAG:
-                on_records(_collect(pending[:FETCH_EVERY], task), done)
+                on_records(_collect(pending[:FETCH_EVERY], task))
                 pending = pending[FETCH_EVERY:]
-    on_records(_collect(pending, task), Position(optimizer.epochs, 0, optimizer.epochs * steps_in_epoch))
+    on_records(_collect(pending, task))
     check_finite(adaptation, f"at the end of task {task}")
     return adaptation
 

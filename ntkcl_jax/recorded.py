@@ -1,24 +1,28 @@
 """A run read back: the states of every task, as functions and arrays, for analysis and evaluation."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Int
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import from_json
-from ntkcl_jax.data import Arrays
-from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.data import Arrays, ImageSet, prepare
+from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
 from ntkcl_jax.metrics import summarise
 from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
 from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
 from ntkcl_jax.setup import Setup, evaluate, initial_state, set_up
+
+Side = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -67,32 +71,85 @@ class RecordedTask:
         order = self.run.setup.scenarios[self.seed].class_order
         return tuple(self.run.setup.source.class_names[order[label]] for label in self.labels)
 
-    def _side(self, test: bool) -> tuple[np.ndarray, np.ndarray]:
-        setup = self.run.setup
-        image_set, views = (setup.source.test, setup.test_views) if test else (setup.source.train, setup.train_views)
-        labels = setup.scenarios[self.seed].relabel(image_set.labels)
-        chosen = np.flatnonzero(np.isin(labels, self.labels))
-        return views.images(chosen).astype(np.float32) / 255, labels[chosen]
+    def _members(self, side: Side) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Places of the task's images in their side of the source, and their labels."""
+        labels = self.run.setup.scenarios[self.seed].relabel(self._image_set(side).labels)
+        places = np.flatnonzero(np.isin(labels, self.labels))
+        return places, labels[places]
+
+    def _image_set(self, side: Side) -> ImageSet:
+        sides = {"train": self.run.setup.source.train, "test": self.run.setup.source.test}
+        if side not in sides:
+            raise ConfigError(f"expected side 'train' or 'test', got {side!r}; name one of them")
+        return sides[side]
+
+    def labels_of(self, side: Side) -> Int[np.ndarray, "n"]:
+        """Labels of the task's images in the run's numbering; no image is read.
+
+        Args:
+            side: `train` or `test`.
+
+        Raises:
+            ConfigError: another side.
+        """
+        return self._members(side)[1]
+
+    def images(
+        self, side: Side = "test", positions: Sequence[int] | Int[np.ndarray, "m"] | None = None
+    ) -> Float32[np.ndarray, "m h w 3"]:
+        """Pixels of the task's images under the test transform, as the network sees them.
+
+        Args:
+            side: `train` or `test`.
+            positions: which of the task's images, in which order: `images(side, at)` belong to `labels_of(side)[at]`.
+                Only these are read and transformed. None means all; then the whole side of the run is transformed
+                once, and kept where it fits in memory.
+
+        Returns:
+            Pixels in [0, 1], one image for each position.
+
+        Raises:
+            ConfigError: another side.
+            DataError: a position that isn't a whole number from 0 to the last image, or an image that can't be read.
+        """
+        setup, (places, _) = self.run.setup, self._members(side)
+        if positions is None:
+            pixels = (setup.train_views if side == "train" else setup.test_views).images(places)
+        else:
+            chosen = places[_checked(positions, len(places))]
+            pixels = prepare(self._image_set(side), chosen, setup.config.data, setup.size)
+        return pixels.astype(np.float32) / 255
 
     @property
-    def train_images(self) -> np.ndarray:
-        """The task's training images under the test transform: (n, h, w, 3) float32 pixels in [0, 1]."""
-        return self._side(test=False)[0]
+    def train_images(self) -> Float32[np.ndarray, "n h w 3"]:
+        """The task's training images under the test transform: pixels in [0, 1]."""
+        return self.images("train")
 
     @property
-    def train_labels(self) -> np.ndarray:
-        """Their labels, (n,) int64."""
-        return self._side(test=False)[1]
+    def train_labels(self) -> Int[np.ndarray, "n"]:
+        """Their labels, int64."""
+        return self.labels_of("train")
 
     @property
-    def test_images(self) -> np.ndarray:
-        """The task's test images as the network sees them: (n, h, w, 3) float32 pixels in [0, 1]."""
-        return self._side(test=True)[0]
+    def test_images(self) -> Float32[np.ndarray, "n h w 3"]:
+        """The task's test images as the network sees them: pixels in [0, 1]."""
+        return self.images("test")
 
     @property
-    def test_labels(self) -> np.ndarray:
-        """Their labels, (n,) int64."""
-        return self._side(test=True)[1]
+    def test_labels(self) -> Int[np.ndarray, "n"]:
+        """Their labels, int64."""
+        return self.labels_of("test")
+
+
+def _checked(positions: Sequence[int] | Int[np.ndarray, "m"], count: int) -> Int[np.ndarray, "m"]:
+    """Refuse what isn't a list of places among `count`; NumPy would count negative ones from the end."""
+    array = np.asarray(positions)
+    array = array.astype(int) if array.size == 0 else array
+    whole = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
+    if not whole or ((array < 0) | (array >= count)).any():
+        came = array[(array < 0) | (array >= count)][0] if whole else f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"expected positions as a list of whole numbers from 0 to {count - 1}, got {came}")
+    return array
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.logs import MetricsLog, Progress
 from ntkcl_jax.metrics import TaskEvaluation, aggregate, summarise
-from ntkcl_jax.runfolder import FORMAT, RunFolder
-from ntkcl_jax.seedrun import SeedRun, task_name
+from ntkcl_jax.runfolder import FORMAT, RunFolder, package_changes
+from ntkcl_jax.seedrun import SeedRun, log_task, task_name
 from ntkcl_jax.setup import Setup, initial_state, set_up
 
 
@@ -35,7 +35,7 @@ def learn_baseline(
             evaluations.append(evaluation)
             stage.advance(1)
     for evaluation in evaluations:
-        log.append(kind="task", method=method, seed=seed, task=evaluation.task, accuracy=evaluation.accuracy)
+        log_task(log, method, seed, evaluation)
     try:
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
@@ -58,7 +58,8 @@ def train(
         config: the whole configuration.
         run_dir: a new folder, or with `resume` one that an interrupted run of the same config left.
         arrays: images for `data.source="arrays"`.
-        resume: go on where the folder's last whole checkpoint left off; ends with the bits of an undisturbed run.
+        resume: go on where the folder's last whole checkpoint left off; ends with the bits of an undisturbed run,
+            unless packages have changed since, which is said.
         quiet: no progress.
 
     Returns:
@@ -74,6 +75,12 @@ def train(
     header = setup.header()
     setup.decode_all()
     with folder.writing(header, resume=resume), MetricsLog(folder.metrics) as log, Progress(quiet) as progress:
+        changes = package_changes(folder.header(), header)
+        if changes:
+            progress.say(
+                f"warning: since this run was started, {', '.join(changes)}: numbers may differ in their last bits; "
+                "resume with the old versions for the same bits"
+            )
         store_backbone(setup, folder)
         features = None
         seeds: dict[str, dict[str, Any]] = {}

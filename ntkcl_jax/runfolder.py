@@ -29,6 +29,8 @@ FORMAT = 1
 """Version of the layout above."""
 REPEATED = ("config", "weights", "data", "scenarios")
 """Parts of `config.json` that a resumed run must repeat."""
+ARITHMETIC = ("jax", "jaxlib", "flax", "optax")
+"""Packages whose versions decide the last bits of a result."""
 PACKAGES = ("ntkcl-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
 
 
@@ -194,6 +196,26 @@ def first_difference(old: Any, new: Any, name: str) -> str | None:
                 return found
         return None
     return None if old == new else f"{name} was {_short(old)}, now {_short(new)}"
+
+
+def package_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Describe which packages that do the arithmetic have another version now.
+
+    Args:
+        old: `config.json` of a run.
+        new: that of the run that goes on with it.
+
+    Example:
+        >>> package_changes({"versions": {"jax": "0.10.1", "flax": "0.12.8"}}, {"versions": {"jax": "0.12.0"}})
+        ['jax was 0.10.1, now 0.12.0', 'flax was 0.12.8, now unknown']
+    """
+    stored = old.get("versions")
+    was, now = stored if isinstance(stored, dict) else {}, new["versions"]
+    return [
+        f"{name} was {was.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
+        for name in ARITHMETIC
+        if was.get(name) != now.get(name)
+    ]
 
 
 def _short(value: Any) -> str:

@@ -125,7 +125,9 @@ class SeedRun:
         )
         evaluation, _ = evaluate(setup, scenario, task, state.adaptation, state.frozen)
         # Logged before it is stored: of a task that counts as done no record is missing (see `repeats`).
-        report_task(self.log, self.progress, "ntkcl", self.seed, evaluation)
+        log_task(self.log, "ntkcl", self.seed, evaluation)
+        shown = f"{100 * evaluation.accuracy:.2f} % on all classes seen after task {task + 1}"
+        self.progress.say(f"seed {self.seed} · ntkcl: {shown}")
         self.save(
             self.folder.task(self.seed, task, "after"), state, {"task": task, "evaluation": evaluation.to_record()}
         )
@@ -145,6 +147,7 @@ class SeedRun:
         """Newest whole in-task state, if there is one."""
         for path in self.folder.steps(self.seed, task):
             trees, meta = checkpoint.load(path)
+            trees = jax.tree.map(jnp.asarray, trees)
             leaves = [trees["momentum"][str(i)] for i in range(len(trees["momentum"]))]
             return Position(**meta["position"]), trees["adaptation"], leaves
         return None
@@ -164,7 +167,7 @@ class SeedRun:
         batch_size = self.setup.config.optimizer.batch_size
         last = time.perf_counter()
 
-        def record(records: list[StepRecord], position: Position) -> None:
+        def record(records: list[StepRecord]) -> None:
             nonlocal last
             if not records:
                 return
@@ -187,8 +190,8 @@ def task_name(source: Source, scenario: Scenario, task: int, limit: int = 6) -> 
     return " ".join(names[:limit]) + (f" … ({len(names)} classes)" if len(names) > limit else "")
 
 
-def report_task(log: MetricsLog, progress: Progress, method: str, seed: int, evaluation: TaskEvaluation) -> None:
-    """Log an evaluation and say it."""
+def log_task(log: MetricsLog, method: str, seed: int, evaluation: TaskEvaluation) -> None:
+    """Append the record of a finished task, the same for every method."""
     log.append(
         kind="task",
         method=method,
@@ -197,5 +200,3 @@ def report_task(log: MetricsLog, progress: Progress, method: str, seed: int, eva
         accuracy=evaluation.accuracy,
         task_accuracies=list(evaluation.task_accuracies),
     )
-    shown = f"{100 * evaluation.accuracy:.2f} % on all classes seen after task {evaluation.task + 1}"
-    progress.say(f"seed {seed} · {method}: {shown}")

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from jaxtyping import TypeCheckError
 
 import ntkcl_jax
-from ntkcl_jax import checkpoint
-from ntkcl_jax.errors import DataError, RunFolderError
+from ntkcl_jax import checkpoint, recorded
+from ntkcl_jax.data import ImageSet, prepared
+from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
 from ntkcl_jax.nn.model import Network
 from ntkcl_jax.nn.weights import save_backbone
 from ntkcl_jax.recorded import RecordedRun, RecordedTask, evaluate_run, load_run
@@ -23,13 +25,18 @@ WHOLE_TASKS = {"compute__checkpoint_every_steps": 1000}
 """Each checkpoint waits for the disk many times; in-task ones are only written where a test looks at them."""
 
 
+def refused(error: type[Exception], match: str) -> pytest.RaisesExc:
+    """Expect a value of a wrong type to be refused; with --shape-checks the type checker is the first to do so."""
+    return pytest.raises((error, TypeCheckError), match=f"{match}|Type-check error")
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two seeds on weights from a file that is gone."""
     folder = tmp_path_factory.mktemp("recorded")
     weights = folder / "w.safetensors"
     network = Network(tiny.config().model, task_classes=3, classes=7)
-    save_backbone(network.init(jax.random.key(5))[1].backbone, tiny.BACKBONE, weights)
+    save_backbone(jax.device_get(network.init(jax.random.key(5))[1].backbone), tiny.BACKBONE, weights)
     train(
         tiny.config(weights=str(weights), seeds=SEEDS, **WHOLE_TASKS), folder / "run", arrays=tiny.arrays(), quiet=True
     )
@@ -97,7 +104,7 @@ def test_the_function_has_scores_proxy_logits_and_features(run: RecordedRun) -> 
     assert task.apply_fn(task.after, task.frozen, images).shape == (3, 7)
     assert task.apply_fn(task.after, task.frozen, images, "proxy").shape == (3, 3)
     assert task.apply_fn(task.after, task.frozen, images, output="features").shape == (3, 32)
-    with pytest.raises(ValueError, match="output must be one of"):
+    with refused(ValueError, "output must be one of"):
         task.apply_fn(task.after, task.frozen, images, output="logits")
 
 
@@ -107,18 +114,18 @@ def test_classes_not_seen_yet_score_lowest(run: RecordedRun) -> None:
     assert scores[:, 3:].max() < scores[:, :3].min()
 
 
-def images_of(task: RecordedTask, test: bool) -> tuple[np.ndarray, np.ndarray]:
-    return (task.test_images, task.test_labels) if test else (task.train_images, task.train_labels)
+def images_of(task: RecordedTask, side: str) -> tuple[np.ndarray, np.ndarray]:
+    return (task.test_images, task.test_labels) if side == "test" else (task.train_images, task.train_labels)
 
 
-@pytest.mark.parametrize("test", [False, True])
-def test_a_task_has_its_images_and_labels_in_the_order_of_the_classes(run: RecordedRun, test: bool) -> None:
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_task_has_its_images_and_labels_in_the_order_of_the_source(run: RecordedRun, side: str) -> None:
     data = tiny.arrays()
-    pixels, source = (data.test_images, data.test_labels) if test else (data.train_images, data.train_labels)
+    pixels, source = (getattr(data, f"{side}_{what}") for what in ("images", "labels"))
     order = run.header["scenarios"]["0"]["class_order"]
     for t, classes in enumerate([range(0, 3), range(3, 5), range(5, 7)]):
         task = run.task(t, seed=0)
-        images, labels = images_of(task, test)
+        images, labels = images_of(task, side)
         assert task.labels == classes
         assert task.class_names == tuple(str(order[c]) for c in classes)
         assert (images.dtype, images.shape[1:]) == (np.float32, (8, 8, 3))
@@ -128,6 +135,60 @@ def test_a_task_has_its_images_and_labels_in_the_order_of_the_classes(run: Recor
         assert [order[label] for label in labels] == source[wanted].tolist()
         brightness = pixels[wanted].mean(axis=(1, 2, 3)) / 255
         np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), brightness, atol=0.03)
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_some_of_a_tasks_images_are_those_of_all_at_these_positions(run: RecordedRun, side: str) -> None:
+    task = run.task(1, seed=0)
+    images, labels = images_of(task, side)
+    assert (task.images(side).tobytes(), task.labels_of(side).tobytes()) == (images.tobytes(), labels.tobytes())
+    for positions in ([3], [5, 0, 5, 2], np.array([1, 0], np.int32), range(len(labels)), []):
+        some = task.images(side, positions)
+        assert (some.dtype, some.shape) == (np.float32, (len(positions), 8, 8, 3))
+        assert some.tobytes() == images[list(positions)].tobytes()
+
+
+def test_only_the_images_asked_for_are_prepared_and_none_for_labels(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole side is prepared only when a task's images are asked for without positions."""
+    count, seen = prepared.prepare, []
+
+    def counted(image_set: ImageSet, indices: np.ndarray, *rest: object) -> np.ndarray:
+        seen.append(len(indices))
+        return count(image_set, indices, *rest)
+
+    monkeypatch.setattr(prepared, "prepare", counted)
+    monkeypatch.setattr(recorded, "prepare", counted)
+    task = load_run(path, arrays=tiny.arrays()).task(2)
+    assert (len(task.train_labels), len(task.labels_of("test"))) == (18, 8)
+    assert seen == []
+    task.images("train", [4, 2])
+    task.images(positions=[1])
+    assert seen == [2, 1]
+    task.images("test")
+    assert (seen, len(task.test_images)) == ([2, 1, 28], 8)
+
+
+@pytest.mark.parametrize(
+    ("positions", "came"),
+    [
+        ([0, 8], "8"),
+        ([-1], "-1"),
+        ([0.5], r"float64 of shape \(1,\)"),
+        ([[1]], r"int64 of shape \(1, 1\)"),
+        (True, "bool"),
+    ],
+)
+def test_positions_that_a_task_does_not_have_are_refused(run: RecordedRun, positions: object, came: str) -> None:
+    with refused(DataError, f"expected positions as a list of whole numbers from 0 to 7, got {came}"):
+        run.task(1).images("test", positions)
+
+
+def test_a_side_that_no_task_has_is_refused(run: RecordedRun) -> None:
+    for ask in (run.task(0).images, run.task(0).labels_of):
+        with refused(ConfigError, "expected side 'train' or 'test', got 'val'; name one of them"):
+            ask("val")
 
 
 def test_a_seed_that_drew_its_own_backbone_gets_it_back(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """A run that is killed, interrupted or asked to end, and taken up again, ends with the bits of an undisturbed one."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ntkcl_jax import cli
 from ntkcl_jax.options import parse_train
 from ntkcl_jax.presets import preset
 from ntkcl_jax.run import train
@@ -95,6 +98,29 @@ def test_resuming_a_finished_run_changes_nothing(undisturbed: Path) -> None:
     assert {p: p.read_bytes() for p in undisturbed.rglob("*") if p.is_file()} == before
 
 
+def test_resuming_with_other_packages_warns_in_one_line(
+    undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    header = json.loads((run / "config.json").read_text())
+    now = dict(header["versions"])
+    header["versions"] |= {"jax": "0.1.2", "numpy": "1.0", "python": "3.1"}
+    del header["versions"]["optax"]
+    (run / "config.json").write_text(json.dumps(header))
+    train(tiny.config(**CONFIG), undisturbed, arrays=tiny.arrays(), resume=True)
+    assert "warning" not in capsys.readouterr().err
+    train(tiny.config(**CONFIG), run, arrays=tiny.arrays(), resume=True)
+    out, error = capsys.readouterr()
+    assert (out, error) == (
+        "",
+        f"warning: since this run was started, jax was 0.1.2, now {now['jax']}, optax was unknown, now {now['optax']}: "
+        "numbers may differ in their last bits; resume with the old versions for the same bits\n",
+    )
+    assert_same(run, undisturbed)
+    train(tiny.config(**CONFIG), run, arrays=tiny.arrays(), resume=True, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
 def wait_for(run: Path, pattern: str, process: subprocess.Popen) -> None:
     """Wait until the process has written something."""
     end = time.monotonic() + 300
@@ -103,28 +129,30 @@ def wait_for(run: Path, pattern: str, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.slow  # a run this small can end before a busy machine delivers the signal
-def test_ctrl_c_and_sigterm_say_how_to_go_on_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_ctrl_c_and_sigterm_say_how_to_go_on_and_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data, run = tiny.folder(tmp_path / "data"), tmp_path / "run"
-    words = ["-m", "ntkcl_jax", *tiny.words(data, run, "--quiet")]
+    # A thousand steps, six hundred of them after the second signal's moment: even on a busy machine the run goes on
+    # for seconds when a signal is sent.
+    longer = ["--quiet", "--optimizer.epochs", "60", "--compute.checkpoint-every-steps", "100"]
+    words = tiny.words(data, run, *longer)
     for number, pattern, more, told in (
         (signal.SIGINT, "checkpoints/seed0/task0/step*", [], "interrupted"),
         (signal.SIGTERM, "checkpoints/seed0/task1/before", ["--resume"], "terminated"),
     ):
-        process = start(*words, *more)
+        process = start("-m", "ntkcl_jax", *words, *more)
         wait_for(run, pattern, process)
         process.send_signal(number)
         out, error = process.communicate(timeout=300)
         assert error == f"ntkcl: {told}; the same command with --resume goes on from the last checkpoint\n"
         assert out == ""
         assert process.returncode == 128 + number
-    process = start(*words, "--resume")
-    out, error = process.communicate(timeout=300)
-    assert (process.returncode, error) == (0, "")
+    code = cli.NTKCL.run([*words, "--resume"])
+    out, error = capsys.readouterr()
+    assert (code, error) == (0, "")
     assert "results.json" in out
     assert list((run / "figures").glob("*.png"))
     other = tmp_path / "other"
-    train(parse_train("digits", preset("digits"), tiny.words(data, other)[2:]).config, other, quiet=True)
+    train(parse_train("digits", preset("digits"), words[2:]).config, other, quiet=True)
     assert_same(run, other)
 
 

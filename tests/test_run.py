@@ -126,8 +126,11 @@ def test_metrics_tell_losses_by_step_and_accuracies_by_task(run: Path, results: 
     assert steps == [3, 6, 9, 10]
     assert all(math.isfinite(r["total"]) and r["ce_hybrid"] > 0 for r in records if r["kind"] == "train")
     for method in METHODS:
-        told = [r["accuracy"] for r in records if r["kind"] == "task" and (r["seed"], r["method"]) == (0, method)]
-        assert told == results["seeds"]["0"][method]["accuracy_after_task"]
+        told = [r for r in records if r["kind"] == "task" and (r["seed"], r["method"]) == (0, method)]
+        metrics = results["seeds"]["0"][method]
+        assert [r["accuracy"] for r in told] == metrics["accuracy_after_task"]
+        rows = [[x for x in row if x is not None] for row in metrics["accuracy_matrix"]]
+        assert [r["task_accuracies"] for r in told] == rows
     times = [r["time"] for r in records]
     assert times == sorted(times)
 
@@ -181,7 +184,7 @@ def test_the_backbone_is_stored_once_with_the_hash_of_its_file(tmp_path: Path) -
     config = tiny.config(weights=str(tmp_path / "w.safetensors"), methods=("prototypes",), seeds=(0, 1))
     network = Network(config.model, task_classes=3, classes=7)
     backbone = network.init(jax.random.key(5))[1].backbone
-    save_backbone(backbone, tiny.BACKBONE, tmp_path / "w.safetensors")
+    save_backbone(jax.device_get(backbone), tiny.BACKBONE, tmp_path / "w.safetensors")
     train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True)
     header = json.loads((tmp_path / "run" / "config.json").read_text())
     assert header["weights"]["sha256"] == file_sha256(tmp_path / "w.safetensors")

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from ntkcl_jax.config import ModelConfig
-from ntkcl_jax.nn.adapters import Key, VariableType
+from ntkcl_jax.nn.adapters import VariableType
 
 NORM_FLOOR = 1e-12
 
@@ -66,6 +66,3 @@ class PrototypeHead(nnx.Module):
         floor = -self.scale[...] * sum(self.config.section_weights)
         seen: Bool[Array, "c"] = self.seen[...]
         return jnp.where(seen, self.scores(x), floor)
-
-
-__all__ = ["Key", "PrototypeHead", "ProxyHead", "unit"]
