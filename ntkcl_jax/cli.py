@@ -60,6 +60,7 @@ def _train(config: Any, options: Any) -> None:
     if not options.json:
         print(f"\nresults   {options.run_dir / 'results.json'}\npictures  {options.run_dir / 'figures'}")
         print("          " + ", ".join(path.name for path in pictures))
+        print(f"kernels   ntk-analysis kernels {options.run_dir}")
 
 
 def evaluate(args: list[str]) -> None:

@@ -257,3 +257,28 @@ def program_cost(fn: Callable, *args: Any) -> Cost:
     """
     traced = jax.make_jaxpr(fn)(*args)
     return _jaxpr_cost(getattr(traced, "jaxpr", traced))
+
+
+def dependent_flops(fn: Callable, first: Any, *rest: Any) -> float:
+    """Operations of `fn(first, *rest)` whose results depend on `first`.
+
+    Args:
+        fn: function of pytrees of arrays.
+        first: what they must depend on.
+        *rest: the other arguments.
+
+    Example:
+        >>> vector, matrix = jax.ShapeDtypeStruct((10,), "float32"), jax.ShapeDtypeStruct((10, 10), "float32")
+        >>> dependent_flops(lambda v, m: (m @ m) @ v, vector, matrix)
+        200.0
+    """
+    traced = jax.make_jaxpr(fn)(first, *rest)
+    jaxpr = getattr(traced, "jaxpr", traced)
+    graph = _Graph()
+    arguments = [graph.argument(var.aval) for var in jaxpr.invars]
+    needed = graph.decide(set(graph.walk(jaxpr, arguments)))
+    depends = set(arguments[: len(jax.tree.leaves(first))])
+    for i, value in enumerate(graph.values):
+        if not depends.isdisjoint(value.inputs):
+            depends.add(i)
+    return sum(graph.values[i].flops for i in depends if needed[i])

@@ -8,7 +8,7 @@ import jax
 
 from analysis.errors import PlanError
 from analysis.kernels.composite import Composite
-from analysis.kernels.costs import Cost, program_cost
+from analysis.kernels.costs import Cost, dependent_flops, program_cost
 from analysis.kernels.functions import ApplyFn, Groups, Params, Shape, as_partial, inspect
 from analysis.kernels.jacobian import tile_rows
 from analysis.kernels.kinds import Outputs, Precision
@@ -83,6 +83,7 @@ class Problem:
         tile_cost: of the program that computes Jacobians.
         product_item: bytes of a number in the sums over parameters.
         forward: operations of one evaluation.
+        backward: those of them whose results depend on the parameters.
         kernel: bytes of the kernel, all groups.
         counted: those that are to be in the planned memory.
         memory: bytes of a device to stay within.
@@ -97,6 +98,7 @@ class Problem:
     tile_cost: Cost
     product_item: int
     forward: float
+    backward: float
     kernel: int
     counted: int
     memory: int
@@ -175,8 +177,11 @@ class Problem:
 
     @property
     def floor(self) -> float:
-        """Fewest operations of an exact kernel; a backward pass through linear maps costs what the forward one does."""
-        return self.examples * self.rows * self.forward + self.product_flops()
+        """Fewest operations of an exact kernel.
+
+        A backward pass goes through what depends on the parameters only, and costs there what the forward one does.
+        """
+        return self.examples * self.rows * self.backward + self.product_flops()
 
 
 def describe(
@@ -190,6 +195,7 @@ def describe(
     leaves = tuple(positions for _, positions in shape.groups)
     tile = program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, outputs == "pseudo"), fn, params, image)
     forward = program_cost(lambda fn, p, x: fn(p, x), fn, params, image).flops / TRACED_TILE
+    backward = dependent_flops(lambda p, fn, x: fn(p, x), params, fn, image) / TRACED_TILE
     tile = Cost(
         tile.flops / TRACED_TILE, tile.peak_bytes // TRACED_TILE, tile.output_bytes // TRACED_TILE, tile.argument_bytes
     )
@@ -202,7 +208,9 @@ def describe(
             "choose outputs trace or pseudo, fewer images, or store it on disk"
         )
     item = 8 if precision == "float64" else 4
-    return Problem(n1, n2, outputs, shape, tile.output_bytes, tile, item, forward, whole, counted, memory, devices)
+    return Problem(
+        n1, n2, outputs, shape, tile.output_bytes, tile, item, forward, backward, whole, counted, memory, devices
+    )
 
 
 def price(problem: Problem, way: PlannedWay, tile: int | None, apply_fn: ApplyFn) -> Option:
