@@ -117,7 +117,7 @@ def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         panel.set(xlabel="checkpoint (tasks learned)", xticks=numbers)
         panel.grid(alpha=0.25)
     if len(tasks) <= len(COLOURS):
-        panels[0].legend(frameon=False, fontsize=8)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside left center", frameon=False, fontsize=8)
     if grouped:
         _shares(panels[-1], checkpoints, numbers)
     return figure

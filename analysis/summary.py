@@ -140,6 +140,7 @@ def summarise(now: Checkpoint, before: Checkpoint | None = None) -> dict[str, An
         ],
         "centred_target_alignment": [
             measures.target_alignment(samples[rows, rows], one_hot(now.labels[rows], classes), centred=True)
+            if len(np.unique(now.labels[rows])) > 1 else None  # targets that don't vary have no direction
             for rows in images
         ],
         "spectrum": [values[:SPECTRUM_LENGTH].tolist() for values in spectra],

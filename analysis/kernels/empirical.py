@@ -1,36 +1,40 @@
 """The empirical neural tangent kernel of any pure function: the front door of this folder."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from analysis.errors import PlanError
+from analysis.errors import FunctionError, PlanError
 from analysis.kernels import tiled
 from analysis.kernels.batches import check_all
-from analysis.kernels.functions import ApplyFn, Groups, Params, as_partial, inspect
+from analysis.kernels.functions import ApplyFn, Groups, Params, as_partial, check_images, inspect
 from analysis.kernels.kinds import OUTPUTS, WAYS, Outputs, Precision, Way
 from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
 from analysis.kernels.planner import plan
 
 
-def check_request(apply_fn: ApplyFn, params: Params, sets: dict[str, Any], outputs: str, way: str) -> None:
+def check_request(
+    apply_fn: ApplyFn, params: Params, sets: dict[str, Any], outputs: str, way: str, precision: str | None
+) -> None:
     """Refuse what no kernel can be computed of: see the checks of `analysis.kernels.functions`.
 
     Raises:
         FunctionError: parameters, images or function are unfit.
-        PlanError: an unknown kind of outputs, or an unknown way.
+        PlanError: an unknown kind of outputs, way or precision.
     """
-    if outputs not in OUTPUTS:
-        raise PlanError(f"expected outputs to be one of {', '.join(OUTPUTS)}; got {outputs!r}")
-    if way not in WAYS:
-        raise PlanError(f"expected way to be one of {', '.join(WAYS)}; got {way!r}")
-    first = next(iter(sets.values()))
+    known = {"outputs": (outputs, OUTPUTS), "way": (way, WAYS), "precision": (precision, (*get_args(Precision), None))}
+    for option, (value, values) in known.items():
+        if value not in values:
+            raise PlanError(f"expected {option} to be one of {', '.join(map(str, values))}; got {value!r}")
     for name, images in sets.items():
-        if np.shape(images)[1:] != np.shape(first)[1:]:
-            raise PlanError(f"expected {name} of shape (n, {', '.join(map(str, first.shape[1:]))}); got {images.shape}")
+        check_images(images, name)
+    one = sets["x1"].shape[1:]
+    for name, images in sets.items():
+        if images.shape[1:] != one:
+            raise FunctionError(f"expected {name} of shape {('n', *one)} like x1; got {images.shape}".replace("'", ""))
     check_all(apply_fn, params, *sets.values())
 
 
@@ -69,7 +73,7 @@ def empirical_ntk(
             None: float64 wherever the devices have it (not on TPU).
         memory_bytes: memory to stay within; None: most of what is free.
         devices: share each tile's examples between them; None: all local devices.
-        advance: called with the blocks done and the blocks in total.
+        advance: called with the blocks done and the blocks in total (one with `neural_tangents`).
 
     Returns:
         float64 array, or a dict of them when `groups` is given.
@@ -84,13 +88,19 @@ def empirical_ntk(
         ((2, 2, 3, 3), [2.0, 0.0, 0.0])
     """
     sets = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
-    check_request(apply_fn, params, sets, outputs, way)
+    check_request(apply_fn, params, sets, outputs, way, precision)
     if way == "neural_tangents":
-        if groups is not None or precision == "float64":
-            raise PlanError("way neural_tangents knows neither groups nor float64 sums; use way tiled")
+        if precision == "float64" or not groups is memory_bytes is devices is None:
+            raise PlanError(
+                "way neural_tangents knows no groups, float64 sums, memory_bytes or devices; leave them out or use way "
+                "tiled"
+            )
         theta = neural_tangents_ntk(apply_fn, params, x1, x2, outputs=outputs, tile=tile)
+        advance(1, 1)
         return np.asarray(theta, np.float64)
     fn, shape = as_partial(apply_fn), inspect(apply_fn, params, x1, groups)
+    if groups is not None and tiled.WHOLE in dict(shape.groups):
+        raise FunctionError(f"expected groups of other names than {tiled.WHOLE}, which is their sum; rename that group")
     mesh = tiled.data_mesh(devices)
     precision = precision or default_precision()
     chosen = plan(
@@ -110,7 +120,11 @@ def empirical_ntk(
         advance(done, total)
 
     tiled.fill(source, x1, x2, sink, outputs=outputs, held=chosen.held, precision=precision, advance=count)
-    return sink.arrays if groups is not None else sink.arrays[tiled.WHOLE]
+    whole = sink.arrays[tiled.WHOLE]
+    if groups is None:
+        return whole
+    # A single group is the whole.
+    return sink.arrays if len(shape.groups) > 1 else {tiled.WHOLE: whole, shape.groups[0][0]: whole.copy()}
 
 
 def default_precision() -> Precision:

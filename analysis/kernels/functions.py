@@ -97,7 +97,7 @@ def group_leaves(params: Params, groups: Groups = None) -> tuple[tuple[str, tupl
             if len(homes) != 1:
                 raise FunctionError(
                     f"expected every parameter in exactly one group; {path} is in {' and '.join(homes) or 'none'} of "
-                    f"{', '.join(groups)}: change the prefixes"
+                    f"{', '.join(groups) or 'the 0 given'}: change the prefixes"
                 )
             found[homes[0]].append(i)
     else:
@@ -121,12 +121,14 @@ def check_params(params: Params) -> None:
             "expected parameters with at least one array; the tree has no leaves (was everything frozen?)"
         )
     for path, leaf in zip(leaf_paths(params), leaves, strict=True):
-        array = jnp.asarray(leaf)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
+        path = path or "params"  # a single array has an empty path
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not jnp.issubdtype(dtype, jnp.floating):
             raise FunctionError(
-                f"expected floating-point parameters; {path} is {array.dtype}: bind it to apply_fn with "
+                f"expected floating-point parameters; {path} is {dtype}: bind it to apply_fn with "
                 "jax.tree_util.Partial instead"
             )
+        array = jnp.asarray(leaf)
         if array.size and not bool(jnp.isfinite(array).all()):
             bad = int(array.size - jnp.isfinite(array).sum())
             raise FunctionError(f"expected finite parameters; {path} has {bad} of {array.size} NaN or infinite")
@@ -153,18 +155,29 @@ def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) ->
     """Find the sizes without computing anything.
 
     Raises:
-        FunctionError: the function fails on these shapes, or doesn't return one row per example, (n, k).
+        FunctionError: the function fails on these shapes, doesn't return one row per example, (n, k), or not of real
+            floating-point numbers; or the features of a `Composite` aren't (n, d).
     """
     try:
-        out = jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FunctionError(f"apply_fn(params, x) fails on x of shape {tuple(x.shape)}: {first}") from error
+        # The type that JAX will give the examples: float64 ones become float32 unless it was told otherwise.
+        examples = jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
+        out = jax.eval_shape(apply_fn, params, examples)
+        inner = jax.eval_shape(apply_fn.features, params, examples) if isinstance(apply_fn, Composite) else out
+    except Exception as error:  # a stranger's function may raise anything
+        reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+        raise FunctionError(f"apply_fn(params, x) fails on x of shape {tuple(x.shape)}: {reason}") from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != x.shape[0] or not shape[1]:
         raise FunctionError(
             f"expected apply_fn(params, x) to return ({x.shape[0]}, k), one row per example; got "
             f"{shape if shape is not None else type(out).__name__}"
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise FunctionError(f"expected apply_fn(params, x) to return floating-point numbers; got {out.dtype}")
+    if getattr(inner, "ndim", None) != 2 or inner.shape[0] != x.shape[0]:
+        raise FunctionError(
+            f"expected features of shape ({x.shape[0]}, d); got {getattr(inner, 'shape', type(inner).__name__)}: "
+            "reshape them, and back in the head"
         )
     sorted_leaves = group_leaves(params, groups)
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
@@ -180,8 +193,8 @@ def _evaluate(fn: Function, params: Params, x: jax.Array) -> jax.Array:
 def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
     """Refuse a function that has state or whose rows depend on each other (batch norm, dropout, a batch-wise vote).
 
-    The first rows are evaluated twice, alone, and beside other companions; a kernel of single examples would silently
-    be the kernel of another function.
+    The first rows are evaluated together, the last of them alone and twice, the first beside other companions; a kernel
+    of single examples would silently be the kernel of another function.
 
     Raises:
         FunctionError: two equal calls differ, a row changes with its companions, or an output isn't finite.
@@ -193,7 +206,7 @@ def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
         row = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
         raise FunctionError(f"expected finite outputs; apply_fn(params, x) gives NaN or infinity in row {row}")
     # Not compiled, and so run anew: a counter or generator inside the function shows here.
-    again = [np.asarray(fn(params, rows[:1]), np.float64) for _ in range(2)]
+    again = [np.asarray(fn(params, rows[-1:]), np.float64) for _ in range(2)]
     size = np.abs(whole).max() + np.finfo(np.float32).tiny
     if not np.array_equal(again[0], again[1]):
         raise FunctionError(
@@ -202,10 +215,10 @@ def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
         )
     other = np.concatenate([np.asarray(rows[:1]), np.asarray(rows[1:] if len(rows) > 1 else rows)[::-1] * 0.5], axis=0)
     beside = np.asarray(_evaluate(fn, params, jnp.asarray(other, rows.dtype)), np.float64)[0]
-    for changed in (np.abs(again[0][0] - whole[0]).max(), np.abs(beside - whole[0]).max()):
+    for changed in (np.abs(again[0][0] - whole[-1]).max(), np.abs(beside - whole[0]).max()):
         if changed > COUPLING_TOLERANCE * size:
             raise FunctionError(
-                "expected independent rows; the first output changes by "
-                f"{changed / size:.1e} of the largest with the other rows of its batch: use running statistics instead "
+                "expected independent rows; an example's outputs change by "
+                f"{changed / size:.1e} of the largest with the others of its batch: use running statistics instead "
                 "of batch statistics"
             )
