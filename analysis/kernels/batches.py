@@ -32,7 +32,6 @@ class Checked:
         fn: the function, a pytree.
         params: parameters on the device.
         shape: sizes.
-        dtype: of the function's outputs.
         rounding: relative rounding error of one operation at the least precise of outputs and parameters.
         x64: whether JAX had float64 when the checks were made; what was checked must be computed the same way.
     """
@@ -40,7 +39,6 @@ class Checked:
     fn: Function
     params: Params
     shape: Shape
-    dtype: np.dtype
     rounding: float
     x64: bool
 
@@ -70,10 +68,8 @@ def check_all(apply_fn: ApplyFn, params: Params, x: Any, x2: Any = None) -> Chec
     shape = inspect_sizes(apply_fn, params, x)
     check_rows(apply_fn, params, x)
     params = jax.tree.map(jnp.asarray, params)
-    row = jnp.asarray(x[:1])
-    dtype = jax.eval_shape(apply_fn, params, jax.ShapeDtypeStruct(row.shape, row.dtype)).dtype
-    rounding = max(float(jnp.finfo(d).eps) for d in (dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))))
-    return Checked(as_partial(apply_fn), params, shape, dtype, rounding, bool(jax.config.jax_enable_x64))
+    rounding = max(float(jnp.finfo(d).eps) for d in (shape.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))))
+    return Checked(as_partial(apply_fn), params, shape, rounding, bool(jax.config.jax_enable_x64))
 
 
 def tile_size(n: int, tile: int | None, default: int) -> int:

@@ -259,18 +259,18 @@ def program_cost(fn: Callable, *args: Any) -> Cost:
     return _jaxpr_cost(getattr(traced, "jaxpr", traced))
 
 
-def dependent_flops(fn: Callable, first: Any, *rest: Any) -> float:
-    """Operations of `fn(first, *rest)` whose results depend on `first`.
+def flops_by_dependence(fn: Callable, first: Any, *rest: Any) -> tuple[float, float]:
+    """Operations of `fn(first, *rest)`: all of them, and those whose results depend on `first`.
 
     Args:
         fn: function of pytrees of arrays.
-        first: what they must depend on.
+        first: what the second figure must depend on.
         *rest: the other arguments.
 
     Example:
         >>> vector, matrix = jax.ShapeDtypeStruct((10,), "float32"), jax.ShapeDtypeStruct((10, 10), "float32")
-        >>> dependent_flops(lambda v, m: (m @ m) @ v, vector, matrix)
-        200.0
+        >>> flops_by_dependence(lambda v, m: (m @ m) @ v, vector, matrix)
+        (2200.0, 200.0)
     """
     traced = jax.make_jaxpr(fn)(first, *rest)
     jaxpr = getattr(traced, "jaxpr", traced)
@@ -281,4 +281,5 @@ def dependent_flops(fn: Callable, first: Any, *rest: Any) -> float:
     for i, value in enumerate(graph.values):
         if not depends.isdisjoint(value.inputs):
             depends.add(i)
-    return sum(graph.values[i].flops for i in depends if needed[i])
+    flops = [value.flops * wanted for value, wanted in zip(graph.values, needed, strict=True)]
+    return sum(flops), sum(flops[i] for i in depends)

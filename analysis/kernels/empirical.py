@@ -90,12 +90,18 @@ def empirical_ntk(
     sets = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
     check_request(apply_fn, params, sets, outputs, way, precision)
     if way == "neural_tangents":
-        if precision == "float64" or not groups is memory_bytes is devices is None:
+        if precision == "float64" or any(option is not None for option in (groups, memory_bytes, devices)):
             raise PlanError(
                 "way neural_tangents knows no groups, float64 sums, memory_bytes or devices; leave them out or use way "
                 "tiled"
             )
         theta = neural_tangents_ntk(apply_fn, params, x1, x2, outputs=outputs, tile=tile)
+        bad = np.mean(~np.isfinite(theta))
+        if bad:
+            raise FunctionError(
+                f"expected a finite kernel; neural-tangents gives NaN or infinity in {bad:.0%} of its entries: use way "
+                "tiled, or another tile"
+            )
         advance(1, 1)
         return np.asarray(theta, np.float64)
     fn, shape = as_partial(apply_fn), inspect(apply_fn, params, x1, groups)

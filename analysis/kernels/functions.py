@@ -6,6 +6,7 @@ constants of every compiled program; make large ones arguments instead, with `ja
     apply_fn = jax.tree_util.Partial(network_fn, frozen=frozen)     # network_fn(params, x, *, frozen)
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from jax.tree_util import Partial
 
 from analysis.errors import FunctionError
 from analysis.kernels.composite import Composite
+from analysis.kernels.memo import remembered
 
 Params = Any
 """A pytree of floating-point arrays."""
@@ -37,12 +39,14 @@ class Shape:
 
     Attributes:
         outputs: k, columns of `apply_fn`'s result.
+        dtype: type of the outputs.
         parameters: p, numbers in `params`.
         groups: names of the parameter groups with the positions of their leaves, in the order of `params`' leaves.
         group_parameters: numbers in each group.
     """
 
     outputs: int
+    dtype: np.dtype
     parameters: int
     groups: tuple[tuple[str, tuple[int, ...]], ...]
     group_parameters: tuple[int, ...]
@@ -158,11 +162,16 @@ def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) ->
         FunctionError: the function fails on these shapes, doesn't return one row per example, (n, k), or not of real
             floating-point numbers; or the features of a `Composite` aren't (n, d).
     """
+    # The type that JAX will give the examples: float64 ones become float32 unless it was told otherwise.
+    examples = jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
+    fn = as_partial(apply_fn)
+
+    def shapes() -> tuple[Any, Any]:
+        out = jax.eval_shape(fn, params, examples)
+        return out, jax.eval_shape(fn.features, params, examples) if isinstance(fn, Composite) else out
+
     try:
-        # The type that JAX will give the examples: float64 ones become float32 unless it was told otherwise.
-        examples = jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
-        out = jax.eval_shape(apply_fn, params, examples)
-        inner = jax.eval_shape(apply_fn.features, params, examples) if isinstance(apply_fn, Composite) else out
+        out, inner = remembered("shapes", (fn, params, examples), None, shapes)
     except Exception as error:  # a stranger's function may raise anything
         reason = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         raise FunctionError(f"apply_fn(params, x) fails on x of shape {tuple(x.shape)}: {reason}") from error
@@ -182,7 +191,7 @@ def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) ->
     sorted_leaves = group_leaves(params, groups)
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     per_group = tuple(sum(sizes[i] for i in leaves) for _, leaves in sorted_leaves)
-    return Shape(int(shape[1]), sum(sizes), sorted_leaves, per_group)
+    return Shape(int(shape[1]), np.dtype(out.dtype), sum(sizes), sorted_leaves, per_group)
 
 
 @jax.jit
@@ -199,26 +208,44 @@ def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
     Raises:
         FunctionError: two equal calls differ, a row changes with its companions, or an output isn't finite.
     """
-    rows = jnp.asarray(x[: max(CHECKED_ROWS, 2)])
-    fn = as_partial(apply_fn)
+    fn, rows = as_partial(apply_fn), jnp.asarray(x[: max(CHECKED_ROWS, 2)])
     whole = np.asarray(_evaluate(fn, params, rows), np.float64)
     if not np.isfinite(whole).all():
         row = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
         raise FunctionError(f"expected finite outputs; apply_fn(params, x) gives NaN or infinity in row {row}")
-    # Not compiled, and so run anew: a counter or generator inside the function shows here.
-    again = [np.asarray(fn(params, rows[-1:]), np.float64) for _ in range(2)]
-    size = np.abs(whole).max() + np.finfo(np.float32).tiny
-    if not np.array_equal(again[0], again[1]):
+    # Parameters may hide it, such as a head of zeros: the companions are changed for each of them.
+    batch = np.asarray(rows if len(rows) > 1 else jnp.repeat(rows, 2, axis=0))
+    for kept in (0, -1):
+        other = (batch[::-1] * 0.5).astype(batch.dtype)
+        other[kept] = batch[kept]
+        _check_same(np.asarray(_evaluate(fn, params, jnp.asarray(other)), np.float64)[kept], whole[kept], whole)
+    # State and an eye for the batch's size are in the code, where looking once will do.
+    remembered("rows", (fn, params, rows), None, lambda: _check_code(fn, params, rows, whole))
+
+
+def _check_code(fn: Function, params: Params, rows: jax.Array, whole: np.ndarray) -> None:
+    # Traced twice, the function runs twice: a counter or generator inside of it leaves other numbers in the program.
+    first, second = (_program(fn, params, rows[-1:]) for _ in range(2))
+    if first != second:
         raise FunctionError(
-            "expected a pure apply_fn; two equal calls gave different outputs: take dropout, random numbers and state "
+            "expected a pure apply_fn; two equal calls gave different programs: take dropout, random numbers and state "
             "out of it"
         )
-    other = np.concatenate([np.asarray(rows[:1]), np.asarray(rows[1:] if len(rows) > 1 else rows)[::-1] * 0.5], axis=0)
-    beside = np.asarray(_evaluate(fn, params, jnp.asarray(other, rows.dtype)), np.float64)[0]
-    for changed in (np.abs(again[0][0] - whole[-1]).max(), np.abs(beside - whole[0]).max()):
-        if changed > COUPLING_TOLERANCE * size:
-            raise FunctionError(
-                "expected independent rows; an example's outputs change by "
-                f"{changed / size:.1e} of the largest with the others of its batch: use running statistics instead "
-                "of batch statistics"
-            )
+    _check_same(np.asarray(_evaluate(fn, params, rows[-1:]), np.float64)[0], whole[-1], whole)
+
+
+def _program(fn: Function, params: Params, rows: jax.Array) -> tuple[str, list[bytes]]:
+    """Text and constants of the function's program; the addresses of inner functions are no part of it."""
+    # A function object of its own each time, or JAX would remember the first program.
+    traced = jax.make_jaxpr(lambda params, rows: fn(params, rows))(params, rows)  # noqa: PLW0108
+    return re.sub(r" at 0x[0-9a-f]+", "", str(traced)), [np.asarray(c).tobytes() for c in getattr(traced, "consts", ())]
+
+
+def _check_same(row: np.ndarray, expected: np.ndarray, whole: np.ndarray) -> None:
+    size = np.abs(whole).max() + np.finfo(np.float32).tiny
+    changed = np.abs(row - expected).max()
+    if not changed <= COUPLING_TOLERANCE * size:
+        raise FunctionError(
+            f"expected independent rows; an example's outputs change by {changed / size:.1e} of the largest with the "
+            "others of its batch: use running statistics instead of batch statistics"
+        )

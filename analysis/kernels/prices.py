@@ -8,10 +8,11 @@ import jax
 
 from analysis.errors import PlanError
 from analysis.kernels.composite import Composite
-from analysis.kernels.costs import Cost, dependent_flops, program_cost
-from analysis.kernels.functions import ApplyFn, Groups, Params, Shape, as_partial, inspect
-from analysis.kernels.jacobian import tile_rows
+from analysis.kernels.costs import Cost, flops_by_dependence, program_cost
+from analysis.kernels.functions import ApplyFn, Function, Groups, Params, Shape, as_partial, inspect
+from analysis.kernels.jacobian import Leaves, tile_rows
 from analysis.kernels.kinds import Outputs, Precision
+from analysis.kernels.memo import remembered
 from analysis.kernels.memory import host_memory
 from analysis.kernels.tiled import Grid, kernel_shape, strips
 
@@ -184,6 +185,13 @@ class Problem:
         return self.examples * self.rows * self.backward + self.product_flops()
 
 
+def _traced(fn: Function, params: Params, image: Any, leaves: Leaves, summed: bool) -> tuple[Cost, float, float]:
+    """Cost of the program that computes a tile's rows; operations of one evaluation, and of its trainable part."""
+    tile = program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, summed), fn, params, image)
+    every, trainable = flops_by_dependence(lambda p, fn, x: fn(p, x), params, fn, image)
+    return tile, every / TRACED_TILE, trainable / TRACED_TILE
+
+
 def describe(
     apply_fn: ApplyFn, params: Params, x1: Any, n1: int, n2: int | None, outputs: Outputs, groups: Groups,
     precision: Precision, memory: int, devices: int, kernel_in_memory: bool,
@@ -193,9 +201,10 @@ def describe(
     image = jax.ShapeDtypeStruct((TRACED_TILE, *x1.shape[1:]), jax.dtypes.canonicalize_dtype(x1.dtype))
     shape = inspect(apply_fn, params, image, groups)
     leaves = tuple(positions for _, positions in shape.groups)
-    tile = program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, outputs == "pseudo"), fn, params, image)
-    forward = program_cost(lambda fn, p, x: fn(p, x), fn, params, image).flops / TRACED_TILE
-    backward = dependent_flops(lambda p, fn, x: fn(p, x), params, fn, image) / TRACED_TILE
+    summed = outputs == "pseudo"
+    tile, forward, backward = remembered(
+        "costs", (fn, params, image), (leaves, summed), lambda: _traced(fn, params, image, leaves, summed)
+    )
     tile = Cost(
         tile.flops / TRACED_TILE, tile.peak_bytes // TRACED_TILE, tile.output_bytes // TRACED_TILE, tile.argument_bytes
     )

@@ -71,7 +71,7 @@ def _transposed_product(
         for rows, tile in tiles(x, size):
             weights = np.zeros((size, v.shape[1]))
             weights[: rows.stop - rows.start] = v[rows]
-            yield _pull(checked.fn, checked.params, tile, jnp.asarray(weights, checked.dtype))
+            yield _pull(checked.fn, checked.params, tile, jnp.asarray(weights, checked.shape.dtype))
 
     total = [np.zeros(leaf.shape) for leaf in jax.tree.leaves(checked.params)]
     for part in one_behind(parts()):

@@ -26,10 +26,10 @@ CLASSES = 10
 
 
 def double(tree: Any) -> Any:
-    """Floating-point leaves as NumPy arrays in float64."""
+    """Floating-point leaves in float64; to be called where JAX has it."""
 
     def leaf(value: Any) -> Any:
-        return np.asarray(value, np.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        return jnp.asarray(np.asarray(value), jnp.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
     return jax.tree.map(leaf, tree)
 
@@ -61,7 +61,7 @@ def demo(form: str, depth: int) -> tuple[Partial, dict, Partial]:
 
 # 9 images x 10 outputs x 50 tokens are more than 4,096 rows, where jaxlib 0.10.2 was wrong; 2 images are fewer.
 QUICK = {
-    "paper": [("tiled", 2, "float32"), ("tiled", 9, "float32"), ("tiled", 2, "float64")],
+    "paper": [("tiled", 2, "float32"), ("tiled", 2, "float64")],
     "reference": [("tiled", 9, "float32"), ("tiled", 9, "float64")],
 }
 EVERY = [(way, tile, "float32") for way in ("tiled", "neural_tangents") for tile in (2, 9)] + [
@@ -135,16 +135,14 @@ def test_random_models_have_the_dense_kernel_and_so_have_their_groups(
         got = empirical_ntk(fn, params, x1, x2, **options)
     found = got if grouped else {"whole": got}
     assert set(found) == (set(cuts) if grouped else {"whole"})
-    largest = {}
     for name, theta in found.items():
         dense = np.einsum("icp,jdp->ijcd", *(j[..., cuts[name]] for j in rows))
-        # What the float32 products of single outputs add up from, should they cancel out.
-        largest[name] = np.abs(dense).max()
-        error = np.abs(theta - reduced(dense, case["outputs"])).max()
-        assert error < (1e-10 if float64 else 1e-5) * largest[name], name
+        # Relative to the full kernel's entries: sums over outputs may cancel out.
+        error = np.abs(theta - reduced(dense, case["outputs"])).max() / np.abs(dense).max()
+        assert error < (1e-10 if float64 else 1e-5), name
     if grouped:
         parts = sum(theta for name, theta in found.items() if name != "whole")
-        assert np.abs(parts - found["whole"]).max() <= 1e-13 * largest["whole"]
+        np.testing.assert_allclose(parts, found["whole"], rtol=0, atol=1e-13 * np.abs(dense).max())
 
 
 def check_neural_tangents(case: dict[str, Any]) -> None:
@@ -168,10 +166,12 @@ def test_neural_tangents_has_the_dense_kernel_of_fifty_random_models(case: dict[
 
 
 D, K = 2, 12
+NET = mlp()
 
 
 def body(params: dict, x: jax.Array) -> jax.Array:
-    return mlp()[0](params["body"], x)
+    """Features (n, d) of examples (n, tokens, 5)."""
+    return NET[0](params["body"], x).mean(axis=1)
 
 
 def cosine_head(params: dict, z: jax.Array, *, frozen: jax.Array) -> jax.Array:
@@ -179,11 +179,11 @@ def cosine_head(params: dict, z: jax.Array, *, frozen: jax.Array) -> jax.Array:
     return z @ params.get("head", frozen) + jnp.sin(params.get("scale", 1.0) * z[:, :1])
 
 
-def headed(trained: bool, hidden: int = 6) -> tuple[Partial, Partial, dict]:
+def headed(trained: bool) -> tuple[Partial, Partial, dict]:
     """Features, head and parameters, in the head too if it is trained."""
     weights = jnp.asarray(examples(D, (K,), seed=5))
     head = {"head": weights, "scale": jnp.float32(0.7)} if trained else {}
-    params = {"body": mlp((5, hidden, D), seed=4)[1], **head}
+    params = {"body": mlp((5, 6, D), seed=4)[1], **head}
     return Partial(body), Partial(cosine_head, frozen=weights), params
 
 
@@ -194,10 +194,10 @@ def written_out(params: dict, x: jax.Array, *, features: Partial, head: Partial)
 @pytest.mark.parametrize("trained", [True, False])
 def test_a_composite_has_the_kernel_of_the_function_written_out(trained: bool) -> None:
     features, head, params = headed(trained)
-    x1, x2 = examples(4, (5,)), examples(2, (5,), seed=1)
+    x1, x2 = examples(4, (3, 5)), examples(2, (3, 5), seed=1)
     dense = dense_ntk(Partial(written_out, features=features, head=head), params, x1, x2)
     for outputs in OUTPUTS:
-        got = empirical_ntk(composite(features, head), params, x1, x2, outputs=outputs, tile=3)  # type: ignore[arg-type]
+        got = empirical_ntk(composite(features, head), params, x1, x2, outputs=outputs, tile=3)
         assert relative_error(got, reduced(dense, outputs)) < 1e-5, outputs
     with jax.enable_x64(True):
         fn, params = double((composite(features, head), params))
@@ -206,22 +206,18 @@ def test_a_composite_has_the_kernel_of_the_function_written_out(trained: bool) -
 
 
 def test_a_composite_costs_its_features_backward_passes_instead_of_its_outputs() -> None:
-    features, head, params = headed(False, hidden=400)
+    features, head, params = headed(trained=False)
     leaves = (tuple(range(len(jax.tree.leaves(params)))),)
-    x = jax.ShapeDtypeStruct((4, 5), "float32")
-    passes = {}
-    for name, fn in (
-        ("composite", composite(features, head)), ("plain", Partial(written_out, features=features, head=head)),
-        ("features", features),
-    ):  # fmt: skip
-        # The widest map is in the backward passes only: their number is what counts.
-        passes[name] = program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, False), fn, params, x).flops
-    combined = 2 * 4 * K * D * sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert passes["plain"] > 0.7 * K / D * passes["features"]
-    assert passes["composite"] - combined < 1.2 * passes["features"]
+    # With so many tokens, forward and backward passes through the features are all that counts.
+    x = jax.ShapeDtypeStruct((4, 400, 5), "float32")
+    through, plain = (
+        program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, False), fn, params, x).flops
+        for fn in (composite(features, head), Partial(written_out, features=features, head=head))
+    )
+    # Beside d or k backward passes of equal cost there is one forward pass, of about half that.
+    assert through / plain == pytest.approx((D + 0.5) / (K + 0.5), rel=0.1)
 
 
-NET = mlp()
 X1, X2 = examples(5, (5,)), examples(3, (5,), seed=1)
 
 
