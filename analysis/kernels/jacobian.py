@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from analysis.kernels import composite
 from analysis.kernels.composite import Composite
@@ -18,8 +18,8 @@ AXIS = "examples"
 
 
 def example_rows(
-    fn: Function, params: Params, image: Float[Array, "..."], leaves: Leaves, summed: bool
-) -> tuple[Float[Array, "r p"], ...]:
+    fn: Function, params: Params, image: Shaped[Array, "..."], leaves: Leaves, summed: bool
+) -> tuple[Float[Array, "r _"], ...]:
     """Rows d f_c(x) / d params of one example, one array per group.
 
     One forward pass, then one backward pass per output, or per feature of a `Composite`.
@@ -49,8 +49,8 @@ def example_rows(
 
 
 def tile_rows(
-    fn: Function, params: Params, images: Float[Array, "b ..."], leaves: Leaves, summed: bool
-) -> tuple[Float[Array, "b r p"], ...]:
+    fn: Function, params: Params, images: Shaped[Array, "b ..."], leaves: Leaves, summed: bool
+) -> tuple[Float[Array, "b r _"], ...]:
     """Rows of a tile of examples, each evaluated alone: see `example_rows`."""
     # TF32 would cost three digits of the kernel (theory.md section 5).
     with jax.default_matmul_precision("highest"):
@@ -63,11 +63,11 @@ def tile_rows(
 def jacobian_rows(
     fn: Function,
     params: Params,
-    images: Float[Array, "b ..."],
+    images: Shaped[Array, "b ..."],
     leaves: Leaves,
     summed: bool = False,
     mesh: Mesh | None = None,
-) -> tuple[Float[Array, "b r p"], ...]:
+) -> tuple[Float[Array, "b r _"], ...]:
     """Compiled `tile_rows`; with a mesh, every device computes its share of the examples.
 
     Example:
@@ -105,8 +105,8 @@ def _products(rows1: tuple, rows2: tuple, outputs: Outputs, precision: Precision
 
 
 def products(
-    rows1: tuple[Float[Array, "b1 r p"], ...],
-    rows2: tuple[Float[Array, "b2 r p"], ...],
+    rows1: tuple[Float[Array, "b1 r _"], ...],
+    rows2: tuple[Float[Array, "b2 r _"], ...],
     outputs: Outputs,
     precision: Precision = "float64",
     mesh: Mesh | None = None,

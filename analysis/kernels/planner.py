@@ -133,8 +133,10 @@ def plan(
         raise PlanError(f"expected way to be auto or one of {', '.join(PLANNED_WAYS)}; got {way!r}")
     if min(n1, n1 if n2 is None else n2, devices) < 1:
         raise PlanError(f"expected at least one example and device; got n1 {n1}, n2 {n2} and {devices} devices")
-    if tile is not None and (tile < 1 or tile % devices):
-        raise PlanError(f"expected a tile that is a multiple of the {devices} devices; got {tile}: change it")
+    if tile is not None and tile < 1:
+        raise PlanError(f"expected a tile of at least 1 example; got {tile}: leave it out or choose a larger one")
+    if tile is not None:
+        tile = -(-tile // devices) * devices  # every device gets equally many, the last ones padded
     if way == "features" and not isinstance(apply_fn, Composite):
         raise PlanError("way features needs a function of features and head (analysis.kernels.composite); got another")
     memory = planning_memory(devices) if memory_bytes is None else memory_bytes

@@ -64,12 +64,15 @@ QUICK = {
     "paper": [("tiled", 2, "float32"), ("tiled", 2, "float64")],
     "reference": [("tiled", 9, "float32"), ("tiled", 9, "float64")],
 }
-EVERY = [(way, tile, "float32") for way in ("tiled", "neural_tangents") for tile in (2, 9)] + [
-    ("tiled", tile, "float64") for tile in (2, 9)
+# nt.batch of more than 4,096 rows is all NaN on jaxlib 0.12.0.1 (`paper`), which the front door refuses; in one shot
+# it is right.
+EVERY = [
+    *[("tiled", tile, dtype) for tile in (2, 9) for dtype in ("float32", "float64")],
+    *[("neural_tangents", tile, "float32") for tile in (2, None)],
 ]
 
 
-def check_demo(form: str, depth: int, cases: list[tuple[Any, int, str]]) -> None:
+def check_demo(form: str, depth: int, cases: list[tuple[Any, int | None, str]]) -> None:
     fn, params, judged = demo(form, depth)
     size = fn.func.network.config.backbone.image_size
     x = np.random.default_rng(0).random((9, size, size, 3), np.float32)

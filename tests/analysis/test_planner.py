@@ -103,7 +103,7 @@ def test_features_need_a_function_of_features_and_head():
         at(10**9, way="features")
 
 
-@pytest.mark.parametrize("bad", [{"tile": 0}, {"tile": 3, "devices": 2}, {"way": "magic"}, {"outputs": "half"}])
+@pytest.mark.parametrize("bad", [{"tile": 0}, {"way": "magic"}, {"outputs": "half"}])
 def test_requests_that_mean_nothing_are_refused(bad):
     with pytest.raises(PlanError, match="expected"):
         at(10**9, **bad)
@@ -147,3 +147,7 @@ def test_planning_never_compiles():
         assert len(compiled) == 1  # the listener hears
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_tile_is_rounded_up_so_that_every_device_has_equally_many():
+    assert at(10**9, tile=3, devices=2).tile == 4

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -12,6 +13,7 @@ from jax.tree_util import Partial
 from analysis.errors import FunctionError
 from analysis.kernels import tiled
 from analysis.kernels.functions import as_partial, inspect
+from analysis.kernels.jacobian import jacobian_rows, products
 from tests.analysis.dense import attention_net, dense_ntk, examples, mlp, reduced, relative_error
 
 OUTPUTS = ("full", "trace", "diagonal", "pseudo")
@@ -164,3 +166,22 @@ def test_eight_devices_give_the_kernel_of_one() -> None:
         [sys.executable, "-c", SHARDED], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip().endswith("same"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("outputs", OUTPUTS)
+def test_both_programs_lower_for_cpu_cuda_and_tpu(net, outputs) -> None:  # type: ignore[no-untyped-def]
+    apply_fn, params, x1, *_ = net
+    platforms, leaves = ("cpu", "cuda", "tpu"), ((0, 1, 2, 3), (4, 5))
+    # Partial isn't among the containers that an exported program can name: its leaves are the arguments here.
+    values, structure = jax.tree.flatten((apply_fn, params))
+    rows = jax.jit(lambda values, x: jacobian_rows(*structure.unflatten(values), x, leaves, outputs == "pseudo"))
+    made = jax.export.export(rows, platforms=platforms)(values, x1)
+    assert made.platforms == platforms
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in made.out_avals]
+    assert [shape.shape[:2] for shape in shapes] == [(7, 1 if outputs == "pseudo" else 3)] * 2
+    for precision in ("float64", "float32"):
+        multiply = jax.jit(lambda a, b, precision=precision: products(a, b, outputs, precision))
+        with jax.enable_x64(precision == "float64"):
+            product = jax.export.export(multiply, platforms=platforms)(tuple(shapes), tuple(shapes))
+        assert product.platforms == platforms
+        assert {aval.dtype for aval in product.out_avals} == {np.dtype(precision)}
