@@ -185,5 +185,5 @@ def choose_probes(
 def _pixels_sha256(pixels: Float32[np.ndarray, "m h w c"]) -> str:
     """SHA-256 of shape and little-endian pixels."""
     digest = hashlib.sha256(str(pixels.shape).encode())
-    digest.update(pixels.astype("<f4"))
+    digest.update(np.ascontiguousarray(pixels, "<f4").data)
     return digest.hexdigest()

@@ -20,6 +20,7 @@ from analysis.kernels.functions import (
     check_rows,
 )
 from analysis.kernels.functions import inspect as inspect_sizes
+from analysis.kernels.memo import x64_enabled
 
 Result = TypeVar("Result")
 
@@ -69,7 +70,7 @@ def check_all(apply_fn: ApplyFn, params: Params, x: Any, x2: Any = None) -> Chec
     check_rows(apply_fn, params, x)
     params = jax.tree.map(jnp.asarray, params)
     rounding = max(float(jnp.finfo(d).eps) for d in (shape.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))))
-    return Checked(as_partial(apply_fn), params, shape, rounding, bool(jax.config.jax_enable_x64))
+    return Checked(as_partial(apply_fn), params, shape, rounding, x64_enabled())
 
 
 def tile_size(n: int, tile: int | None, default: int) -> int:

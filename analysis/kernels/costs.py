@@ -243,6 +243,11 @@ def _jaxpr_cost(jaxpr: Jaxpr) -> Cost:
     return Cost(flops, temporary + output_bytes, output_bytes, sum(size_in_bytes(var.aval) for var in jaxpr.invars))
 
 
+def _opened(traced: Any) -> Any:
+    """The jaxpr without its constants; newer versions of JAX make no difference."""
+    return getattr(traced, "jaxpr", traced)
+
+
 def program_cost(fn: Callable, *args: Any) -> Cost:
     """Cost of `fn(*args)`, compiled as a whole, from tracing it only.
 
@@ -256,7 +261,7 @@ def program_cost(fn: Callable, *args: Any) -> Cost:
         Cost(flops=2010000.0, peak_bytes=40004, output_bytes=4, argument_bytes=80000)
     """
     traced = jax.make_jaxpr(fn)(*args)
-    return _jaxpr_cost(getattr(traced, "jaxpr", traced))
+    return _jaxpr_cost(_opened(traced))
 
 
 def flops_by_dependence(fn: Callable, first: Any, *rest: Any) -> tuple[float, float]:
@@ -273,7 +278,7 @@ def flops_by_dependence(fn: Callable, first: Any, *rest: Any) -> tuple[float, fl
         (2200.0, 200.0)
     """
     traced = jax.make_jaxpr(fn)(first, *rest)
-    jaxpr = getattr(traced, "jaxpr", traced)
+    jaxpr = _opened(traced)
     graph = _Graph()
     arguments = [graph.argument(var.aval) for var in jaxpr.invars]
     needed = graph.decide(set(graph.walk(jaxpr, arguments)))

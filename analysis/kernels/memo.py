@@ -37,7 +37,7 @@ def remembered(what: str, tree: Any, static: Hashable, make: Callable[[], T]) ->
     """
     leaves, structure = jax.tree.flatten(tree)
     shapes = tuple((_shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
-    key = (what, structure, shapes, static, bool(jax.config.jax_enable_x64))
+    key = (what, structure, shapes, static, x64_enabled())
     try:
         known = key in _results
     except TypeError:  # a function that can't be hashed can't be found again
@@ -47,6 +47,17 @@ def remembered(what: str, tree: Any, static: Hashable, make: Callable[[], T]) ->
         while len(_results) > KEPT:
             _results.popitem(last=False)
     return _results[key]
+
+
+def x64_enabled() -> bool:
+    """Whether JAX has float64 now.
+
+    Example:
+        >>> with jax.enable_x64(True):
+        ...     x64_enabled()
+        True
+    """
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:

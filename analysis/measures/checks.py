@@ -105,7 +105,7 @@ def as_columns(name: str, value: Any, rows: int) -> Float[np.ndarray, "rows colu
     return array.reshape(rows, -1)
 
 
-def divide(numerator: float, denominator: float, what: str) -> float:
+def divide(numerator: float | np.floating, denominator: float | np.floating, what: str) -> float:
     """Divide, unless the divisor says that the ratio is undefined.
 
     Args:

@@ -206,7 +206,7 @@ def _summed(kernel: np.ndarray) -> float:
     return 0.0 if total <= len(kernel) * np.finfo(np.float64).eps * float(np.abs(kernel).sum()) else total
 
 
-def _root(size: float) -> float:
+def _root(size: float | np.floating) -> float:
     return math.sqrt(max(0.0, size))
 
 
