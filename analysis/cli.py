@@ -23,18 +23,18 @@ def kernels(args: list[str]) -> None:
     from ntkcl_jax.parsing import parse
 
     options = parse(Kernels, "ntk-analysis kernels", args)
-    request = options.request()
     from analysis.session import compute_kernels, dry_run
 
     if options.dry_run:
-        print("\n".join(dry_run(options.run, request)))
+        print("\n".join(dry_run(options.run, options.request)))
         return
-    made = compute_kernels(options.run, request, resume=options.resume, quiet=options.quiet or options.json)
+    made = compute_kernels(options.run, options.request, resume=options.resume, quiet=options.quiet or options.json)
     if options.json:
         print(json.dumps(made))
         return
-    if request.part[1] > 1:
-        print(f"part {options.part} is done; when all are: ntk-analysis kernels {options.run} --resume")
+    index, count = options.request.part
+    if count > 1:
+        print(f"part {index} of {count} is done; when all are: ntk-analysis kernels {options.run} --resume")
         return
     print(table(made))
     print(f"\nsummary   {options.run / 'analysis' / 'summary.json'}\npictures  {options.run / 'analysis' / 'figures'}")

@@ -13,42 +13,41 @@ GroupBy = Literal["part", "layer", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which kernels of a run, and how.
-
-    Attributes:
-        seeds: seeds of the run; empty for all.
-        checkpoints: 0 before task 0, t + 1 after task t; empty for all that there are.
-        tasks: tasks whose images are probed; empty for all finished ones.
-        per_task: probe images of each task.
-        side: which images.
-        outputs: kind of kernel.
-        head: which outputs of the network.
-        groups: parameter groups to store apart.
-        way: how kernels are computed.
-        precision: of the sums over parameters; None for the best that the device has.
-        tile: images in a tile; None for the planner's choice.
-        memory_bytes: memory to stay within; None for most of what is free.
-        part: (i, n) for the i-th of n processes or hosts that share the work, from 0.
-    """
+    """Which kernels of a run, and how."""
 
     seeds: tuple[int, ...] = ()
+    """Seeds of the run; all when empty."""
     checkpoints: tuple[int, ...] = ()
+    """0 is the state before task 0, t + 1 the state after task t; all when empty."""
     tasks: tuple[int, ...] = ()
+    """Tasks whose images are probed, from 0; all finished ones when empty."""
     per_task: int = 20
+    """Probe images of each task: fixed by the seed, class-balanced, recorded."""
     side: Side = "test"
+    """Which images of a task."""
     outputs: Outputs = "full"
+    """full (n, n, k, k), trace (its mean over outputs), diagonal, or pseudo (one backward pass an image)."""
     head: Head = "scores"
+    """Outputs of the network: prototype scores, the proxy head that trains, or the hybrid features."""
     groups: GroupBy = "part"
+    """Parameter groups whose share is stored beside the whole: by part, by layer, or none."""
     way: Way = "auto"
+    """How kernels are computed; auto lets the planner choose."""
     precision: Precision | None = None
+    """Arithmetic of the sums over parameters; None: float64 unless the device has none."""
     tile: int | None = None
+    """Images in a tile, any number; None: the planner chooses."""
     memory_bytes: int | None = None
+    """Memory to stay within, bytes; None: most of what is free."""
     part: tuple[int, int] = (0, 1)
+    """I N: do the I-th of N equal shares (from 0); a last call with --resume and without --part finishes."""
 
     def __post_init__(self) -> None:
         """Refuse parts that don't exist, and options that don't go together."""
         index, count = self.part
         if not 0 <= index < count:
-            raise PlanError(f"expected part I/N with 0 <= I < N; got {index}/{count}")
+            raise PlanError(f"expected part I N with 0 <= I < N; got {index} {count}")
+        if self.memory_bytes is not None and self.memory_bytes <= 0:
+            raise PlanError(f"expected memory above 0 bytes; got {self.memory_bytes}")
         if self.way == "neural_tangents" and (self.groups != "none" or count > 1):
-            raise PlanError("way neural_tangents gives whole kernels only: ask for --groups none and no --part")
+            raise PlanError("way neural_tangents gives whole kernels only: ask for groups none and no part")
