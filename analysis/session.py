@@ -90,13 +90,13 @@ class Session:
         for seed, checkpoint in self.pairs():
             if probes is None or probes.seed != seed:
                 probes = self.probes(seed, record)
+                check_images(probes.images, "the probes")
             fn, params = self.records.function(seed, checkpoint, self.request.head)
             groups = None
             if self.request.groups != "none":
                 groups = default_groups(sorted(params), by=self.request.groups)
             # Its rows are independent: that is a property of the network, tested where it is defined.
             check_params(params)
-            check_images(probes.images, "the probes")
             shape = inspect(fn, params, probes.images, groups)
             # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
             begun = self.store.begun(seed, checkpoint, self.request.outputs)

@@ -202,11 +202,11 @@ def _evaluate(fn: Function, params: Params, x: jax.Array) -> jax.Array:
 def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
     """Refuse a function that has state or whose rows depend on each other (batch norm, dropout, a batch-wise vote).
 
-    The first rows are evaluated together, the last of them alone and twice, the first beside other companions; a kernel
-    of single examples would silently be the kernel of another function.
+    The first rows are evaluated together, the first and the last of them beside other companions, the last alone, and
+    the function is traced twice; a kernel of single examples would silently be the kernel of another function.
 
     Raises:
-        FunctionError: two equal calls differ, a row changes with its companions, or an output isn't finite.
+        FunctionError: two traces differ, a row changes with its companions, or an output isn't finite.
     """
     fn, rows = as_partial(apply_fn), jnp.asarray(x[: max(CHECKED_ROWS, 2)])
     whole = np.asarray(_evaluate(fn, params, rows), np.float64)

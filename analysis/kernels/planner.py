@@ -163,16 +163,16 @@ def plan(
 
 
 def _size(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.3g} TB"
+    return _scaled(number, "B")
 
 
 def _operations(number: float) -> str:
-    for unit in ("FLOP", "kFLOP", "MFLOP", "GFLOP"):
+    return _scaled(number, "FLOP")
+
+
+def _scaled(number: float, unit: str) -> str:
+    for prefix in ("", "k", "M", "G"):
         if number < 1000:
-            return f"{number:.3g} {unit}"
+            return f"{number:.3g} {prefix}{unit}"
         number /= 1000
-    return f"{number:.3g} TFLOP"
+    return f"{number:.3g} T{unit}"
