@@ -1,7 +1,7 @@
 """Empirical neural tangent kernels of any pure function `apply_fn(params, x)`; nothing here knows a network or a run.
 
 From the ground up: `kinds`, `composite`, `functions` (checks), `jacobian` (two compiled programs), `tiled` (the exact
-way); `products`, `solve`, `estimates`, `density` (matrix-free); `sketch`; `neural_tangents_backend`; `costs`, `prices`,
-`memory`, `planner` (what a way costs, known before anything is compiled); `health` (the gate before the store);
-`empirical` (the front door).
+way); `linearized` (first-order model), `products`, `solve`, `estimates`, `density` (matrix-free); `sketch`;
+`neural_tangents_backend`; `costs`, `prices`, `memory`, `planner` (what a way costs, known before anything is compiled);
+`health` (the gate before the store); `empirical` (the front door).
 """

@@ -1,11 +1,6 @@
 """Products of a kernel with vectors, without the kernel and without a Jacobian: Θ(x1, x2) v = J(x1) (J(x2)ᵀ v).
 
-Jᵀ v is one reverse pass over all tiles, which adds up a tree of the parameters' size; J of that tree is one forward
-pass over all tiles. Memory is that of one tile's passes plus 16 bytes a parameter on the host, whatever n and k are.
-
-The tree is added up across tiles in float64 on the host: it moves p numbers a tile, while the next tile is being
-computed, and no compiler can rearrange it. (A compensated sum on the device would stay correct only as long as XLA
-keeps (a + b) - a as written.)
+Both passes are those of `linearized`, where memory is explained.
 """
 
 from collections.abc import Callable
@@ -18,27 +13,10 @@ from jax.tree_util import Partial
 from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 
-from analysis.errors import FunctionError
-from analysis.kernels.batches import Checked, check_all, one_behind, tile_size, tiles
+from analysis.kernels.batches import Checked, check_all, tile_size, tiles
 from analysis.kernels.functions import ApplyFn, Function, Params
 from analysis.kernels.jacobian import tile_rows
-
-DEFAULT_TILE = 32
-"""Examples in a tile where none is asked for."""
-
-
-@jax.jit
-def _pull(fn: Function, params: Params, x: jax.Array, v: jax.Array) -> Params:
-    """J(x)ᵀ v of one tile."""
-    with jax.default_matmul_precision("highest"):
-        return jax.vjp(lambda p: fn(p, x), params)[1](v)[0]
-
-
-@jax.jit
-def _push(fn: Function, params: Params, x: jax.Array, tangents: Params) -> jax.Array:
-    """J(x) t of one tile."""
-    with jax.default_matmul_precision("highest"):
-        return jax.jvp(lambda p: fn(p, x), (params,), (tangents,))[1]
+from analysis.kernels.linearized import DEFAULT_TILE, finite, pulled, pushed, vectors
 
 
 @jax.jit
@@ -53,59 +31,15 @@ def _squares(fn: Function, params: Params, x: jax.Array, output: int | jax.Array
     return jnp.square(rows[:, 0]).sum(axis=1)
 
 
-def _finite(array: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    if not np.isfinite(array).all():
-        raise FunctionError(
-            "expected finite derivatives; a kernel-vector product has NaN or infinity: look for a square root, norm or "
-            "logarithm at zero in apply_fn"
-        )
-    return array
-
-
-def _transposed_product(
-    checked: Checked, x: Any, v: Float[np.ndarray, "n k"], size: int
-) -> list[Float[np.ndarray, "..."]]:
-    """J(x)ᵀ v, one float64 array a leaf."""
-
-    def parts():
-        for rows, tile in tiles(x, size):
-            weights = np.zeros((size, v.shape[1]))
-            weights[: rows.stop - rows.start] = v[rows]
-            yield _pull(checked.fn, checked.params, tile, jnp.asarray(weights, checked.shape.dtype))
-
-    total = [np.zeros(leaf.shape) for leaf in jax.tree.leaves(checked.params)]
-    for part in one_behind(parts()):
-        for leaf, add in zip(total, jax.tree.leaves(part), strict=True):
-            leaf += np.asarray(add, np.float64)
-    return total
-
-
 def _product(
     checked: Checked, x1: Any, x2: Any, v: Float[np.ndarray, "n2 k"], tile: int | None
 ) -> Float[np.ndarray, "n1 k"]:
     """Θ(x1, x2) v."""
     # By a power of two, and so exactly: solvers hand over vectors far below the smallest float32.
     _, exponent = np.frexp(np.abs(v).max())
-    total = _transposed_product(checked, x2, np.ldexp(v, -exponent), tile_size(len(x2), tile, DEFAULT_TILE))
-    leaves, structure = jax.tree.flatten(checked.params)
-    tangents = structure.unflatten([jnp.asarray(part, leaf.dtype) for part, leaf in zip(total, leaves, strict=True)])
-    size = tile_size(len(x1), tile, DEFAULT_TILE)
-    results = ((rows, _push(checked.fn, checked.params, batch, tangents)) for rows, batch in tiles(x1, size))
-    out = np.empty((len(x1), v.shape[1]))
-    for rows, result in one_behind(results):
-        out[rows] = np.asarray(result, np.float64)[: rows.stop - rows.start]
-    return _finite(np.ldexp(out, exponent))
-
-
-def _vectors(v: Any, shape: tuple[int, int]) -> Float[np.ndarray, "n k"]:
-    v = np.asarray(v, np.float64)
-    if v.shape != shape:
-        raise FunctionError(
-            f"expected v of shape {shape}, one number per example and output; got {v.shape}: reshape it, examples first"
-        )
-    if not np.isfinite(v).all():
-        raise FunctionError("expected finite numbers in v; it has NaN or infinity: look at where it comes from")
-    return v
+    total = pulled(checked, x2, np.ldexp(v, -exponent), tile_size(len(x2), tile, DEFAULT_TILE))
+    out = pushed(checked, x1, total, tile_size(len(x1), tile, DEFAULT_TILE))
+    return finite(np.ldexp(out, exponent))
 
 
 def ntk_vector_product(
@@ -144,7 +78,7 @@ def ntk_vector_product(
     """
     checked = check_all(apply_fn, params, x, x2)
     x2 = x if x2 is None else x2
-    return _product(checked, x, x2, _vectors(v, (len(x2), checked.shape.outputs)), tile)
+    return _product(checked, x, x2, vectors(v, (len(x2), checked.shape.outputs)), tile)
 
 
 class KernelOperator(LinearOperator):
@@ -195,9 +129,9 @@ class KernelOperator(LinearOperator):
 
     def _matvec(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "nk"]:
         shape = (self.examples, self.outputs)
-        vectors = _vectors(np.reshape(x, shape), shape)
+        v = vectors(np.reshape(x, shape), shape)
         with jax.enable_x64(self._checked.x64):
-            out = _product(self._checked, self._x, self._x, vectors, self._tile)
+            out = _product(self._checked, self._x, self._x, v, self._tile)
         self.products += 1
         if self._progress is not None:
             self._progress(self.products)
@@ -218,4 +152,4 @@ class KernelOperator(LinearOperator):
                 for c in range(self.outputs):
                     squares = _squares(self._checked.fn, self._checked.params, tile, c)
                     out[rows, c] = np.asarray(squares, np.float64)[: rows.stop - rows.start]
-        return _finite(out).reshape(-1)
+        return finite(out).reshape(-1)
