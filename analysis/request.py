@@ -1,6 +1,8 @@
 """What can be asked of a run's kernels; plain data, so that `ntk-analysis --help` doesn't wait for JAX."""
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from analysis.errors import PlanError
@@ -9,6 +11,10 @@ from analysis.kernels.kinds import Outputs, Precision, Way
 Side = Literal["train", "test"]
 Head = Literal["scores", "proxy", "features"]
 GroupBy = Literal["part", "layer", "none"]
+Method = Literal["ntkcl", "sequential"]
+Training = Literal["run", "ridge", "flow", "descent", "momentum", "nesterov"]
+MIN_PER_TASK = 4
+"""Images of a task below which leave-one-out and learning curves mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +57,78 @@ class Request:
             raise PlanError(f"expected memory above 0 bytes; got {self.memory_bytes}")
         if self.way == "neural_tangents" and (self.groups != "none" or count > 1):
             raise PlanError("way neural_tangents gives whole kernels only: ask for groups none and no part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapsRequest:
+    """Of which tasks the generalization gaps are computed, and how."""
+
+    seeds: tuple[int, ...] = ()
+    """Seeds of the run; all when empty."""
+    per_task: int = 40
+    """Images of each task that theory's learner is trained on, and as many unseen ones that it is tested on."""
+    side: Side = "train"
+    """Which images it is trained on. Of `train` images the network's readout has seen the labels (they are in the
+    prototypes); with `test` it is trained on one half of the probes and tested on the other, and the bound is a
+    theorem."""
+    ridge: float | Literal["matched", "loo"] = "matched"
+    """Ridge of theory's learner: with `matched` it moves the parameters just as far as the network moved them, so that
+    the two can be compared; `loo` has the least leave-one-out error; or a fraction of the kernel's mean diagonal."""
+    confidence: float = 0.05
+    """Chance δ with which a bound may fail, for all tasks together."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        if self.per_task < MIN_PER_TASK:
+            raise PlanError(
+                f"expected at least {MIN_PER_TASK} images a task, as every one is left out once; got {self.per_task}"
+            )
+        if not isinstance(self.ridge, str) and not (math.isfinite(self.ridge) and self.ridge > 0):
+            raise PlanError(
+                f"expected ridge matched, loo, or a fraction of the mean diagonal above 0; got {self.ridge}"
+            )
+        if not 0 < self.confidence < 1:
+            raise PlanError(f"expected confidence between 0 and 1; got {self.confidence}: 0.05 is usual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastRequest:
+    """Which forgetting is forecast, and how."""
+
+    seeds: tuple[int, ...] = ()
+    """Seeds of the run; all when empty."""
+    per_task: int | None = None
+    """Test images of each old task whose drift is forecast; None: as many as every task has, 60 at most."""
+    method: Method = "ntkcl"
+    """ntkcl, or sequential: the run's linear baseline, for which the forecast is exact."""
+    procedure: Training = "run"
+    """How the new task is thought to be trained. run: the linearised network takes the run's own steps. The others:
+    closed forms for squared error on the centred scores of as many training images of the new task; what is measured
+    is then still the run's own change, so the two differ by the procedure too."""
+    ridge: float = 0.1
+    """Closed forms: ridge, as a fraction of the mean diagonal of the new task's kernel."""
+    rate: float = 1.0
+    """descent, momentum, nesterov: learning rate times the largest eigenvalue of kernel plus ridge (descent is stable
+    below 2)."""
+    steps: int = 100
+    """descent, momentum, nesterov: number of steps; their momentum is the run's."""
+    time: float = 100.0
+    """flow: time times the largest eigenvalue of kernel plus ridge."""
+    new_data: Path | None = None
+    """Folder of images to come, FOLDER/<class>/* or FOLDER/train/<class>/*: what would training on it next forget?"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing, and options that don't go together."""
+        if self.per_task is not None and self.per_task < 1:
+            raise PlanError(f"expected at least 1 image a task; got {self.per_task}")
+        for name, value in (("rate", self.rate), ("time", self.time), ("steps", self.steps)):
+            if not (math.isfinite(value) and value > 0):
+                raise PlanError(f"expected {name} above 0; got {value}")
+        if not (math.isfinite(self.ridge) and self.ridge >= 0) or (self.procedure == "ridge" and self.ridge == 0):
+            raise PlanError(
+                f"expected a ridge above 0 (0 is for the others than ridge), got {self.ridge}: 0.1 is usual"
+            )
+        if self.procedure != "run" and self.method != "ntkcl":
+            raise PlanError(f"procedure {self.procedure} is for method ntkcl; method sequential knows its own training")
+        if self.new_data is not None and (self.procedure, self.method) != ("run", "ntkcl"):
+            raise PlanError("new data go with method ntkcl and procedure run: its classes have no scores yet")

@@ -20,6 +20,7 @@ from ntkcl_jax.metrics import summarise
 from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
 from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
+from ntkcl_jax.seedrun import task_name
 from ntkcl_jax.setup import Setup, evaluate, initial_state, set_up
 
 Side = Literal["train", "test"]
@@ -37,6 +38,7 @@ class RecordedTask:
         network: the architecture.
         labels: the task's classes in the numbering of labels and score columns.
         class_names: their names.
+        name: the same in one line, cut after a few.
     """
 
     run: "RecordedRun"
@@ -70,6 +72,11 @@ class RecordedTask:
         """Names of the task's classes."""
         order = self.run.setup.scenarios[self.seed].class_order
         return tuple(self.run.setup.source.class_names[order[label]] for label in self.labels)
+
+    @property
+    def name(self) -> str:
+        """The task's class names in one line, cut after a few."""
+        return task_name(self.run.setup.source, self.run.setup.scenarios[self.seed], self.task)
 
     def _members(self, side: Side) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
         """Places of the task's images in their side of the source, and their labels."""

@@ -2,7 +2,7 @@
 
 `modes` is the ground. Task interplay: `interplay`, `radius`, `complexity`. Forecast of forgetting: `filters`,
 `procedures`, `recursion`, `losses`, `forgetting`, `concentration`. Task-specific generalization: `learning_curves`,
-`finite_population`, `leave_one_out`, `subsets`. What they have in common: `sweeps`.
+`finite_population`, `leave_one_out`, `subsets`. What both gaps depend on: `sweeps`.
 """
 
 from analysis.theory.complexity import (
@@ -42,6 +42,8 @@ from analysis.theory.leave_one_out import (
     flat_gcv,
     gcv,
     leave_one_out,
+    sample_effective_ridge,
+    stored,
 )
 from analysis.theory.losses import CrossEntropy, SquaredError, loss_change
 from analysis.theory.modes import Modes, dual_coefficients, modes
@@ -54,6 +56,14 @@ from analysis.theory.subsets import (
     subset_leave_one_out,
     subset_rest_errors,
     subset_test_errors,
+)
+from analysis.theory.sweeps import (
+    PairSweep,
+    SampleSizeSweep,
+    TaskPair,
+    orthogonality_sweep,
+    regularization_sweep,
+    sample_size_sweep,
 )
 
 __all__ = [
@@ -72,15 +82,18 @@ __all__ = [
     "LearningCurve",
     "Modes",
     "Nesterov",
+    "PairSweep",
     "Procedure",
     "Radius",
     "RadiusToEnd",
     "Ridge",
     "RidgeChoice",
+    "SampleSizeSweep",
     "Schedule",
     "Sgd",
     "SquaredError",
     "SubsetErrors",
+    "TaskPair",
     "Trained",
     "block_gcv",
     "block_leave_one_out",
@@ -110,14 +123,19 @@ __all__ = [
     "modes",
     "monte_carlo_rademacher",
     "nesterov_filter",
+    "orthogonality_sweep",
     "population_modes",
     "predicted_drift",
     "rademacher_complexity",
     "radius",
     "radius_to_end",
+    "regularization_sweep",
     "ridge_filter",
+    "sample_effective_ridge",
+    "sample_size_sweep",
     "schedule_filter",
     "stable_rate",
+    "stored",
     "subset_gcv",
     "subset_leave_one_out",
     "subset_rest_errors",

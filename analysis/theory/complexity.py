@@ -23,8 +23,7 @@ from jaxtyping import Float
 
 from analysis.errors import FunctionError
 from analysis.measures.spectrum import symmetrise
-from analysis.theory.modes import positive
-from analysis.theory.radius import non_negative
+from analysis.theory.modes import non_negative, positive
 
 CHUNK = 2**22
 """Random signs held at once, 32 MiB of float64."""

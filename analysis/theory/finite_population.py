@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from analysis.errors import FunctionError
 from analysis.theory.learning_curves import check_modes, log_root, lowest_root
-from analysis.theory.modes import positive
-from analysis.theory.radius import non_negative
+from analysis.theory.modes import non_negative, positive
 
 
 @dataclass(frozen=True)

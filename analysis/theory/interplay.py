@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from analysis.errors import FunctionError
 from analysis.measures.checks import as_matrix, as_symmetric, check_shape
-from analysis.theory.modes import dual_coefficients, modes, positive
-from analysis.theory.radius import Radius, non_negative, radius
+from analysis.theory.modes import dual_coefficients, modes, non_negative, positive
+from analysis.theory.radius import Radius, radius
 
 IDENTITY_TOLERANCE = 1e-10
 """Largest difference between the sum of the terms and the error itself, as part of the terms' sizes."""
@@ -107,14 +107,14 @@ class LearnedTask:
     decomposition: Decomposition
 
 
-def decompose(residual: Float[np.ndarray, "n k"], drifts: Mapping[int, Float[np.ndarray, "n k"]]) -> Decomposition:
+def decompose(residual: Float[np.ndarray, "..."], drifts: Mapping[int, Float[np.ndarray, "..."]]) -> Decomposition:
     """Split ‖a - Σ_k D_k‖² / n into S = ‖a‖²/n, I_k = ‖D_k‖²/n, C_k = -2 a·D_k/n and X_km = 2 D_k·D_m/n.
 
     An identity of arrays: nothing is assumed of the model that they come from (theory.md section 1.1).
 
     Args:
-        residual: a, targets minus what the model said after learning the task.
-        drifts: D_k for each later task: what the model said after task k minus what it said before, on the same
+        residual: (n, K) a, targets minus what the model said after learning the task.
+        drifts: (n, K) D_k for each later task: what the model said after task k minus what it said before, on the same
             inputs. None for the last task.
 
     Raises:
@@ -179,8 +179,8 @@ def interplay_bounds(
 
 def learn_sequentially(
     block: Callable[[int, int], Float[np.ndarray, "rows columns"]],
-    targets: Sequence[Float[np.ndarray, "n k"]],
-    outputs: Sequence[Float[np.ndarray, "n k"]],
+    targets: Sequence[Float[np.ndarray, "_ k"]],
+    outputs: Sequence[Float[np.ndarray, "_ k"]],
     ridges: Sequence[float],
 ) -> tuple[LearnedTask, ...]:
     """Learn tasks one after the other by kernel ridge regression, each from where the last one ended.

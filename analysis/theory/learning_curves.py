@@ -19,8 +19,7 @@ from scipy.optimize import brentq
 
 from analysis.errors import FunctionError
 from analysis.measures.checks import as_eigenvalues
-from analysis.theory.modes import Modes, positive
-from analysis.theory.radius import non_negative
+from analysis.theory.modes import Modes, non_negative, positive
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Everything follows from what ridge regression stores of each sample, `Stored`: its block of (Φ + λI)⁻¹ and its dual
 coefficients. Leave-one-out is exact: it equals learning n times without one sample each. With an empirical NTK of K
 outputs a *sample* is left out, all its K rows at once. GCV puts the mean block in every sample's place; on real data
-and at small ridges that is too small by 15 to 40 %, while leave-one-out isn't biased (docs/theory.md).
+and at small ridges that is too small by 15 to 60 %, while leave-one-out isn't biased (docs/theory.md).
 
 Errors are mean squared errors, summed over outputs. λ is the ridge of the *sum* objective, in the kernel's units.
 """
@@ -17,8 +17,7 @@ from jaxtyping import Float
 from analysis.errors import FunctionError
 from analysis.measures.spectrum import absolute_ridge
 from analysis.theory.learning_curves import sample_count, stacked
-from analysis.theory.modes import Modes, modes
-from analysis.theory.radius import non_negative
+from analysis.theory.modes import Modes, modes, non_negative
 
 FRACTIONS = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-8, 5))
 """Ridges that `choose_ridge` tries, as fractions of the mean diagonal: 1e-4 to 100, two a decade."""

@@ -100,3 +100,18 @@ def positive(name: str, value: float) -> float:
     if not (np.isfinite(value) and value > 0):
         raise FunctionError(f"expected {name} to be positive and finite; got {value}")
     return float(value)
+
+
+def non_negative(name: str, value: float) -> float:
+    """Refuse what isn't a finite number from zero up, as lengths and traces are.
+
+    Raises:
+        FunctionError: it isn't.
+
+    Example:
+        >>> non_negative("the radius", 0)
+        0.0
+    """
+    if not (np.isfinite(value) and value >= 0):
+        raise FunctionError(f"expected {name} to be finite and not negative; got {value}")
+    return float(value)

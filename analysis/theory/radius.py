@@ -111,21 +111,6 @@ def radius_to_end(kernel: Float[np.ndarray, "m m"], alphas: Sequence[Float[np.nd
     return RadiusToEnd(exact=_length(modes(matrix), np.concatenate(stacked)), triangle=sum(own))
 
 
-def non_negative(name: str, value: float) -> float:
-    """Refuse what isn't a finite number from zero up, as lengths and traces are.
-
-    Raises:
-        FunctionError: it isn't.
-
-    Example:
-        >>> non_negative("the radius", 0)
-        0.0
-    """
-    if not (np.isfinite(value) and value >= 0):
-        raise FunctionError(f"expected {name} to be finite and not negative; got {value}")
-    return float(value)
-
-
 def _length(decomposed: Modes, alpha: np.ndarray) -> float:
     """‖Jᵀ α‖ from the modes of J Jᵀ."""
     return float(np.linalg.norm(np.sqrt(decomposed.values) * decomposed.coordinates(alpha)))

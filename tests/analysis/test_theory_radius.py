@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from analysis.errors import FunctionError
 from analysis.theory.interplay import learn_sequentially
-from analysis.theory.modes import Modes, dual_coefficients, modes
-from analysis.theory.radius import non_negative, radius, radius_to_end
+from analysis.theory.modes import Modes, dual_coefficients, modes, non_negative
+from analysis.theory.radius import matched_ridge, radius, radius_to_end
 from tests.analysis.theory_tasks import f1, learn_in_parameter_space, random_tasks
 
 EXACT = 1e-10
@@ -134,3 +134,20 @@ def test_the_radius_to_the_end_survives_a_small_ridge_on_a_singular_kernel():
 def test_what_has_no_radius_is_refused_by_name(call, message):
     with pytest.raises(FunctionError, match=message):
         call()
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 0.3, 50.0])
+def test_a_matched_ridge_gives_back_the_ridge_whose_step_it_was(ridge: float) -> None:
+    rng = np.random.default_rng(5)
+    factor = rng.standard_normal((12, 8))  # singular: rank 8 of 12
+    found, residual = modes(factor @ factor.T), rng.standard_normal(12)
+    length = radius(found, residual, ridge).exact
+    assert matched_ridge(found, residual, length) == pytest.approx(ridge, rel=1e-8)
+
+
+def test_a_step_longer_than_any_ridge_allows_gets_the_smallest_ridge() -> None:
+    found, residual = modes(np.diag([4.0, 1.0])), np.array([1.0, 1.0])
+    longest = radius(found, residual, 1e-12).exact
+    assert matched_ridge(found, residual, 2 * longest) == 4.0 * 1e-10
+    with pytest.raises(FunctionError, match="length of the step"):
+        matched_ridge(found, residual, 0.0)
