@@ -13,7 +13,7 @@ MAX_LINES := 300
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench pins clean
+.PHONY: help setup demo test test-slow test-browser lint bench pins clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='more options for the command']"
@@ -22,9 +22,10 @@ help: ## list the targets
 setup: $(READY) ## create .venv with the pinned packages (the other targets do this themselves)
 	@echo ".venv is ready: $$($(BIN)/python --version)"
 
-demo: $(READY) ## train, evaluate and explain a small stream of digits; results in runs/demo
+demo: $(READY) ## train on a small stream of digits and explain what was forgotten; results in runs/demo
 	@dir=runs/demo; n=1; while [ -e "$$dir" ]; do n=$$((n + 1)); dir=runs/demo-$$n; done; \
-	$(BIN)/ntkcl demo --run-dir "$$dir" $(ARGS)
+	$(BIN)/ntkcl demo --run-dir "$$dir" $(ARGS) && \
+	for command in kernels gaps forecast report; do echo; echo "ntk-analysis $$command $$dir"; $(BIN)/ntk-analysis $$command "$$dir" || exit; done
 
 # Two test processes keep both cores busy where one leaves a third idle while it compiles (33 s against 48 s for the
 # same 61 CPU seconds); NumPy's own threads on top of that would only get in the way.
@@ -32,10 +33,13 @@ test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export OPENBLAS_NUM_THREADS = 1
 
 test: $(READY) ## run the tests and the examples in docstrings, without the slow ones
-	$(BIN)/pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not slow and not browser" $(ARGS)
 
 test-slow: $(READY) ## run only the slow tests
 	$(BIN)/pytest -n 2 -m slow $(ARGS)
+
+test-browser: $(READY) ## open the report in headless Chromium, which must be installed
+	$(BIN)/pytest -m browser $(ARGS)
 
 lint: $(READY) ## check style, types, import floors and file lengths
 	@bad=0; \

@@ -5,6 +5,9 @@
     theta = analysis.empirical_ntk(apply_fn, params, x1, x2)           # (n1, n2, k, k), exact, in bounded memory
     analysis.compute_kernels("runs/demo")                              # every checkpoint, into runs/demo/analysis
     block = analysis.load_analysis("runs/demo").kernel(0, 5, 1, 3)     # seed 0, after task 5, tasks 1 and 3
+    analysis.compute_gaps("runs/demo")                                 # what theory says, beside what the run did
+    analysis.compute_forecast("runs/demo")                             # what each task would make it forget
+    analysis.write_report(["runs/demo"])                               # all of it, to look at
 
 Names are imported when they are first used, so that `ntk-analysis --help` doesn't wait for JAX.
 """
@@ -13,34 +16,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from analysis.forecast import compute_forecast
+    from analysis.gaps import compute_gaps
     from analysis.kernels.composite import composite
     from analysis.kernels.empirical import empirical_ntk
+    from analysis.kernels.linearized import Linearized
     from analysis.kernels.products import ntk_vector_product
     from analysis.kernels.sketch import sketched_ntk
     from analysis.records import open_run
-    from analysis.request import Request
+    from analysis.report import write_report
+    from analysis.request import GapsRequest, Request
     from analysis.session import compute_kernels
     from analysis.store import load_analysis
 
 _HOMES = {
+    "GapsRequest": "analysis.request",
+    "Linearized": "analysis.kernels.linearized",
     "Request": "analysis.request",
     "composite": "analysis.kernels.composite",
+    "compute_forecast": "analysis.forecast",
+    "compute_gaps": "analysis.gaps",
     "compute_kernels": "analysis.session",
     "empirical_ntk": "analysis.kernels.empirical",
     "load_analysis": "analysis.store",
     "ntk_vector_product": "analysis.kernels.products",
     "open_run": "analysis.records",
     "sketched_ntk": "analysis.kernels.sketch",
+    "write_report": "analysis.report",
 }
 __all__ = [
+    "GapsRequest",
+    "Linearized",
     "Request",
     "composite",
+    "compute_forecast",
+    "compute_gaps",
     "compute_kernels",
     "empirical_ntk",
     "load_analysis",
     "ntk_vector_product",
     "open_run",
     "sketched_ntk",
+    "write_report",
 ]
 
 

@@ -12,6 +12,9 @@ USAGE = """usage: ntk-analysis COMMAND ...
 Empirical neural tangent kernels of NTK-CL runs, exact and checked: what training did to the tasks' kernels.
 
   kernels RUN      intra-task and inter-task kernels at every checkpoint, summary.json and figures in RUN/analysis
+  gaps RUN         task-interplay and task-specific gap of each task, theory beside the network, in gaps.json
+  forecast RUN     what each task made the network forget, said before it happened; --new-data: what would come next
+  report RUN ...   everything about a run, or several side by side, in one HTML file; figures and tables beside it
 
 Each command explains itself: ntk-analysis COMMAND --help. A mistake that you can mend ends with exit code 2.
 """
@@ -38,6 +41,43 @@ def kernels(args: list[str]) -> None:
         return
     print(table(made))
     print(f"\nsummary   {options.run / 'analysis' / 'summary.json'}\npictures  {options.run / 'analysis' / 'figures'}")
+
+
+def gaps(args: list[str]) -> None:
+    """Compute generalization gaps."""
+    from analysis.options import Gaps
+    from ntkcl_jax.parsing import parse
+
+    options = parse(Gaps, "ntk-analysis gaps", args)
+    from analysis.gaps import compute_gaps, gaps_table
+
+    made = compute_gaps(options.run, options.request, quiet=options.quiet or options.json)
+    path = options.run / "analysis" / "gaps.json"
+    print(json.dumps(made) if options.json else f"{gaps_table(made)}\n\ngaps      {path}")
+
+
+def forecast(args: list[str]) -> None:
+    """Forecast forgetting."""
+    from analysis.options import Forecast
+    from ntkcl_jax.parsing import parse
+
+    options = parse(Forecast, "ntk-analysis forecast", args)
+    from analysis.forecast import compute_forecast, forecast_file, told
+
+    made = compute_forecast(options.run, options.request, quiet=options.quiet or options.json)
+    file = forecast_file(options.run, options.request)
+    print(json.dumps(made) if options.json else f"{told(made)}\n\nforecast  {file}")
+
+
+def report(args: list[str]) -> None:
+    """Write the report."""
+    from analysis.options import Report
+    from ntkcl_jax.parsing import parse
+
+    options = parse(Report, "ntk-analysis report", args)
+    from analysis.report import write_report
+
+    print(f"report    {write_report(options.runs, options.out)}")
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -74,7 +114,7 @@ def _mean_of_pairs(matrix: list[list[float]]) -> str:
 NTK_ANALYSIS = Program(
     name="ntk-analysis",
     usage=USAGE,
-    commands={"kernels": kernels},
+    commands={"kernels": kernels, "gaps": gaps, "forecast": forecast, "report": report},
     resumable=("kernels",),
     errors=(AnalysisError, NtkclError),
 )

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from analysis.errors import StoreError
 from ntkcl_jax.drawing import COLOURS, save, style
@@ -49,7 +51,7 @@ def ratio_heatmaps(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
     panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
     image = None
     for panel, (number, values) in zip(panels, checkpoints.items(), strict=False):
-        image = _heatmap(panel, np.array(values["inter_intra_ratio"]), tasks)
+        image = ratio_panel(panel, values["inter_intra_ratio"], tasks)
         panel.set_title(checkpoint_name(int(number)))
     for panel in panels[count:]:
         panel.set_axis_off()
@@ -58,8 +60,16 @@ def ratio_heatmaps(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
     return figure
 
 
-def _heatmap(axes: Axes, values: Float[np.ndarray, "t t"], tasks: Sequence[int]) -> Any:
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis")
+def ratio_panel(axes: Axes, ratios: Sequence[Sequence[float | None]], tasks: Sequence[int]) -> AxesImage:
+    """Draw one checkpoint's ratios ρ on axes.
+
+    Args:
+        axes: where.
+        ratios: T rows of T; None where there is no gradient.
+        tasks: task numbers, from 0.
+    """
+    values: Float[np.ndarray, "t t"] = np.array(ratios, dtype=float)
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", interpolation="none")
     names = [str(t + 1) for t in tasks]
     axes.set(xticks=range(len(tasks)), yticks=range(len(tasks)), xticklabels=names, yticklabels=names)
     axes.set(xlabel="task", ylabel="task")
@@ -82,16 +92,32 @@ def spectra(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
     figure = Figure(figsize=(4.2 * len(shown) + 0.6, 3.6), layout="constrained")
     panels = np.ravel(figure.subplots(1, len(shown), squeeze=False, sharey=True))
     for panel, number in zip(panels, shown, strict=True):
-        for i, values in enumerate(checkpoints[number]["spectrum"]):
-            positive = [value for value in values if value > 0]
-            index, colour = range(1, len(positive) + 1), COLOURS[i % len(COLOURS)]
-            panel.loglog(index, positive, color=colour, lw=1.4, label=f"task {tasks[i] + 1}")
-        panel.set(title=checkpoint_name(int(number)), xlabel="index")
-        panel.grid(alpha=0.25)
+        spectrum_panel(panel, checkpoints[number]["spectrum"], tasks)
+        panel.set_title(checkpoint_name(int(number)))
     panels[0].set_ylabel("eigenvalue of Θ(X_t, X_t)")
     if len(tasks) <= len(COLOURS):
         panels[-1].legend(frameon=False, fontsize=8)
     return figure
+
+
+def spectrum_panel(axes: Axes, spectra: Sequence[Sequence[float]], tasks: Sequence[int]) -> None:
+    """Draw one checkpoint's eigenvalues, a line for each task; those that are zero have no place on a log scale."""
+    for i, values in enumerate(spectra):
+        positive = [value for value in values if value > 0]
+        index = range(1, len(positive) + 1)
+        axes.loglog(index, positive, color=task_colour(i, len(tasks)), lw=1.4, label=f"task {tasks[i] + 1}")
+    axes.set_xlabel("index")
+    axes.grid(alpha=0.25)
+
+
+def task_colour(index: int, count: int) -> Any:
+    """Colour of a task: told apart where there are few, in their order on a scale where there are many.
+
+    Example:
+        >>> task_colour(0, 5)
+        '#0072B2'
+    """
+    return COLOURS[index] if count <= len(COLOURS) else colormaps["viridis"](index / (count - 1))
 
 
 @style()
@@ -102,35 +128,52 @@ def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         checkpoints: figures of a seed.
         tasks: task numbers, from 0.
     """
-    numbers = [int(number) for number in checkpoints]
     grouped = bool(next(iter(checkpoints.values()))["groups"])
     figure = Figure(figsize=(3.7 * (len(LINES) + grouped), 3.4), layout="constrained")
     panels = np.ravel(figure.subplots(1, len(LINES) + grouped, squeeze=False))
     for panel, (name, title) in zip(panels, LINES.items(), strict=False):
-        for i, task in enumerate(tasks):
-            line = [values[name][i] for values in checkpoints.values()]
-            points = [(c, value) for c, value in zip(numbers, line, strict=True) if value is not None]
-            if points:
-                x, y = zip(*points, strict=True)
-                panel.plot(x, y, "o-", ms=3.5, lw=1.3, color=COLOURS[i % len(COLOURS)], label=f"task {task + 1}")
+        line_panel(panel, checkpoints, name, tasks)
         panel.set_title(title, fontsize=9)
-        panel.set(xlabel="checkpoint (tasks learned)", xticks=numbers)
-        panel.grid(alpha=0.25)
     if len(tasks) <= len(COLOURS):
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside left center", frameon=False, fontsize=8)
     if grouped:
-        _shares(panels[-1], checkpoints, numbers)
+        share_panel(panels[-1], checkpoints)
+        panels[-1].set_title("share of the trace, by parameters", fontsize=9)
     return figure
 
 
-def _shares(axes: Axes, checkpoints: Checkpoints, numbers: Sequence[int]) -> None:
+def line_panel(axes: Axes, checkpoints: Checkpoints, name: str, tasks: Sequence[int]) -> None:
+    """Draw one figure of every task over checkpoints; where it is None there is no point.
+
+    Args:
+        axes: where.
+        checkpoints: figures of a seed.
+        name: one of `LINES`.
+        tasks: task numbers, from 0.
+    """
+    for i, task in enumerate(tasks):
+        points = [(int(c), values[name][i]) for c, values in checkpoints.items() if values[name][i] is not None]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, "o-", ms=3.5, lw=1.3, color=task_colour(i, len(tasks)), label=f"task {task + 1}")
+    _over_checkpoints(axes, checkpoints)
+
+
+def _over_checkpoints(axes: Axes, checkpoints: Checkpoints) -> None:
+    """Set the ticks to checkpoints, thinned where they would touch."""
+    numbers = [int(number) for number in checkpoints]
+    axes.set(xlabel="checkpoint (tasks learned)", xticks=numbers[:: 1 + len(numbers) // 12])
+    axes.grid(alpha=0.25)
+
+
+def share_panel(axes: Axes, checkpoints: Checkpoints) -> None:
     """Draw each parameter group's mean share of the traces; on a log scale, as one often dwarfs the rest."""
+    numbers = [int(number) for number in checkpoints]
     for i, name in enumerate(next(iter(checkpoints.values()))["groups"]):
         share = [float(np.mean(values["groups"][name]["share"])) for values in checkpoints.values()]
         axes.plot(numbers, share, "s-", ms=3.5, lw=1.3, color=COLOURS[i % len(COLOURS)], label=name)
-    axes.set_title("share of the trace, by parameters", fontsize=9)
-    axes.set(xlabel="checkpoint (tasks learned)", xticks=list(numbers), yscale="log")
-    axes.grid(alpha=0.25)
+    _over_checkpoints(axes, checkpoints)
+    axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from analysis.request import Request
+from analysis.request import ForecastRequest, GapsRequest, Request
 
 
 @dataclass(frozen=True)
@@ -24,3 +24,43 @@ class Kernels:
     """No progress on the terminal."""
     json: bool = False
     """Print the summary as JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Split each task's error into what learning it left and what later tasks did, into RUN/analysis/gaps.json."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, finished or still running."""
+    request: Annotated[GapsRequest, tyro.conf.arg(name="")] = field(default_factory=GapsRequest)
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what gaps.json holds instead of a table."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecast what each task made the network forget, from the checkpoint before it, and compare with what happened.
+
+    Writes RUN/analysis/forecast.json; with --new-data, what training on these images next would make it forget, into
+    RUN/analysis/forecast-NAME.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, finished or still running."""
+    request: Annotated[ForecastRequest, tyro.conf.arg(name="")] = field(default_factory=ForecastRequest)
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what the file holds instead of a table."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a run, or of several side by side: one HTML file, with figures and tables in RUN/analysis."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run folders; what isn't analysed yet is named in the report."""
+    out: Path | None = None
+    """The HTML file; RUN/analysis/report.html of the first run when left away."""

@@ -59,7 +59,7 @@ def accuracy_curves(results: Mapping[str, Any]) -> Figure:
         axes.plot(x, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, clip_on=False, zorder=3)
         if std.any():
             axes.fill_between(x, mean - std, np.minimum(mean + std, 100), color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(x[-1]), float(mean[-1]), _label(method, 24), colour))
+        ends.append((float(x[-1]), float(mean[-1]), label(method, 24), colour))
         lowest = min(lowest, float((mean - std).min()))
     tasks = int(max(x for x, *_ in ends))
     bottom = max(0.0, 10 * np.floor((lowest - 2) / 10))
@@ -93,7 +93,7 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     matrix = summaries[method]["accuracy_matrix"]["mean"]
     tasks = len(matrix)
     values = np.array([[np.nan if v is None else 100 * v for v in row] for row in matrix], dtype=float)
-    names = [_label(name, 16) for name in task_names[:tasks]]
+    names = [label(name, 16) for name in task_names[:tasks]]
     names += [f"task {k + 1}" for k in range(len(names), tasks)]
     side = max(3.2, 0.62 * tasks)
     figure = Figure(figsize=(side + 2.2, 0.75 * side + 1.6), layout="constrained")
@@ -110,7 +110,7 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     n = summaries[method]["final_accuracy"]["n"]
-    axes.set_title(f"{_label(method, 24)}: accuracy, %" + (f" (mean of {n} seeds)" if n > 1 else ""))
+    axes.set_title(f"{label(method, 24)}: accuracy, %" + (f" (mean of {n} seeds)" if n > 1 else ""))
     return figure
 
 
@@ -148,7 +148,7 @@ def forgetting_bars(results: Mapping[str, Any]) -> Figure:
     room = max(max(reach) - min(reach), 1.0)
     axes.set_xlim(min(reach) - (0.03 * room if min(reach) < 0 else 0), max(reach) + 0.22 * room)
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set_yticks(range(len(known)), [_label(m, 24) for m in known])
+    axes.set_yticks(range(len(known)), [label(m, 24) for m in known])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -177,7 +177,7 @@ def sample_sheet(rows: Sequence[SampleRow]) -> Figure:
             axes.set_axis_off()
         for axes, image, true, said in zip(line, row.images, row.true_names, row.predicted_names, strict=False):
             _sample(axes, np.asarray(image), str(true), str(said))
-        line[0].set_ylabel(_label(row.title, 18), rotation=0, ha="right", va="center", labelpad=8)
+        line[0].set_ylabel(label(row.title, 18), rotation=0, ha="right", va="center", labelpad=8)
     figure.suptitle("Test images and what the model says (✓ right, ✗ wrong)", x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -223,7 +223,7 @@ def _sample(axes: Axes, image: np.ndarray, true: str, said: str) -> None:
     axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set(visible=not right, color=colour, linewidth=2.5)
-    text = f"✓ {_label(said, 12)}" if right else f"✗ {_label(said, 12)}\nis {_label(true, 12)}"
+    text = f"✓ {label(said, 12)}" if right else f"✗ {label(said, 12)}\nis {label(true, 12)}"
     axes.set_xlabel(text, color=colour, fontsize=8, labelpad=3)
 
 
@@ -252,7 +252,7 @@ def _apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> l
     return placed
 
 
-def _label(name: str, limit: int) -> str:
+def label(name: str, limit: int) -> str:
     """Shorten a name, draw unknown signs as a box, and keep `$` from starting mathematics."""
     known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_char_index
     text = "".join(c if known(ord(c)) else "□" for c in short_name(name, limit))

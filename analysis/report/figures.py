@@ -1,0 +1,158 @@
+"""Figures of the report: each small enough that its text can be read at the width of a phone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import (
+    checkpoint_name,
+    line_panel,
+    ratio_panel,
+    share_panel,
+    spectrum_panel,
+)
+from analysis.report.reading import TaskKernel
+from ntkcl_jax.drawing import style
+from ntkcl_jax.figures import label
+
+SIZE = (4.6, 3.5)
+"""Inches: 10-point text is then about 10 pixels high on a phone."""
+FEW = 8
+"""Tasks that a legend still names."""
+CLASSES = 24
+"""Classes up to which the ticks of a heatmap name them."""
+LABELS = {
+    "effective_dimension": ("effective dimension", "directions (ridge = mean diagonal)"),
+    "target_alignment": ("kernel-target alignment", "alignment (1 = perfect)"),
+    "drift": ("drift since the checkpoint before", "change / size of the kernel, ‖ΔΘ‖ / ‖Θ‖"),
+}
+"""Title and axis of each of the figures over checkpoints."""
+
+
+def new_figure(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
+    """A figure of one panel, inches."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """Put the legend below the axes, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+
+@style()
+def kernel_heatmap(kernel: TaskKernel, names: Sequence[str], low: float) -> Figure:
+    """Draw the cosines between the Jacobians of all probes, ordered by task and class; lines part tasks and classes.
+
+    Args:
+        kernel: at one checkpoint.
+        names: names of the classes, in the run's numbering.
+        low: lower end of the colour scale, shared by the figures that are compared.
+    """
+    figure, axes = new_figure((4.6, 4.3))
+    image = axes.imshow(kernel.cosines, vmin=low, vmax=1, cmap="cividis", interpolation="none")
+    n = len(kernel.tasks)
+    groups = _runs([f"{t}/{c}" for t, c in zip(kernel.tasks, kernel.labels, strict=True)])
+    blocks = _runs(kernel.tasks.tolist())
+    for edges, width, shade in ((groups, 0.4, 0.5), (blocks, 1.4, 1.0)):
+        for start, _ in edges[1:]:
+            axes.axhline(start - 0.5, color="white", lw=width, alpha=shade)
+            axes.axvline(start - 0.5, color="white", lw=width, alpha=shade)
+    middle = [(start + stop - 1) / 2 for start, stop in blocks]
+    axes.set_xticks(middle, [str(kernel.tasks[start] + 1) for start, _ in blocks])
+    axes.set_xlabel("probe images of task")
+    if len(groups) <= CLASSES:
+        at = [(start + stop - 1) / 2 for start, stop in groups]
+        shown = [kernel.labels[start] for start, _ in groups]
+        axes.set_yticks(at, [label(names[c], 10) if c < len(names) else str(c) for c in shown], fontsize=9)
+        axes.set_ylabel("class")
+    else:
+        axes.set_yticks(middle, [str(kernel.tasks[start] + 1) for start, _ in blocks])
+        axes.set_ylabel("task")
+    axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(checkpoint_name(kernel.checkpoint))
+    figure.colorbar(image, ax=axes, label="cosine of two images' Jacobians", shrink=0.85)
+    return figure
+
+
+def _runs(values: Sequence[Any]) -> list[tuple[int, int]]:
+    """Begin and end of each stretch of equal values.
+
+    Example:
+        >>> _runs([1, 1, 2])
+        [(0, 2), (2, 3)]
+    """
+    starts = [i for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+    return list(zip(starts, [*starts[1:], len(values)], strict=True))
+
+
+@style()
+def ratio_figure(values: Mapping[str, Any], tasks: Sequence[int], number: str) -> Figure:
+    """Draw the inter/intra ratios of one checkpoint."""
+    side = max(3.4, 0.42 * len(tasks) + 1.0)
+    figure, axes = new_figure((side + 0.9, side))
+    image = ratio_panel(axes, values["inter_intra_ratio"], tasks)
+    axes.set_title(checkpoint_name(int(number)))
+    figure.colorbar(image, ax=axes, label="inter-task / intra-task kernel", shrink=0.85)
+    return figure
+
+
+@style()
+def spectrum_figure(
+    values: Mapping[str, Any], tasks: Sequence[int], number: str, limits: tuple[float, float] | None
+) -> Figure:
+    """Draw the spectra of one checkpoint, on the eigenvalue axis of the others."""
+    figure, axes = new_figure()
+    spectrum_panel(axes, values["spectrum"], tasks)
+    axes.set(
+        title=checkpoint_name(int(number)), ylabel="eigenvalue of the task's kernel", xlabel="index of the eigenvalue"
+    )
+    if limits:
+        axes.set_ylim(*limits)
+    _tasks_legend(figure, axes, tasks)
+    return figure
+
+
+def _tasks_legend(figure: Figure, axes: Axes, tasks: Sequence[int]) -> None:
+    if len(tasks) <= FEW:
+        legend_below(figure, axes)
+        return
+    handles, names = axes.get_legend_handles_labels()  # first, middle and last name the scale of colours
+    chosen = sorted({0, len(handles) // 2, len(handles) - 1}) if handles else []
+    figure.legend(
+        [handles[i] for i in chosen], [names[i] for i in chosen], loc="outside lower center", ncols=3, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+
+
+@style()
+def line_figure(checkpoints: Mapping[str, Any], tasks: Sequence[int], name: str) -> Figure:
+    """Draw one of `LABELS` over checkpoints, a line for each task."""
+    figure, axes = new_figure()
+    line_panel(axes, checkpoints, name, tasks)
+    title, unit = LABELS[name]
+    axes.set(title=title, ylabel=unit)
+    if name == "drift":
+        axes.set_ylim(bottom=0)
+    _tasks_legend(figure, axes, tasks)
+    return figure
+
+
+@style()
+def share_figure(checkpoints: Mapping[str, Any]) -> Figure:
+    """Draw each parameter group's share of the kernel's trace over checkpoints."""
+    figure, axes = new_figure()
+    share_panel(axes, checkpoints)
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.remove()
+    axes.set_title("share of the kernel, by parameters")
+    axes.set_ylabel("share of the trace (1 = all)")
+    legend_below(figure, axes, columns=4)
+    return figure

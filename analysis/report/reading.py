@@ -1,0 +1,216 @@
+"""Everything that the report of a run is made from: read once, checked, names made harmless."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from analysis.errors import StoreError
+from analysis.report import schema
+from analysis.report.forms import FormError
+from analysis.store import load_analysis
+from analysis.store.files import read_json
+from analysis.summary import sample_kernel
+from ntkcl_jax.tables import short_name
+
+PREFERRED = ("trace", "full", "diagonal", "pseudo")
+"""Which of several stored kernels is shown."""
+NAME_LENGTH = 60
+"""Characters of a name that are kept."""
+
+
+@dataclass(frozen=True)
+class TaskKernel:
+    """A trace kernel of the probes at one checkpoint, in the order of tasks and their classes.
+
+    Attributes:
+        checkpoint: 0 before training, t + 1 after task t.
+        outputs: which stored kernel it was read from.
+        cosines: kernel of two images over the root of the product of their own: cosine of their Jacobians.
+        tasks: task of each image.
+        labels: class of each image, in the run's numbering.
+    """
+
+    checkpoint: int
+    outputs: str
+    cosines: Float[np.ndarray, "n n"]
+    tasks: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n"]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds for the report; a part that isn't there is None or empty.
+
+    Attributes:
+        run: the folder.
+        config: `config.json`.
+        results: `results.json`.
+        summary: `analysis/summary.json`.
+        gaps: `analysis/gaps.json`.
+        forecast: `analysis/forecast.json`.
+        new_data: `analysis/forecast-NAME.json` by NAME.
+        kernels: of the first analysed seed, at its first and last checkpoint.
+    """
+
+    run: Path
+    config: dict[str, Any]
+    results: dict[str, Any] | None = None
+    summary: dict[str, Any] | None = None
+    gaps: dict[str, Any] | None = None
+    forecast: dict[str, Any] | None = None
+    new_data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kernels: tuple[TaskKernel, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, for people."""
+        return clean(self.run.resolve().name or str(self.run))
+
+    def class_names(self, seed: str) -> list[str]:
+        """Names of the classes of a seed, in the run's numbering."""
+        scenario = self.config["scenarios"].get(seed)
+        names = self.config["data"]["class_names"]
+        return [clean(names[label]) for label in scenario["class_order"]] if scenario else []
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks, as far as they are known."""
+        return [clean(name) for name in self.results["task_names"]] if self.results else []
+
+
+def clean(name: Any, limit: int = NAME_LENGTH) -> str:
+    r"""Make a name of users one printable line of bounded length.
+
+    Example:
+        >>> clean("two\nlines" + chr(0x202E))
+        'two lines?'
+    """
+    return short_name(str(name), limit)
+
+
+def read_run(run: Path) -> RunFiles:
+    """Read and check everything that a run folder holds for the report.
+
+    Args:
+        run: the run folder.
+
+    Returns:
+        What is there.
+
+    Raises:
+        StoreError: no run there, or a file that can't be read, is cut short or isn't of the expected form.
+    """
+    run = Path(run).expanduser()
+    if not (run / "config.json").is_file():
+        raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
+    config = _read(run / "config.json", schema.check_config)
+    if config is None:
+        raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
+    home = run / "analysis"
+    summary = _read(home / "summary.json", schema.check_summary)
+    new_data = {}
+    for path in sorted(home.glob("forecast-*.json")):
+        name = path.stem.removeprefix("forecast-")
+        new_data[clean(name)] = _read(path, lambda value, name=path.name: schema.check_forecast(value, name)) or {}
+    return RunFiles(
+        run=run,
+        config=config,
+        results=_read(run / "results.json", schema.check_results),
+        summary=summary,
+        gaps=_read(home / "gaps.json", schema.check_gaps),
+        forecast=_read(home / "forecast.json", lambda value: schema.check_forecast(value, "forecast.json")),
+        new_data=new_data,
+        kernels=_kernels(run, summary) if summary else (),
+    )
+
+
+def _read(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
+    """Read a file if it is there, and check it."""
+    try:
+        if not path.exists():
+            return None
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or bad UTF-8
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise StoreError(f"{path} can't be read ({reason}); restore it from a copy, or make it again") from error
+    try:
+        check(value)
+    except FormError as error:
+        raise StoreError(
+            f"{path} isn't of the form that this version reads ({error}); make it again with this version"
+        ) from error
+    return value
+
+
+def _kernels(run: Path, summary: dict[str, Any]) -> tuple[TaskKernel, ...]:
+    """Kernels of the first seed at its first and last checkpoint; none where they were deleted to save space."""
+    seed, part = next(iter(summary["seeds"].items()))
+    numbers = sorted(map(int, part["checkpoints"]))
+    analysis = load_analysis(run)
+    there = {(spec.seed, spec.checkpoint, spec.outputs) for spec in analysis.kernels}
+    found = []
+    for number in dict.fromkeys((numbers[0], numbers[-1])):
+        stored = [outputs for outputs in PREFERRED if (int(seed), number, outputs) in there]
+        if stored:
+            found.append(_kernel(analysis.stored(int(seed), number, stored[0]), run, summary["side"]))
+    return tuple(found)
+
+
+def _kernel(stored: Any, run: Path, side: str) -> TaskKernel:
+    """Read a kernel pair of tasks by pair of tasks, so that one with many outputs needn't fit in memory."""
+    spec = stored.spec
+    kernel = np.block([[_samples(stored.block(t, k)) for k in spec.tasks] for t in spec.tasks])
+    diagonal = np.sqrt(np.maximum(np.diag(kernel), 0))
+    size = np.outer(diagonal, diagonal)
+    cosines = np.divide(kernel, size, out=np.zeros_like(kernel), where=size > 0)
+    labels = np.concatenate([_labels(run, spec, task, side) for task in spec.tasks])
+    tasks = np.concatenate([np.full(_count(spec, task), task) for task in spec.tasks])
+    order = np.concatenate(
+        [np.flatnonzero(tasks == t)[np.argsort(labels[tasks == t], kind="stable")] for t in spec.tasks]
+    )
+    return TaskKernel(spec.checkpoint, spec.outputs, cosines[np.ix_(order, order)], tasks[order], labels[order])
+
+
+def _samples(block: Float[np.ndarray, "n1 n2 *k"]) -> Float[np.ndarray, "n1 n2"]:
+    return block.mean(axis=2) if block.ndim == 3 else sample_kernel(block) if block.ndim == 4 else block
+
+
+def _count(spec: Any, task: int) -> int:
+    images = spec.images(task)
+    return images.stop - images.start
+
+
+def _labels(run: Path, spec: Any, task: int, side: str) -> Int[np.ndarray, "n"]:
+    """Classes of a task's probes, from their record."""
+    count = _count(spec, task)
+    path = run / "analysis" / "probes" / f"seed{spec.seed}" / f"{clean(side)}-task{task}-{count}.json"
+    labels = read_json(path).get("labels")
+    if not isinstance(labels, list) or len(labels) != count or not all(type(label) is int for label in labels):
+        raise StoreError(f"{path} doesn't hold {count} labels; delete {run / 'analysis'} and compute the kernels again")
+    return np.array(labels)
+
+
+def floats(values: Any) -> Float[np.ndarray, "..."]:
+    """Numbers of JSON as an array; null becomes NaN.
+
+    Example:
+        >>> floats([[1, None]]).tolist()
+        [[1.0, nan]]
+    """
+    return np.array(values, dtype=float)
+
+
+def known(values: Any) -> list[float]:
+    """The numbers among values that may be None or NaN.
+
+    Example:
+        >>> known([1.0, None, float("nan"), 2])
+        [1.0, 2.0]
+    """
+    return [float(value) for value in values if value is not None and math.isfinite(value)]

@@ -1,0 +1,278 @@
+"""The report's sections: which figures, tables and words each makes of a run, or which command it waits for."""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from matplotlib.figure import Figure
+
+from analysis.figures import checkpoint_name
+from analysis.report import figures, tables, theory_figures, words
+from analysis.report.reading import RunFiles, clean, known
+from analysis.report.tables import Table
+from ntkcl_jax.figures import accuracy_curves, accuracy_matrix_figure
+
+PANELS = 6
+"""Figures of one kind that are shown: more are thinned evenly, first and last kept."""
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure of a section.
+
+    Attributes:
+        name: of its files, without ending.
+        alt: what it shows, for those who don't see it.
+        figure: the drawing.
+    """
+
+    name: str
+    alt: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a run contributes to a section.
+
+    Attributes:
+        panels: its figures.
+        says: what the run says.
+        tables: those that are shown.
+        missing: the command that makes what the section needs, where that isn't there.
+    """
+
+    panels: Sequence[Panel] = ()
+    says: str = ""
+    tables: Sequence[Table] = ()
+    missing: str = ""
+
+
+def command(program: str, files: RunFiles) -> str:
+    """A command line about this run that can be pasted into a shell."""
+    return f"{program} {shlex.quote(printable(str(files.run)))}"
+
+
+def printable(line: str) -> str:
+    """A command line as one printable line of bounded length."""
+    return "".join(c if c.isprintable() else "?" for c in line)[:400]
+
+
+def spread(items: Sequence[Item], most: int = PANELS) -> list[Item]:
+    """At most `most` items at even distances, with the first and the last.
+
+    Example:
+        >>> spread([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 4), spread("ab", 4)
+        ([0, 3, 6, 9], ['a', 'b'])
+    """
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def accuracy(files: RunFiles) -> Part:
+    """Accuracy matrices of every method, and the curves."""
+    if not files.results:
+        # A run that has no results was interrupted: this is how it goes on.
+        again = files.config.get("command") or ["ntkcl", "train", clean(files.config["config"]["preset"])]
+        line = shlex.join([*(word for word in again if word != "--resume"), "--resume"])
+        return Part(missing=printable(line))
+    curves = accuracy_curves(files.results)
+    curves.set_size_inches(5.2, 3.6)
+    made = [Panel("accuracy_curves", "Accuracy on all classes seen after each task, for each method", curves)]
+    for method in files.results["summary"]:
+        name = "accuracy_matrix_" + re.sub(r"[^A-Za-z0-9-]+", "_", method)
+        alt = f"Accuracy of {clean(method)} on each task's test images after each task"
+        made.append(Panel(name, alt, accuracy_matrix_figure(files.results, method)))
+    return Part(made, words.accuracy_says(files), [tables.headline(files)])
+
+
+def kernels(files: RunFiles) -> Part:
+    """Heatmaps of the probes' kernel, at the first and the last checkpoint."""
+    if not files.kernels or not files.summary:
+        return Part(missing=command("ntk-analysis kernels", files))
+    seed = next(iter(files.summary["seeds"]))
+    low = min(0.0, *(float(kernel.cosines.min()) for kernel in files.kernels))
+    names = files.class_names(seed)
+    made = [
+        Panel(
+            f"kernel_seed{seed}_checkpoint{kernel.checkpoint}",
+            f"Cosines between the Jacobians of all probe images {checkpoint_name(kernel.checkpoint)}",
+            figures.kernel_heatmap(kernel, names, low),
+        )
+        for kernel in files.kernels
+    ]
+    return Part(made, words.kernels_says(files.kernels))
+
+
+def _of_summary(
+    draw: Callable[[str, Sequence[int], Mapping[str, Any]], list[Panel]], says: Callable[[dict[str, Any]], str]
+) -> Callable[[RunFiles], Part]:
+    """A section that is made of the first seed of `summary.json`."""
+
+    def part(files: RunFiles) -> Part:
+        if not files.summary:
+            return Part(missing=command("ntk-analysis kernels", files))
+        seed, first = next(iter(files.summary["seeds"].items()))
+        there: dict[str, Any] = first["checkpoints"]
+        ordered = {number: there[number] for number in sorted(there, key=int)}
+        return Part(draw(seed, first["tasks"], ordered), says(files.summary))
+
+    return part
+
+
+def _ratios(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
+    return [
+        Panel(
+            f"ratios_seed{seed}_checkpoint{number}",
+            f"Inter-task over intra-task kernel of every pair of tasks {checkpoint_name(int(number))}",
+            figures.ratio_figure(checkpoints[number], tasks, number),
+        )
+        for number in spread(list(checkpoints))
+    ]
+
+
+def _spectra(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
+    shown = list(dict.fromkeys((next(iter(checkpoints)), list(checkpoints)[-1])))
+    values = [v for number in shown for line in checkpoints[number]["spectrum"] for v in known(line) if v > 0]
+    limits = (min(values) / 1.5, max(values) * 1.5) if values else None
+    return [
+        Panel(
+            f"spectra_seed{seed}_checkpoint{number}",
+            f"Eigenvalues of each task's kernel {checkpoint_name(int(number))}",
+            figures.spectrum_figure(checkpoints[number], tasks, number, limits),
+        )
+        for number in shown
+    ]
+
+
+def _drift(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
+    return [
+        Panel(
+            f"{name}_seed{seed}",
+            f"{title} of each task over checkpoints",
+            figures.line_figure(checkpoints, tasks, name),
+        )
+        for name, (title, _) in figures.LABELS.items()
+        if any(known(values[name]) for values in checkpoints.values())  # a single checkpoint has no drift
+    ]
+
+
+def _shares(seed: str, _: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
+    title = "Share of the kernel's trace of each group of parameters over checkpoints"
+    return [Panel(f"shares_seed{seed}", title, figures.share_figure(checkpoints))]
+
+
+def shares(files: RunFiles) -> Part:
+    """Shares of the parameter groups, where the kernels were split by them."""
+    first = next(iter(files.summary["seeds"].values())) if files.summary else None
+    if first and not next(iter(first["checkpoints"].values()))["groups"]:
+        return Part(missing=command("ntk-analysis kernels --groups part", files))
+    return _of_summary(_shares, words.shares_says)(files)
+
+
+def _gaps_of_first_seed(files: RunFiles) -> tuple[str, list[int], list[dict[str, Any]]]:
+    seed, part = next(iter((files.gaps or {})["seeds"].items()))
+    return seed, part["tasks"], part["by_task"]
+
+
+def gaps(files: RunFiles) -> Part:
+    """The exact split of each task's squared error: theory's learner, and the network."""
+    if not files.gaps:
+        return Part(missing=command("ntk-analysis gaps", files))
+    seed, tasks, by_task = _gaps_of_first_seed(files)
+    network = [gap["network"] for gap in by_task]
+    limits = theory_figures.budget_limits([*by_task, *network])
+    made = [
+        Panel(
+            f"gaps_seed{seed}_{name}",
+            f"Parts of each task's squared error at the end: {title}",
+            theory_figures.budget_figure(budgets, tasks, title, limits),
+        )
+        for name, title, budgets in (
+            ("theory", "theory's learner", by_task),
+            ("network", "the trained network", network),
+        )
+    ]
+    return Part(made, words.gaps_says(files.gaps))
+
+
+def bounds(files: RunFiles) -> Part:
+    """Losses beside leave-one-out, GCV and the bound."""
+    if not files.gaps:
+        return Part(missing=command("ntk-analysis gaps", files))
+    return Part((), words.bounds_says(files.gaps), [tables.bounds(files.gaps)])
+
+
+def curves(files: RunFiles) -> Part:
+    """Learning curves of tasks."""
+    if not files.gaps:
+        return Part(missing=command("ntk-analysis gaps", files))
+    seed, _, by_task = _gaps_of_first_seed(files)
+    made = [
+        Panel(
+            f"learning_curve_seed{seed}_task{gap['task'] + 1}",
+            f"Test loss of task {gap['task'] + 1} against training images, predicted and measured",
+            theory_figures.curve_figure(gap),
+        )
+        for gap in spread(by_task)
+    ]
+    return Part(made, words.curves_says(files.gaps))
+
+
+def forecast(files: RunFiles) -> Part:
+    """Predicted against measured loss changes, and every pair; then forecasts for new data."""
+    others = [
+        tables.of_forecast(made, f"forecast_{_file_name(name)}", f"Forecast of what training on {name} next would do")
+        for name, made in files.new_data.items()
+    ]
+    if not files.forecast:
+        return Part(tables=others, missing=command("ntk-analysis forecast", files))
+    made = []
+    for seed, part in list(files.forecast["seeds"].items())[:1]:
+        pairs = [
+            pair
+            for pair in part["pairs"]
+            if len(known([pair["predicted_loss_change"], pair["measured_loss_change"]])) == 2
+        ]
+        if pairs:
+            alt = "Predicted against measured loss change of every pair of tasks"
+            made.append(Panel(f"forecast_seed{seed}", alt, theory_figures.forecast_figure(pairs)))
+    shown = tables.of_forecast(files.forecast, "forecast", "Every pair: how well the drift and the loss were forecast")
+    return Part(made, words.forecast_says(files.forecast), [shown, *others])
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]+", "_", name)
+
+
+def all_tables(files: RunFiles) -> list[Table]:
+    """Every table that there is of a run, for CSV files."""
+    made: list[Table] = []
+    if files.results:
+        made += [tables.headline(files), tables.accuracy(files)]
+    if files.summary:
+        made += tables.of_summary(files.summary)
+    if files.gaps:
+        made += tables.of_gaps(files.gaps)
+    if files.forecast:
+        made.append(tables.of_forecast(files.forecast, "forecast", ""))
+    return made + [tables.of_forecast(one, f"forecast_{_file_name(name)}", "") for name, one in files.new_data.items()]
+
+
+SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
+    "accuracy": ("Accuracy", accuracy),
+    "kernels": ("Kernels of single images", kernels),
+    "ratios": ("Kernels between tasks", _of_summary(_ratios, words.ratios_says)),
+    "spectra": ("Spectra", _of_summary(_spectra, words.spectra_says)),
+    "drift": ("How kernels change", _of_summary(_drift, words.drift_says)),
+    "gaps": ("Where each task's error comes from", gaps),
+    "bounds": ("Test loss: measured, estimated, bounded", bounds),
+    "forecast": ("Can forgetting be forecast?", forecast),
+    "curves": ("What more images would bring", curves),
+    "shares": ("Which parts of the network learn", shares),
+}
+"""Title and maker of each section, in order; its words are in `words.CAPTIONS`."""

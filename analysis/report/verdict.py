@@ -1,0 +1,161 @@
+"""The verdict: a few sentences in plain words, each computed from the run's numbers."""
+
+from analysis.report.facts import KernelFacts, forecast_facts, gap_facts, kernel_facts, shown_method
+from analysis.report.reading import RunFiles, clean
+
+UNKNOWN = "unknown"
+BASELINES = {
+    "prototypes": "frozen prototypes without training",
+    "sequential": "plain training on one task after the other",
+    "joint": "training on all tasks at once",
+    "ntkcl": "NTK-CL",
+}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number with a few significant digits.
+
+    Example:
+        >>> number(0.123456), number(12345.6), number(-0.0), number(None)
+        ('0.123', '12300', '0', 'unknown')
+    """
+    if value is None or value != value:
+        return UNKNOWN
+    if value == 0:
+        return "0"
+    short = f"{value:.{digits}g}"
+    return f"{float(short):.0f}" if "e" in short and 1e-4 <= abs(value) < 1e6 else short
+
+
+def cosine(value: float | None) -> str:
+    """Write a cosine or a correlation with three decimals, as they are often close to 1.
+
+    Example:
+        >>> cosine(0.99761), cosine(None)
+        ('0.998', 'unknown')
+    """
+    return UNKNOWN if value is None else f"{value:.3f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    r"""Write a fraction in percent; the sign stays on the number's line.
+
+    Example:
+        >>> percent(0.9464), percent(None)
+        ('94.6\xa0%', 'unknown')
+    """
+    return UNKNOWN if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def points(value: float | None) -> str:
+    """Write a difference of fractions in percentage points.
+
+    Example:
+        >>> points(0.0325), points(0.01)
+        ('3.3 points', '1.0 points')
+    """
+    return UNKNOWN if value is None else f"{100 * value + 1e-9:.1f} points"
+
+
+def verdict(files: RunFiles) -> list[str]:
+    """Say in three to five sentences what the run achieved and what theory says about it."""
+    sentences = [_accuracy(files), _forgetting(files), _kernels(files)]
+    if files.gaps:
+        sentences.append(_gaps(files))
+    sentences.append(_forecast(files))
+    return sentences
+
+
+def method_name(method: str) -> str:
+    """A method for people."""
+    return BASELINES.get(method, f"method {clean(method)}")
+
+
+def _accuracy(files: RunFiles) -> str:
+    if not files.results:
+        return "How accurate the run is isn't known yet: it has no results."
+    summary, method = files.results["summary"], shown_method(files)
+    mine = summary[method]
+    tasks = len(mine["accuracy_matrix"]["mean"])
+    seeds = mine["final_accuracy"]["n"]
+    text = (
+        f"After {tasks} {'task' if tasks == 1 else 'tasks'}, {method_name(method)} names "
+        f"{percent(mine['final_accuracy']['mean'])} of the test images of all classes right"
+    )
+    text += f" (mean of {seeds} seeds)" if seeds > 1 else ""
+    others = [f"{method_name(m)} {percent(s['final_accuracy']['mean'])}" for m, s in summary.items() if m != method]
+    text += f"; {' and '.join(others)}." if others else "."
+    if "prototypes" not in summary or method == "prototypes":
+        return text
+    gain = mine["final_accuracy"]["mean"] - summary["prototypes"]["final_accuracy"]["mean"]
+    changed = "gained" if gain >= 0 else "cost"
+    return f"{text} So training has {changed} {points(abs(gain))}."
+
+
+def _forgetting(files: RunFiles) -> str:
+    forgetting = files.results["summary"][shown_method(files)]["forgetting"]["mean"] if files.results else None
+    if forgetting is None:
+        return "How much it forgot isn't known: that takes results of at least two tasks."
+    words = ((0.01, "hardly anything"), (0.05, "little"), (0.15, "a good deal"), (float("inf"), "much"))
+    much = next(word for limit, word in words if forgetting < limit)
+    fell = "fell" if forgetting >= 0 else "rose"
+    return (
+        f"It forgot {much}: accuracy on an earlier task {fell} by {points(abs(forgetting))} on average between its "
+        "best and the end."
+    )
+
+
+def _kernels(files: RunFiles) -> str:
+    if not files.summary:
+        return "What its kernels say isn't known yet: they haven't been computed."
+    facts = kernel_facts(files.summary)
+    drift = "" if facts.drift is None else f" A task's kernel changed by {percent(facts.drift)} per task learned" + (
+        ", close to the constant kernel that theory assumes." if facts.drift < 0.1
+        else ", too much for a theory of constant kernels." if facts.drift > 0.5
+        else ", so theory of constant kernels is only approximate."
+    )  # fmt: skip
+    return closeness(facts) + drift
+
+
+def closeness(facts: KernelFacts) -> str:
+    """Say how much the tasks share, between the floor and the ceiling of the ratio."""
+    if facts.last is None:
+        return "With a single task there is no interplay between tasks to see in the kernels."
+    low, high = facts.unrelated, facts.same
+    share = "share directions"
+    if low is not None and high is not None and high > low:
+        between = (facts.last - low) / (high - low)
+        steps = ((0.15, "hardly share any directions"), (0.6, "share part of their directions"))
+        share = next((words for limit, words in steps if between < limit), "share most of their directions")
+    return (
+        f"In the kernels, tasks {share}: the inter-task kernel is {number(facts.last, 2)} of the intra-task ones, "
+        f"where unrelated tasks would give {number(low, 2)} and a second sample of the same task {number(high, 2)}."
+    )
+
+
+def _gaps(files: RunFiles) -> str:
+    facts = gap_facts(files.gaps or {})
+    if facts.total is None or facts.forgetting is None:
+        return "With a single task, theory's error is that of learning it alone: nothing came later."
+    return (
+        f"For theory's learner, later tasks added {number(facts.forgetting, 2)} to an earlier task's squared error "
+        f"(mean error at the end {number(facts.total, 2)}); for the network they added "
+        f"{number(facts.network_forgetting, 2)}."
+    )
+
+
+def _forecast(files: RunFiles) -> str:
+    if not files.forecast:
+        return "Whether forgetting can be forecast here isn't known yet: no forecast was made."
+    facts = forecast_facts(files.forecast)
+    ending = {
+        "holds": "holds",
+        "direction": "holds in direction, but not in size",
+        "no": "does not hold",
+        None: "can't be judged",
+    }[facts.verdict]
+    related = "" if facts.correlation is None else f", correlation of loss changes {cosine(facts.correlation)}"
+    return (
+        f"The forecast made before each task {ending}: over {facts.pairs} pairs of tasks the median cosine of the "
+        f"predicted drift is {cosine(facts.cosine)} and its median relative error {number(facts.error, 2)}{related}."
+    )

@@ -1,0 +1,287 @@
+"""Plain words under the figures: what each shows and what would be good (fixed), what a run says (from its numbers)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.figures import checkpoint_name
+from analysis.report.facts import (
+    CLIP,
+    forecast_facts,
+    gap_facts,
+    kernel_facts,
+    mean,
+    median,
+    relative,
+    shown_method,
+)
+from analysis.report.reading import RunFiles, TaskKernel, clean, floats, known
+from analysis.report.verdict import closeness, cosine, number, percent, points
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What holds for every run.
+
+    Attributes:
+        shows: what a figure shows.
+        good: what would be good to see.
+    """
+
+    shows: str
+    good: str
+
+
+CAPTIONS = {
+    "accuracy": Caption(
+        "Each row is the state after one more task, each column the test images of one task; a number is the accuracy "
+        "in percent among all classes seen so far. The curve is the accuracy on all classes seen.",
+        "Columns that keep their colour from the diagonal down: what was learned stays. Below frozen prototypes, "
+        "training has harmed; above plain training, the method protects.",
+    ),
+    "kernels": Caption(
+        "Every pixel compares two probe images: the cosine between their Jacobians, 1 where a training step on one "
+        "image moves the outputs for the other as much as for itself, 0 where it doesn't reach it, below 0 where it "
+        "moves them the other way. Images are ordered by task and class; lines part them.",
+        "Bright blocks on the diagonal (images of one class help each other) and dark ones off the tasks' diagonal: "
+        "learning one task leaves the others alone.",
+    ),
+    "ratios": Caption(
+        "The size of the kernel between two tasks over the geometric mean of their own kernels, as training goes on. "
+        "1 means that two tasks are the same to the network.",
+        "Small numbers off the diagonal, near what unrelated tasks would give, that don't grow: little interplay.",
+    ),
+    "spectra": Caption(
+        "Eigenvalues of each task's own kernel, largest first: how strongly training can move each independent "
+        "direction of the outputs. Both axes are logarithmic, so equal steps are equal factors.",
+        "A slow fall: many directions can be learned at one learning rate. A steep fall means that few directions "
+        "learn fast and the rest hardly at all.",
+    ),
+    "drift": Caption(
+        "Per task and checkpoint: how many directions the kernel uses (effective dimension), how well its strongest "
+        "directions match the labels (alignment, 1 is perfect), and how much the kernel changed since the checkpoint "
+        "before (drift, 0 is not at all).",
+        "Alignment that doesn't fall for old tasks, and a drift well below 0.1: then one kernel describes training, "
+        "and the forecasts below can be trusted.",
+    ),
+    "gaps": Caption(
+        "The squared error of each task after all tasks, split exactly: what was left when the task was learned, what "
+        "each later task did, and signed cross terms, which can cancel (below zero). The diamond is the sum. Once for "
+        "theory's learner (ridge regression on the network's own tangent kernels), once measured on the network.",
+        "Short bars with little colour: later tasks did little. Two figures of one shape: theory explains this run.",
+    ),
+    "bounds": Caption(
+        "Half squared losses of theory's learner beside the estimates made without test images: leave-one-out, "
+        "generalized cross-validation (GCV), and theory's upper bound, with whether it is proven here.",
+        "Leave-one-out close to the measured loss after learning. The bound is a ceiling and usually far too high "
+        "at these sample sizes; its complexity part is meant for ranking tasks, not for predicting losses.",
+    ),
+    "forecast": Caption(
+        "A point for each pair of tasks: the change of an old task's loss predicted before the new task was trained "
+        "(up) against the change that was then measured (right). Numbers beside points "
+        "name the old task, where there is room.",
+        "Points on the dashed line. Right of zero and below the line: more was forgotten than was forecast.",
+    ),
+    "curves": Caption(
+        "The test loss that theory predicts for each number of training images, by three estimators; dots are kernel "
+        "regressions really fitted to random subsets (bars: one standard deviation), the star is the trained network.",
+        "Lines through the dots: then theory can say what more images would bring. A star below the dots means that "
+        "the network does better than its own kernel.",
+    ),
+    "shares": Caption(
+        "How much of the kernel's trace each group of parameters carries: which parts of the network do the learning. "
+        "The axis is logarithmic; the shares add up to 1.",
+        "No single answer is good; a group that stays near zero hardly learns and could be left out.",
+    ),
+}
+
+
+def accuracy_says(files: RunFiles) -> str:
+    """Where accuracy fell, and what most of the errors are."""
+    method = shown_method(files)
+    part = (files.results or {})["summary"][method]
+    matrix = floats(part["accuracy_matrix"]["mean"])
+    last = matrix[-1]
+    falls = [(float(matrix[t:, t].max() - last[t]), t) for t in range(len(last))]
+    text = f"The final accuracies of single tasks lie between {percent(last.min())} and {percent(last.max())}"
+    if len(last) < 2:
+        return text + "."
+    fall, worst = max(falls)
+    if fall <= 0:
+        return text + "; no task fell below its best."
+    return f"{text}; task {worst + 1} fell most, by {points(fall)} from its best to the end."
+
+
+def kernels_says(kernels: tuple[TaskKernel, ...]) -> str:
+    """Mean cosine within a class, between classes of a task, and between tasks, first and last."""
+    sentences = []
+    for kernel in kernels:
+        same_task = kernel.tasks[:, None] == kernel.tasks
+        same_class = kernel.labels[:, None] == kernel.labels
+        alike = same_class & ~np.eye(len(same_class), dtype=bool)
+        groups = (
+            (alike, "within a class"),
+            (same_task & ~same_class, "between classes of one task"),
+            (~same_task, "between tasks"),
+        )
+        parts = [f"{number(float(kernel.cosines[mask].mean()), 2)} {name}" for mask, name in groups if mask.any()]
+        if parts:
+            when = checkpoint_name(kernel.checkpoint).capitalize()
+            sentences.append(f"{when}, the mean cosine is {', '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def ratios_says(summary: dict[str, Any]) -> str:
+    """Mean ratio, its change, and the closest pair."""
+    facts = kernel_facts(summary)
+    text = closeness(facts)
+    if facts.closest is None or facts.first is None or facts.last is None:
+        return text
+    t, k = facts.closest
+    return (
+        f"{text} Over training the mean ratio {went(facts.first, facts.last)}. The closest pair at the end is tasks "
+        f"{t + 1} and {k + 1} ({number(facts.closest_ratio, 2)})."
+    )
+
+
+def went(first: float | None, last: float | None) -> str:
+    """Say how a number moved, as far as two digits tell.
+
+    Example:
+        >>> went(0.351, 0.349), went(0.3, 0.4)
+        ('stayed at 0.35', 'went from 0.3 to 0.4')
+    """
+    ends = number(first, 2), number(last, 2)
+    return f"stayed at {ends[1]}" if ends[0] == ends[1] else f"went from {ends[0]} to {ends[1]}"
+
+
+def spectra_says(summary: dict[str, Any]) -> str:
+    """How much of the shown spectrum the largest eigenvalues hold, first and last checkpoint of the first seed."""
+    part = next(iter(summary["seeds"].values()))
+    numbers = sorted(part["checkpoints"], key=int)
+    shares = []
+    for checkpoint in dict.fromkeys((numbers[0], numbers[-1])):
+        spectra = [known(values) for values in part["checkpoints"][checkpoint]["spectrum"]]
+        shares.append(mean(sum(values[:5]) / sum(values) for values in spectra if sum(values) > 0))
+    ends = " at the first checkpoint and ".join(percent(share, 0) for share in shares)
+    where = " at the last" if len(shares) > 1 else ""
+    return f"The five largest of the eigenvalues shown hold {ends}{where} of their sum, on average over tasks."
+
+
+def drift_says(summary: dict[str, Any]) -> str:
+    """Drift, and how alignment and effective dimension moved."""
+    seeds = list(summary["seeds"].values())
+    ends = []
+    for name in ("target_alignment", "effective_dimension"):
+        first, last = (
+            mean(v for part in seeds for v in part["checkpoints"][pick(part["checkpoints"], key=int)][name])
+            for pick in (min, max)
+        )
+        ends.append(went(first, last))
+    drifts = known(v for part in seeds for figures in part["checkpoints"].values() for v in figures["drift"])
+    text = f"On average over tasks, alignment {ends[0]} and the effective dimension {ends[1]}."
+    if not drifts:
+        return text + " With one checkpoint there is no drift."
+    return text + f" Kernels changed by {percent(mean(drifts))} per task on average, {percent(max(drifts))} at most."
+
+
+def gaps_says(gaps: dict[str, Any]) -> str:
+    """Theory's split and the network's, the check of the identity, and how lazy training was."""
+    facts = gap_facts(gaps)
+    text = (
+        f"Theory's learner ends with a mean squared error of {number(facts.total, 2)}, the network with "
+        f"{number(facts.network_total, 2)}."
+    )
+    if facts.forgetting is not None:
+        text += (
+            f" On earlier tasks, later ones added {number(facts.forgetting, 2)} (cross terms: "
+            f"{number(facts.cross, 2)}) in theory and {number(facts.network_forgetting, 2)} in the network."
+        )
+    if facts.identity is not None:
+        off = f"to {number(facts.identity, 1)} of it" if facts.identity else "exactly"
+        text += f" The parts add up to the error itself {off}."
+    if facts.laziness is not None:
+        text += (
+            f" A first-order model of each task's training is off by {percent(facts.laziness, 0)} (median), so this "
+            f"run is {'lazy' if facts.laziness < 0.1 else 'nearly lazy' if facts.laziness < 0.3 else 'not lazy'}."
+        )
+    return text
+
+
+def bounds_says(gaps: dict[str, Any]) -> str:
+    """How close leave-one-out comes, and whether the bound says anything."""
+    facts = gap_facts(gaps)
+    below, count = facts.bounds
+    clip = gaps.get("clip") or CLIP
+    text = (
+        f"Leave-one-out misses the measured loss after learning by {percent(facts.loo_error, 0)} (median over tasks)."
+    )
+    if not count:
+        return text + " No bound could be computed."
+    every = [gap["bound"] for part in gaps["seeds"].values() for gap in part["by_task"]]
+    notes = list(dict.fromkeys(clean(bound["note"], 200) for bound in every if bound["note"]))[:3]
+    why = f" About the bounds: {'; '.join(notes)}." if notes else ""
+    empty = "all are" if below == 0 else f"{count - below} of {count} are"
+    return (
+        text
+        + (
+            f" Of the bounds {empty} above {number(clip)}, the largest loss that they count, and so say nothing."
+            if below < count
+            else f" All {count} bounds are below {number(clip)}, the largest loss that they count: they say something."
+        )
+        + why
+    )
+
+
+def forecast_says(forecast: dict[str, Any]) -> str:
+    """Quality over pairs, the worst pair, and on which side the forecast errs."""
+    facts = forecast_facts(forecast)
+    text = (
+        f"Over {facts.pairs} {'pair' if facts.pairs == 1 else 'pairs'} of tasks, the median cosine between the "
+        f"predicted and the measured drift of the outputs is {cosine(facts.cosine)}, the median relative error "
+        f"{number(facts.error, 2)}"
+    )
+    text += f", and loss changes correlate at {cosine(facts.correlation)}." if facts.correlation is not None else "."
+    if facts.worst is not None:
+        old, new = facts.worst
+        text += f" Worst is task {old + 1} under task {new + 1} (relative error {number(facts.worst_error, 2)})."
+    if facts.bias is not None:
+        side = "more" if facts.bias > 0 else "less"
+        text += f" On average it predicts {number(abs(facts.bias), 2)} {side} loss than was measured."
+    return text
+
+
+def curves_says(gaps: dict[str, Any]) -> str:
+    """How far each estimator is from kernel regression, and where the network stands."""
+    every = [gap for part in gaps["seeds"].values() for gap in part["by_task"]]
+    parts = []
+    for name, text in (("finite_population", "finite-population estimator"), ("eigenlearning", "eigenlearning curve"),
+                       ("leave_one_out", "leave-one-out")):  # fmt: skip
+        errors = [
+            relative(a, b)
+            for gap in every
+            for a, b in zip(gap["learning_curve"][name], gap["learning_curve"]["measured"], strict=True)
+        ]
+        if known(errors):
+            parts.append(f"{percent(median(errors), 0)} ({text})")
+    said = (
+        f"The median distance from kernel regression is {', '.join(parts)}." if parts else "No point can be compared."
+    )
+    ends = [
+        (gap["learning_curve"]["network"]["loss"], (known(gap["learning_curve"]["measured"]) or [None])[-1])
+        for gap in every
+    ]
+    both = [(a, b) for a, b in ends if a is not None and b is not None]
+    better = sum(a < b for a, b in both)
+    return said + (
+        f" On {better} of {len(both)} tasks the trained network's loss is below that of the last dot." if both else ""
+    )
+
+
+def shares_says(summary: dict[str, Any]) -> str:
+    """Which group carries most, and which least, at the last checkpoint of all seeds."""
+    last = [part["checkpoints"][max(part["checkpoints"], key=int)] for part in summary["seeds"].values()]
+    shares = {name: mean(v for figures in last for v in figures["groups"][name]["share"]) for name in last[0]["groups"]}
+    ordered = sorted(((value, name) for name, value in shares.items() if value is not None), reverse=True)
+    return f"At the last checkpoint: {', '.join(f'{name} {percent(value)}' for value, name in ordered)}."
