@@ -121,7 +121,13 @@ class Records:
             raise RecordError(str(error)) from error
 
     def function(
-        self, seed: int, checkpoint: int, output: str = "scores", dtype: Literal["float32", "float64"] = "float32"
+        self,
+        seed: int,
+        checkpoint: int,
+        output: str = "scores",
+        dtype: Literal["float32", "float64"] = "float32",
+        *,
+        every: bool = False,
     ) -> tuple[Partial, Tree | dict[str, np.ndarray]]:
         """Make the function of a checkpoint, and the parameters to differentiate it by.
 
@@ -136,7 +142,8 @@ class Records:
         checkpoint t + 1. It is as wide as the largest task; rows beyond the task's own classes were never trained.
         `features` are the hybrid features.
 
-        Scores and features don't depend on the proxy head: then its parameters are not among those returned.
+        Scores and features don't depend on the proxy head: then its parameters are not among those returned, unless
+        `every` asks for them, as a kernel between scores and proxy logits does.
 
         Args:
             seed: one of the run's seeds.
@@ -144,6 +151,7 @@ class Records:
             output: `scores`, `proxy` or `features`.
             dtype: arithmetic of the backbone and streams, whatever the run was trained with. `float64` gives NumPy
                 arrays of that type; call the function under `jax.enable_x64`.
+            every: take all trainable parameters, also those without influence; the same for every output.
 
         Returns:
             apply_fn(params, images) -> (n, k), a pytree whose leaves are the frozen arrays and whose static part is
@@ -164,7 +172,7 @@ class Records:
         task = self.task(seed, max(checkpoint - 1, 0))
         adaptation, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
         frozen = frozen._replace(prototypes=self._prototypes(seed, done))
-        moved = [path for path in adaptation if output == "proxy" or not path.startswith(HEAD)]
+        moved = [path for path in adaptation if every or output == "proxy" or not path.startswith(HEAD)]
         params = {path: adaptation[path] for path in moved}
         rest = {path: value for path, value in adaptation.items() if path not in params}
         classes = self.run.setup.scenarios[seed].offsets[done]

@@ -24,7 +24,7 @@ from analysis.kernels.planner import Plan, plan
 from analysis.probes import Probes
 from analysis.records import Records, default_groups, open_run, tree_sha256
 from analysis.request import Request
-from analysis.store import KernelSpec, KernelStore, OpenKernel, code_version, load_analysis
+from analysis.store import KernelSpec, KernelStore, OpenKernel, code_version, code_version_json, load_analysis
 from analysis.store.files import write_json
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.progress import Progress, Stage
@@ -79,15 +79,16 @@ class Session:
             found += [(seed, c) for c in there if not self.request.checkpoints or c in self.request.checkpoints]
         return found
 
-    def jobs(self, record: bool = True) -> Iterator[Job]:
-        """Every kernel of the request, made ready one after the other; the plan is made once.
+    def jobs(self, pairs: list[tuple[int, int]], record: bool = True) -> Iterator[Job]:
+        """Kernels, made ready one after the other; the plan is made once.
 
         Args:
+            pairs: their seeds and checkpoints, from `pairs`.
             record: write down which images the probes are.
         """
         planned: Plan | None = None
         probes: Probes | None = None
-        for seed, checkpoint in self.pairs():
+        for seed, checkpoint in pairs:
             if probes is None or probes.seed != seed:
                 probes = self.probes(seed, record)
                 check_images(probes.images, "the probes")
@@ -142,11 +143,11 @@ class Session:
             HealthError: a kernel failed its checks and was deleted.
         """
         done: list[KernelSpec] = []
-        pairs = len(self.pairs())
+        pairs = self.pairs()
         with progress.stage("kernels", 1) as stage:
-            for number, job in enumerate(self.jobs()):
+            for number, job in enumerate(self.jobs(pairs)):
                 blocks = len(job.spec.pairs)
-                stage.total = pairs * blocks
+                stage.total = len(pairs) * blocks
                 if self.store.exists(job.spec):
                     stage.advance(blocks)
                     done.append(job.spec)
@@ -208,7 +209,7 @@ class Session:
                     "checkpoints": self._checkpoints(stored, specs, probes),
                 }
         kind = {name: getattr(self.request, name) for name in ("outputs", "head", "per_task", "side")}
-        return {**kind, "ridge_fraction": summary.RIDGE_FRACTION, **code_version_json(self.version), "seeds": seeds}
+        return {**kind, "ridge_fraction": summary.RIDGE_FRACTION, **code_version_json(), "seeds": seeds}
 
     def _checkpoints(self, stored: Any, specs: list[KernelSpec], probes: Probes) -> dict[str, Any]:
         before: summary.Checkpoint | None = None
@@ -228,11 +229,6 @@ class Session:
             }
             before = now
         return figures
-
-
-def code_version_json(version: dict[str, Any]) -> dict[str, Any]:
-    """Versions and commit as JSON values."""
-    return {"versions": dict(version["versions"]), "commit": version["commit"]}
 
 
 def compute_kernels(
@@ -276,13 +272,13 @@ def dry_run(run: str | Path, request: Request, arrays: Arrays | None = None) -> 
         AnalysisError: as `compute_kernels`, as far as that can be known before.
     """
     session = Session(run, request, arrays)
-    first = next(session.jobs(record=False))
-    count = len(session.pairs())
+    pairs = session.pairs()
+    first = next(session.jobs(pairs, record=False))
     arrays_count = 1 + len(first.spec.groups)
     stored = sum(np.prod(first.spec.block_shape(i, j), dtype=np.int64) for i, j in first.spec.pairs) * 8 * arrays_count
     return [
-        f"{count} kernels ({len(set(s for s, _ in session.pairs()))} seeds), each over {first.spec.n} images of "
+        f"{len(pairs)} kernels ({len({seed for seed, _ in pairs})} seeds), each over {first.spec.n} images of "
         f"{len(first.spec.tasks)} tasks, {first.spec.k} outputs, {first.shape.parameters:,} parameters",
         *first.plan.lines(),
-        f"disk: {count * stored / 1e6:,.1f} MB in {session.store.root}",
+        f"disk: {len(pairs) * stored / 1e6:,.1f} MB in {session.store.root}",
     ]

@@ -3,12 +3,14 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from analysis import measures
+from analysis.measures.spectrum import threshold
 
 RIDGE_FRACTION = 1.0
 """Ridge of the effective dimension, as a fraction of the kernel's mean diagonal (at 1e-3 nearly every row counts)."""
@@ -41,6 +43,13 @@ class Checkpoint:
     def outputs(self) -> int:
         """Rows of the matrix for each image."""
         return self.kernel.shape[-1] if self.kernel.ndim == 4 else 1
+
+    @cached_property
+    def eigenvalues(self) -> list[Float[np.ndarray, "m"]]:
+        """Of each task's own kernel, ascending, with what rounding leaves of zero on both sides."""
+        matrix = as_matrix(self.kernel)
+        tasks = task_slices(self.offsets, self.outputs)
+        return [np.linalg.eigvalsh(measures.symmetrise(matrix[rows, rows])) for rows in tasks]
 
 
 def as_matrix(kernel: Float[np.ndarray, "n n *k"]) -> Float[np.ndarray, "m m"]:
@@ -105,7 +114,7 @@ def summarise(now: Checkpoint, before: Checkpoint | None = None) -> dict[str, An
     tasks, images = task_slices(now.offsets, now.outputs), task_slices(now.offsets)
     grid = measures.task_grid(matrix, [offset * now.outputs for offset in now.offsets])
     intra = [matrix[rows, rows] for rows in tasks]
-    spectra = [measures.spectrum(kernel) for kernel in intra]
+    spectra = [threshold(values)[::-1] for values in now.eigenvalues]
     spread = [measures.participation_ratio(values) for values in spectra]
     classes = np.unique(now.labels)
     stacked = now.stacked_targets and now.outputs > 1
@@ -188,9 +197,4 @@ def task_health(now: Checkpoint, kernel_health: Mapping[str, Any]) -> list[dict[
         now: the checkpoint.
         kernel_health: what the gate found of the whole kernel.
     """
-    matrix = as_matrix(now.kernel)
-    found = []
-    for rows in task_slices(now.offsets, now.outputs):
-        values = np.linalg.eigvalsh(measures.symmetrise(matrix[rows, rows]))
-        found.append({**kernel_health, "smallest_eigenvalue": float(values[0] / values[-1])})
-    return found
+    return [{**kernel_health, "smallest_eigenvalue": float(values[0] / values[-1])} for values in now.eigenvalues]

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped
 
-from analysis.errors import PlanError
+from analysis.errors import FunctionError, PlanError
 from analysis.kernels.functions import (
     ApplyFn,
     Function,
@@ -44,7 +45,15 @@ class Checked:
     x64: bool
 
 
-def check_all(apply_fn: ApplyFn, params: Params, x: Any, x2: Any = None) -> Checked:
+def check_all(
+    apply_fn: ApplyFn,
+    params: Params,
+    x: Any,
+    x2: Any = None,
+    *,
+    name: str = "x",
+    apply_fn2: ApplyFn | None = None,
+) -> Checked:
     """Run every check of `functions` before something is computed.
 
     Args:
@@ -52,6 +61,8 @@ def check_all(apply_fn: ApplyFn, params: Params, x: Any, x2: Any = None) -> Chec
         params: its parameters.
         x: examples.
         x2: a second set of examples, or None.
+        name: what the caller calls the first set.
+        apply_fn2: a second function, of the same parameters and the second set (the first where there is none).
 
     Raises:
         FunctionError: no kernel can be computed from these.
@@ -62,12 +73,20 @@ def check_all(apply_fn: ApplyFn, params: Params, x: Any, x2: Any = None) -> Chec
         (2, 6)
     """
     check_params(params)
-    check_images(x)
+    check_images(x, name)
     if x2 is not None:
         check_images(x2, "x2")
-        inspect_sizes(apply_fn, params, x2)
+        if x2.shape[1:] != x.shape[1:]:
+            wanted = f"({', '.join(['n', *map(str, x.shape[1:])])})"
+            raise FunctionError(f"expected x2 of shape {wanted} like {name}; got {x2.shape}")
     shape = inspect_sizes(apply_fn, params, x)
     check_rows(apply_fn, params, x)
+    if apply_fn2 is not None:
+        try:
+            inspect_sizes(apply_fn2, params, x if x2 is None else x2)
+            check_rows(apply_fn2, params, x if x2 is None else x2)
+        except FunctionError as error:
+            raise FunctionError(f"apply_fn2: {error}") from error
     params = jax.tree.map(jnp.asarray, params)
     rounding = max(float(jnp.finfo(d).eps) for d in (shape.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))))
     return Checked(as_partial(apply_fn), params, shape, rounding, x64_enabled())
@@ -88,11 +107,26 @@ def tile_size(n: int, tile: int | None, default: int) -> int:
     return min(n, default if tile is None else tile)
 
 
-def tiles(x: Any, size: int) -> Iterator[tuple[slice, jax.Array]]:
-    """Cut examples into tiles of exactly `size` rows.
+def padded(x: Any, size: int) -> Shaped[np.ndarray, "m ..."]:
+    """Fill up with copies of the last example, to a multiple of `size`.
 
-    The last tile is filled up with copies of its first row: finite derivatives are certain there, while a row of zeros
-    may have none (a norm's gradient at zero).
+    Finite derivatives are certain there, while a row of zeros may have none (a norm's gradient at zero).
+
+    Args:
+        x: examples, (n, ...).
+        size: what their number becomes a multiple of.
+
+    Example:
+        >>> padded(np.arange(3), 2).tolist()
+        [0, 1, 2, 2]
+    """
+    x = np.asarray(x)
+    missing = -len(x) % size
+    return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x
+
+
+def tiles(x: Any, size: int) -> Iterator[tuple[slice, jax.Array]]:
+    """Cut examples into tiles of exactly `size` rows, the last one padded.
 
     Args:
         x: examples, (n, ...).
@@ -107,8 +141,7 @@ def tiles(x: Any, size: int) -> Iterator[tuple[slice, jax.Array]]:
     """
     for start in range(0, len(x), size):
         stop = min(start + size, len(x))
-        part = np.asarray(x[start:stop])
-        yield slice(start, stop), jnp.asarray(np.concatenate([part, np.repeat(part[:1], start + size - stop, axis=0)]))
+        yield slice(start, stop), jnp.asarray(padded(x[start:stop], size))
 
 
 def one_behind(results: Iterable[Result]) -> Iterator[Result]:

@@ -43,8 +43,8 @@ def composite(features: Callable, head: Callable) -> Composite:
     return Composite(*(fn if isinstance(fn, Partial) else Partial(fn) for fn in (features, head)))
 
 
-def example_rows(fn: Composite, params: Any, image: Float[Array, "..."]) -> Any:
-    """Jacobian of one example, through its features.
+def example_factors(fn: Composite, params: Any, image: Float[Array, "..."]) -> tuple[Float[Array, "k d"], Any, Any]:
+    """Jacobian of one example in factors: lift · inner + direct.
 
     Args:
         fn: the function.
@@ -52,9 +52,32 @@ def example_rows(fn: Composite, params: Any, image: Float[Array, "..."]) -> Any:
         image: one example.
 
     Returns:
-        A tree like `params` with leaves (k, *leaf).
+        Derivative of the head with respect to the features, the lift (k, d); of the features with respect to the
+        parameters, a tree like `params` with leaves (d, *leaf); of the head with respect to the parameters at fixed
+        features, leaves (k, *leaf).
     """
     features, pull = jax.vjp(lambda p: fn.features(p, image[None])[0], params)
     (inner,) = jax.vmap(pull)(jnp.eye(len(features), dtype=features.dtype))
-    by_params, by_features = jax.jacrev(lambda p, z: fn.head(p, z[None])[0], argnums=(0, 1))(params, features)
-    return jax.tree.map(lambda direct, rows: direct + jnp.tensordot(by_features, rows, axes=1), by_params, inner)
+    direct, lift = jax.jacrev(lambda p, z: fn.head(p, z[None])[0], argnums=(0, 1))(params, features)
+    return lift, inner, direct
+
+
+def product(lift: Float[Array, "k d"], inner: Any, direct: Any) -> Any:
+    """The Jacobian from its factors, a tree of leaves (k, *leaf)."""
+    return jax.tree.map(lambda own, rows: own + jnp.tensordot(lift, rows, axes=1), direct, inner)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["lift", "inner", "outer"], meta_fields=[])
+@dataclass(frozen=True)
+class Factored:
+    """Jacobian rows of a tile, those of most parameters as d rows of the features instead of k rows of the outputs.
+
+    Attributes:
+        lift: derivative of the head with respect to the features (b, k, d).
+        inner: per group, rows of the features (b, d, p) for parameters that reach the outputs through them only.
+        outer: per group, rows of the outputs (b, k, p) for parameters that the head takes.
+    """
+
+    lift: Array
+    inner: tuple[Array, ...]
+    outer: tuple[Array, ...]

@@ -67,7 +67,7 @@ class _Value:
     roots: set[int] = field(default_factory=set)
 
 
-class _Graph:
+class Graph:
     """A jaxpr without its nesting: inner functions inlined, equal computations merged."""
 
     def __init__(self) -> None:
@@ -76,10 +76,12 @@ class _Graph:
         self.scopes = 0
 
     def add(self, value: _Value) -> int:
+        """Append a value; return its position."""
         self.values.append(value)
         return len(self.values) - 1
 
     def argument(self, aval: Any) -> int:
+        """Append an argument of the program."""
         return self.add(_Value(size_in_bytes(aval), stored=True, argument=True))
 
     def walk(self, jaxpr: Jaxpr, arguments: Sequence[int], scope: int = 0) -> list[int]:
@@ -110,6 +112,7 @@ class _Graph:
         return [value(atom) for atom in jaxpr.outvars]
 
     def equation(self, eqn: JaxprEqn, inputs: list[int]) -> list[int]:
+        """Append the results of an equation; return their positions."""
         name = eqn.primitive.name
         sizes = [size_in_bytes(var.aval) for var in eqn.outvars]
         if is_view(eqn):
@@ -235,7 +238,7 @@ def _key(eqn: JaxprEqn, known: dict[Any, int], scope: int) -> Any:
 
 
 def _jaxpr_cost(jaxpr: Jaxpr) -> Cost:
-    graph = _Graph()
+    graph = Graph()
     arguments = [graph.argument(var.aval) for var in jaxpr.invars]
     outputs = graph.walk(jaxpr, arguments)
     flops, temporary = graph.peak(set(outputs))
@@ -243,7 +246,7 @@ def _jaxpr_cost(jaxpr: Jaxpr) -> Cost:
     return Cost(flops, temporary + output_bytes, output_bytes, sum(size_in_bytes(var.aval) for var in jaxpr.invars))
 
 
-def _opened(traced: Any) -> Any:
+def opened(traced: Any) -> Any:
     """The jaxpr without its constants; newer versions of JAX make no difference."""
     return getattr(traced, "jaxpr", traced)
 
@@ -261,30 +264,4 @@ def program_cost(fn: Callable, *args: Any) -> Cost:
         Cost(flops=2010000.0, peak_bytes=40004, output_bytes=4, argument_bytes=80000)
     """
     traced = jax.make_jaxpr(fn)(*args)
-    return _jaxpr_cost(_opened(traced))
-
-
-def flops_by_dependence(fn: Callable, first: Any, *rest: Any) -> tuple[float, float]:
-    """Operations of `fn(first, *rest)`: all of them, and those whose results depend on `first`.
-
-    Args:
-        fn: function of pytrees of arrays.
-        first: what the second figure must depend on.
-        *rest: the other arguments.
-
-    Example:
-        >>> vector, matrix = jax.ShapeDtypeStruct((10,), "float32"), jax.ShapeDtypeStruct((10, 10), "float32")
-        >>> flops_by_dependence(lambda v, m: (m @ m) @ v, vector, matrix)
-        (2200.0, 200.0)
-    """
-    traced = jax.make_jaxpr(fn)(first, *rest)
-    jaxpr = _opened(traced)
-    graph = _Graph()
-    arguments = [graph.argument(var.aval) for var in jaxpr.invars]
-    needed = graph.decide(set(graph.walk(jaxpr, arguments)))
-    depends = set(arguments[: len(jax.tree.leaves(first))])
-    for i, value in enumerate(graph.values):
-        if not depends.isdisjoint(value.inputs):
-            depends.add(i)
-    flops = [value.flops * wanted for value, wanted in zip(graph.values, needed, strict=True)]
-    return sum(flops), sum(flops[i] for i in depends)
+    return _jaxpr_cost(opened(traced))

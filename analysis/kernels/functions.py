@@ -8,7 +8,7 @@ constants of every compiled program; make large ones arguments instead, with `ja
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax.tree_util import Partial
 
 from analysis.errors import FunctionError
 from analysis.kernels.composite import Composite
+from analysis.kernels.dependence import leaves_used
 from analysis.kernels.memo import remembered
 
 Params = Any
@@ -43,6 +44,8 @@ class Shape:
         parameters: p, numbers in `params`.
         groups: names of the parameter groups with the positions of their leaves, in the order of `params`' leaves.
         group_parameters: numbers in each group.
+        features: d of a `Composite`; None of any other function.
+        head_leaves: positions of the leaves that the head of a `Composite` takes.
     """
 
     outputs: int
@@ -50,6 +53,34 @@ class Shape:
     parameters: int
     groups: tuple[tuple[str, tuple[int, ...]], ...]
     group_parameters: tuple[int, ...]
+    features: int | None = None
+    head_leaves: tuple[int, ...] = ()
+
+
+def direct_leaves(outputs: str, *shapes: Shape) -> tuple[int, ...] | None:
+    """Leaves whose Jacobian rows are held as rows of the outputs, where the others' are held as rows of the features.
+
+    Args:
+        outputs: kind of kernel.
+        *shapes: of the functions that the kernel is between.
+
+    Returns:
+        Positions, or None where rows of the outputs serve better for all: features that are more than the outputs, or a
+        function without any.
+
+    Example:
+        >>> wide = Shape(100, np.dtype("float32"), 9, (("all", (0, 1)),), (9,), features=5, head_leaves=(1,))
+        >>> direct_leaves("full", wide), direct_leaves("pseudo", wide)
+        ((1,), None)
+    """
+    features = [shape.features for shape in shapes if shape.features is not None]
+    if len(features) < len(shapes) or outputs == "pseudo":
+        return None
+    # Products of each pair of examples and parameter: features with features, or what the kind of kernel needs.
+    plain = shapes[0].outputs * (shapes[-1].outputs if outputs == "full" else 1)
+    if features[0] * features[-1] >= plain:
+        return None
+    return tuple(sorted({leaf for shape in shapes for leaf in shape.head_leaves}))
 
 
 def as_partial(apply_fn: ApplyFn) -> Function:
@@ -191,7 +222,11 @@ def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) ->
     sorted_leaves = group_leaves(params, groups)
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     per_group = tuple(sum(sizes[i] for i in leaves) for _, leaves in sorted_leaves)
-    return Shape(int(shape[1]), np.dtype(out.dtype), sum(sizes), sorted_leaves, per_group)
+    plain = Shape(int(shape[1]), np.dtype(out.dtype), sum(sizes), sorted_leaves, per_group)
+    if not isinstance(fn, Composite):
+        return plain
+    taken = remembered("head", (fn, params, inner), None, lambda: leaves_used(fn.head, params, inner))
+    return replace(plain, features=int(inner.shape[1]), head_leaves=taken)
 
 
 @jax.jit

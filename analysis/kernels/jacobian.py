@@ -1,6 +1,9 @@
 """Jacobian rows of a tile of examples, and their products: the two compiled programs behind every exact kernel."""
 
+import functools
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +11,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
 from analysis.kernels import composite
-from analysis.kernels.composite import Composite
+from analysis.kernels.composite import Composite, Factored
 from analysis.kernels.functions import Function, Params
 from analysis.kernels.kinds import Outputs, Precision
 
 Leaves = tuple[tuple[int, ...], ...]
 """Positions of each group's leaves in `jax.tree.leaves(params)`."""
+Rows = tuple[Float[Array, "b r _"], ...] | Factored
+"""Jacobian rows of a tile of examples: per group (b, outputs, parameters), or in factors."""
 AXIS = "examples"
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """Options of the compiler for the program that computes Jacobians; other platforms than theirs don't know them.
+
+    From jaxlib 0.11 on, XLA's YNN fusions on CPU store numbers that are broadcast: 141 MB instead of 86 on the demo's
+    model at tile 16. The program is no faster for it, and its numbers are the same to 2e-7.
+
+    Example:
+        >>> compiler_options("tpu")
+        {}
+    """
+    fusions = platform == "cpu" and jax.__version_info__ >= (0, 11)
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if fusions else {}
 
 
 def example_rows(
@@ -40,43 +59,65 @@ def example_rows(
         return jnp.sum(out, keepdims=True) / len(out) ** 0.5 if summed else out
 
     if isinstance(fn, Composite) and not summed:
-        rows = composite.example_rows(fn, params, image)
-    else:
-        out, pull = jax.vjp(outputs, params)
-        (rows,) = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
+        return _joined(composite.product(*composite.example_factors(fn, params, image)), leaves)
+    out, pull = jax.vjp(outputs, params)
+    (rows,) = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
+    return _joined(rows, leaves)
+
+
+def example_factors(
+    fn: Composite, params: Params, image: Shaped[Array, "..."], leaves: Leaves, direct: tuple[int, ...]
+) -> Factored:
+    """Rows of one example in factors: those of the leaves in `direct` are rows of the outputs, the others' of features.
+
+    See `example_rows`.
+    """
+    lift, inner, fixed = composite.example_factors(fn, params, image)
+    apart = [tuple(tuple(i for i in group if (i in direct) == at) for group in leaves) for at in (False, True)]
+    return Factored(lift, _joined(inner, apart[0]), _joined(composite.product(lift, inner, fixed), apart[1]))
+
+
+def _joined(rows: Params, leaves: Leaves) -> tuple[Array, ...]:
     flat = [row.reshape(len(row), -1) for row in jax.tree.leaves(rows)]
-    return tuple(jnp.concatenate([flat[i] for i in group], axis=1) for group in leaves)
+    none = jnp.zeros((len(flat[0]), 0), flat[0].dtype)
+    return tuple(jnp.concatenate([flat[i] for i in group], axis=1) if group else none for group in leaves)
 
 
 def tile_rows(
     fn: Function, params: Params, images: Shaped[Array, "b ..."], leaves: Leaves, summed: bool
 ) -> tuple[Float[Array, "b r _"], ...]:
     """Rows of a tile of examples, each evaluated alone: see `example_rows`."""
+    return _each(partial(example_rows, leaves=leaves, summed=summed), fn, params, images)
+
+
+def tile_factors(
+    fn: Composite, params: Params, images: Shaped[Array, "b ..."], leaves: Leaves, direct: tuple[int, ...]
+) -> Factored:
+    """Rows of a tile of examples in factors, each evaluated alone: see `example_factors`."""
+    return _each(partial(example_factors, leaves=leaves, direct=direct), fn, params, images)
+
+
+def _each(one: Callable, fn: Function, params: Params, images: Array) -> Any:
     # TF32 would cost three digits of the kernel (theory.md section 5).
     with jax.default_matmul_precision("highest"):
-        return jax.vmap(partial(example_rows, leaves=leaves, summed=summed), in_axes=(None, None, 0))(
-            fn, params, images
-        )
+        return jax.vmap(one, in_axes=(None, None, 0))(fn, params, images)
 
 
-@partial(jax.jit, static_argnames=("leaves", "summed", "mesh"))
-def jacobian_rows(
-    fn: Function,
-    params: Params,
-    images: Shaped[Array, "b ..."],
-    leaves: Leaves,
-    summed: bool = False,
-    mesh: Mesh | None = None,
-) -> tuple[Float[Array, "b r _"], ...]:
-    """Compiled `tile_rows`; with a mesh, every device computes its share of the examples.
+def held_rows(
+    fn: Function, params: Params, images: Shaped[Any, "b ..."], leaves: Leaves, summed: bool,
+    direct: tuple[int, ...] | None,
+) -> Rows:  # fmt: skip
+    """`tile_factors` where `direct` says which leaves are left out of it, else `tile_rows`."""
+    if direct is not None and isinstance(fn, Composite):
+        return tile_factors(fn, params, images, leaves, direct)
+    return tile_rows(fn, params, images, leaves, summed)
 
-    Example:
-        >>> fn = jax.tree_util.Partial(lambda params, x: x * params["scale"])
-        >>> (rows,) = jacobian_rows(fn, {"scale": jnp.ones(2)}, jnp.array([[3.0, 4.0]]), ((0,),))
-        >>> rows.tolist()
-        [[[3.0, 0.0], [0.0, 4.0]]]
-    """
-    rows = partial(tile_rows, leaves=leaves, summed=summed)
+
+def _rows(
+    fn: Function, params: Params, images: Array, leaves: Leaves, summed: bool, mesh: Mesh | None,
+    direct: tuple[int, ...] | None,
+) -> Rows:  # fmt: skip
+    rows = partial(held_rows, leaves=leaves, summed=summed, direct=direct)
     if mesh is not None:
         split = PartitionSpec(AXIS)
         rows = jax.shard_map(
@@ -85,28 +126,77 @@ def jacobian_rows(
     return rows(fn, params, images)
 
 
-@partial(jax.jit, static_argnames=("outputs", "precision", "mesh"))
-def _products(rows1: tuple, rows2: tuple, outputs: Outputs, precision: Precision, mesh: Mesh | None) -> tuple:
-    def one(j1: Array, j2: Array) -> Array:
-        j1, j2 = j1.astype(precision), j2.astype(precision)
-        (b1, k, p), b2 = j1.shape, len(j2)
-        multiply = partial(jnp.matmul, precision="highest")
-        if outputs == "full":
-            block = multiply(j1.reshape(-1, p), j2.reshape(-1, p).T).reshape(b1, k, b2, -1).transpose(0, 2, 1, 3)
-        elif outputs == "diagonal":
-            block = multiply(j1.transpose(1, 0, 2), j2.transpose(1, 2, 0)).transpose(1, 2, 0)
-        else:  # a pseudo row is a single one, so that this mean is its own product
-            block = multiply(j1.reshape(b1, -1), j2.reshape(b2, -1).T) / k
-        if mesh is not None:
-            block = jax.lax.with_sharding_constraint(block, NamedSharding(mesh, PartitionSpec(AXIS)))
-        return block
+@functools.cache
+def rows_program(platform: str) -> Callable:
+    """`jacobian_rows` to compile for one platform; with options of the compiler it can't be part of another program."""
+    static = ("leaves", "summed", "mesh", "direct")
+    return jax.jit(_rows, static_argnames=static, compiler_options=compiler_options(platform) or None)
 
-    return tuple(one(j1, j2) for j1, j2 in zip(rows1, rows2, strict=True))
+
+def jacobian_rows(
+    fn: Function,
+    params: Params,
+    images: Shaped[Any, "b ..."],
+    leaves: Leaves,
+    summed: bool = False,
+    mesh: Mesh | None = None,
+    direct: tuple[int, ...] | None = None,
+) -> Rows:
+    """Compiled `held_rows`; with a mesh, every device computes its share of the examples.
+
+    Example:
+        >>> fn = jax.tree_util.Partial(lambda params, x: x * params["scale"])
+        >>> (rows,) = jacobian_rows(fn, {"scale": jnp.ones(2)}, jnp.array([[3.0, 4.0]]), ((0,),))
+        >>> rows.tolist()
+        [[[3.0, 0.0], [0.0, 4.0]]]
+    """
+    if mesh is None:
+        placed = [device for leaf in jax.tree.leaves(params) for device in getattr(leaf, "devices", set)()]
+        platform = placed[0].platform if placed else jax.default_backend()
+    else:
+        platform = mesh.devices.flat[0].platform
+    return rows_program(platform)(fn, params, images, leaves, summed, mesh, direct)
+
+
+@partial(jax.jit, static_argnames=("outputs", "precision", "mesh"))
+def _products(rows1: Rows, rows2: Rows, outputs: Outputs, precision: Precision, mesh: Mesh | None) -> tuple:
+    multiply = partial(jnp.matmul, precision="highest")
+
+    def one(j1: Array, j2: Array, outputs: str = outputs) -> Array:
+        j1, j2 = j1.astype(precision), j2.astype(precision)
+        (b1, k, p), (b2, k2, _) = j1.shape, j2.shape
+        if outputs == "full":
+            block = multiply(j1.reshape(b1 * k, p), j2.reshape(b2 * k2, p).T)
+            return block.reshape(b1, k, b2, k2).transpose(0, 2, 1, 3)
+        if outputs == "diagonal":
+            return multiply(j1.transpose(1, 0, 2), j2.transpose(1, 2, 0)).transpose(1, 2, 0)
+        # a pseudo row is a single one, so that this mean is its own product
+        return multiply(j1.reshape(b1, k * p), j2.reshape(b2, k2 * p).T) / k
+
+    def lifted(j1: Array, j2: Array, h1: Array, h2: Array) -> Array:
+        """Kernel of the outputs from that of the features: H1 Θ H2ᵀ for each pair of examples."""
+        h1, h2 = h1.astype(precision), h2.astype(precision)
+        half = jnp.einsum("ica,ijab->ijcb", h1, one(j1, j2, "full"), precision="highest")
+        to = {"full": "ijcd", "diagonal": "ijc", "trace": "ij"}[outputs]
+        block = jnp.einsum(f"ijcb,j{'d' if outputs == 'full' else 'c'}b->{to}", half, h2, precision="highest")
+        return block / h1.shape[1] if outputs == "trace" else block
+
+    def spread(block: Array) -> Array:
+        if mesh is None:
+            return block
+        return jax.lax.with_sharding_constraint(block, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+    if isinstance(rows1, tuple) and isinstance(rows2, tuple):
+        return tuple(spread(one(j1, j2)) for j1, j2 in zip(rows1, rows2, strict=True))
+    assert isinstance(rows1, Factored) and isinstance(rows2, Factored)
+    inner = [lifted(*pair, rows1.lift, rows2.lift) for pair in zip(rows1.inner, rows2.inner, strict=True)]
+    outer = [one(*pair) for pair in zip(rows1.outer, rows2.outer, strict=True)]
+    return tuple(spread(a + b) for a, b in zip(inner, outer, strict=True))
 
 
 def products(
-    rows1: tuple[Float[Array, "b1 r _"], ...],
-    rows2: tuple[Float[Array, "b2 r _"], ...],
+    rows1: Rows,
+    rows2: Rows,
     outputs: Outputs,
     precision: Precision = "float64",
     mesh: Mesh | None = None,
@@ -117,14 +207,15 @@ def products(
     Gram matrix, which float64 sums keep (theory.md section 5).
 
     Args:
-        rows1: per group (b1, k, p).
-        rows2: per group (b2, k, p).
-        outputs: `full` (b1, b2, k, k), `trace` and `pseudo` (b1, b2), `diagonal` (b1, b2, k).
+        rows1: per group (b1, k1, p), or in factors.
+        rows2: per group (b2, k2, p), or in factors as `rows1`.
+        outputs: `full` (b1, b2, k1, k2), `trace` and `pseudo` (b1, b2), `diagonal` (b1, b2, k).
         precision: arithmetic of the sums.
         mesh: devices over which the examples of both tiles are spread.
 
     Returns:
         One block per group.
     """
-    with jax.enable_x64(precision == "float64" or any(row.dtype == jnp.float64 for row in rows1)):
+    double = any(row.dtype == jnp.float64 for row in jax.tree.leaves((rows1, rows2)))
+    with jax.enable_x64(precision == "float64" or double):
         return _products(rows1, rows2, outputs, precision, mesh)

@@ -7,7 +7,7 @@ and structured derivatives, which use that a layer's derivative with respect to 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from analysis.errors import FunctionError, PlanError
+from analysis.kernels.batches import padded
 from analysis.kernels.functions import ApplyFn, Function, Params, as_partial, check_images, check_params, inspect
 from analysis.kernels.kinds import Outputs
 from analysis.kernels.neural_tangents_compat import load
@@ -67,6 +68,18 @@ def neural_tangents_ntk(
         >>> neural_tangents_ntk(lambda w, x: x * w, jnp.array(3.0), np.eye(2, 1) + 1, outputs="trace").tolist()
         [[4.0, 2.0], [2.0, 1.0]]
     """
+    check_params(params)
+    for name, x in {"x1": x1, **({} if x2 is None else {"x2": x2})}.items():
+        check_images(x, name)
+        inspect(apply_fn, params, x)
+    return evaluate_ntk(apply_fn, params, x1, x2, outputs, implementation, tile)
+
+
+def evaluate_ntk(
+    apply_fn: ApplyFn, params: Params, x1: Any, x2: Any, outputs: Outputs, implementation: Implementation,
+    tile: int | None,
+) -> Float[np.ndarray, "n1 n2 ..."]:  # fmt: skip
+    """`neural_tangents_ntk` of a function, parameters and examples that were checked before."""
     if outputs not in AXES or implementation not in NUMBERS:
         raise PlanError(
             f"expected outputs of {', '.join(AXES)} and an implementation of {', '.join(NUMBERS)}; got {outputs!r} and "
@@ -74,16 +87,9 @@ def neural_tangents_ntk(
         )
     if tile is not None and tile < 1:
         raise PlanError(f"expected a tile of at least one row; got {tile}")
-    check_params(params)
-    inputs = {"x1": x1} if x2 is None else {"x1": x1, "x2": x2}
-    for name, x in inputs.items():
-        check_images(x, name)
-    rows = [jnp.asarray(x) for x in inputs.values()]
-    for x in rows:
-        inspect(apply_fn, params, x)
-    n1, n2 = len(rows[0]), len(rows[-1])
+    n1, n2 = len(x1), len(x1 if x2 is None else x2)
     size = None if tile is None else min(tile, max(n1, n2))
-    first, second = _padded(rows[0], size), None if x2 is None else _padded(rows[1], size)
+    first, second = (None if x is None else jnp.asarray(padded(x, size or 1)) for x in (x1, x2))
     # nt.batch passes an argument on to the compiled program only if all of its leaves are arrays.
     arguments = jax.tree.map(jnp.asarray, (as_partial(apply_fn), params))
     try:
@@ -98,12 +104,6 @@ def neural_tangents_ntk(
             "implementation, or take control flow and rematerialisation out of it"
         ) from error
     return np.asarray(theta)[:n1, :n2]
-
-
-def _padded(x: jax.Array, size: int | None) -> jax.Array:
-    """Append copies of the last row up to a multiple of `size`."""
-    missing = -len(x) % size if size else 0
-    return jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]) if missing else x
 
 
 @functools.lru_cache

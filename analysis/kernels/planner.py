@@ -13,7 +13,8 @@ from analysis.kernels.composite import Composite
 from analysis.kernels.functions import ApplyFn, Groups, Params
 from analysis.kernels.kinds import OUTPUTS, Outputs, Precision
 from analysis.kernels.memory import planning_memory
-from analysis.kernels.prices import PLANNED_WAYS, Option, PlannedWay, describe, price
+from analysis.kernels.prices import PLANNED_WAYS, Option, PlannedWay, price
+from analysis.kernels.problem import describe
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def plan(
     memory_bytes: int | None = None,
     devices: int = 1,
     kernel_in_memory: bool = True,
+    apply_fn2: ApplyFn | None = None,
 ) -> Plan:
     """Plan a kernel without compiling anything.
 
@@ -116,10 +118,11 @@ def plan(
         memory_bytes: memory of a device to stay within; None: 0.8 of what is free.
         devices: devices that share each tile.
         kernel_in_memory: count the kernel; False where it is streamed to disk.
+        apply_fn2: function of the columns, where it is another one; n2 None is then n1, and no half is saved.
 
     Raises:
         FunctionError: no kernel can be computed of these.
-        PlanError: it doesn't fit, an unknown way or kind of outputs, or a tile that the devices can't share.
+        PlanError: it doesn't fit, an unknown way or kind of outputs, or a way that doesn't know two functions.
 
     Example:
         >>> import numpy as np
@@ -137,12 +140,22 @@ def plan(
         raise PlanError(f"expected a tile of at least 1 example; got {tile}: leave it out or choose a larger one")
     if tile is not None:
         tile = -(-tile // devices) * devices  # every device gets equally many, the last ones padded
-    if way == "features" and not isinstance(apply_fn, Composite):
+    through = all(isinstance(fn, Composite) for fn in (apply_fn, apply_fn if apply_fn2 is None else apply_fn2))
+    if way == "features" and not through:
         raise PlanError("way features needs a function of features and head (analysis.kernels.composite); got another")
+    exact = PLANNED_WAYS[:2]
+    if apply_fn2 is not None:
+        n2 = n1 if n2 is None else n2
+        if way not in ("auto", *exact):
+            raise PlanError(f"way {way} knows no second function; leave the way out or use way tiled")
     memory = planning_memory(devices) if memory_bytes is None else memory_bytes
-    problem = describe(apply_fn, params, x1, n1, n2, outputs, groups, precision, memory, devices, kernel_in_memory)
+    asked = (apply_fn, params, x1, n1, n2, outputs, groups, precision, memory, devices, kernel_in_memory)
+    problem = describe(*asked, apply_fn2)
     chosen: PlannedWay = "tiled" if way == "auto" else way
-    options = tuple(price(problem, name, tile, apply_fn) for name in PLANNED_WAYS)
+    options = [price(problem, name, tile, through) for name in exact]
+    if apply_fn2 is None:
+        plain = describe(*asked, factors=False)  # the other ways know nothing of features
+        options += [price(plain, name, tile, through) for name in PLANNED_WAYS[2:]]
     taken = next(option for option in options if option.way == chosen)
     kernel = 0 if chosen == "products" else problem.kernel
     if not taken.fits:
@@ -158,7 +171,7 @@ def plan(
     )
     return Plan(
         chosen, taken.tile, taken.held, taken.passes, taken.peak_bytes, kernel, memory, taken.flops_jacobian,
-        taken.flops_products, problem.floor, devices, options, reasons,
+        taken.flops_products, problem.floor, devices, tuple(options), reasons,
     )  # fmt: skip
 
 

@@ -141,7 +141,8 @@ def sketched_ntk(
         parts = []
         for start in range(0, len(x), source.tile):
             rows = slice(start, min(start + source.tile, len(x)))
-            (part,) = finite((_fold(*source.rows(x[rows]), places, signs, half),), rows)
+            (whole,) = jax.tree.leaves(source.rows(x[rows]))  # one group
+            (part,) = finite((_fold(whole, places, signs, half),), rows)
             parts.append(np.asarray(part)[:, : rows.stop - start])
         return np.concatenate(parts, axis=1)
 

@@ -7,20 +7,21 @@ serves all of them.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from analysis.errors import FunctionError
+from analysis.kernels.batches import padded
 from analysis.kernels.functions import Function, Params, Shape
-from analysis.kernels.jacobian import AXIS, jacobian_rows, products
+from analysis.kernels.jacobian import AXIS, Rows, jacobian_rows, products
 from analysis.kernels.kinds import Outputs, Precision
 
 WHOLE = "whole"
 """Name of the sum over all groups."""
-Rows = tuple[jax.Array, ...]
+Some = TypeVar("Some", bound=Rows)
 
 
 @runtime_checkable
@@ -109,15 +110,15 @@ def mirrored(block: np.ndarray) -> np.ndarray:
     return block.transpose(1, 0, 3, 2) if block.ndim == 4 else block.swapaxes(0, 1)
 
 
-def kernel_shape(grid: Grid, outputs: Outputs, k: int) -> tuple[int, ...]:
-    """Shape of the kernel on a grid.
+def kernel_shape(grid: Grid, outputs: Outputs, k: int, k2: int | None = None) -> tuple[int, ...]:
+    """Shape of the kernel on a grid; `k2` are the columns' outputs, where those are of another function.
 
     Example:
         >>> kernel_shape(Grid(4, 6, 2), "full", 3), kernel_shape(Grid(4, None, 2), "diagonal", 3)
         ((4, 6, 3, 3), (4, 4, 3))
     """
     across = grid.n1 if grid.n2 is None else grid.n2
-    return (grid.n1, across, *{"full": (k, k), "diagonal": (k,)}.get(outputs, ()))
+    return (grid.n1, across, *{"full": (k, k2 or k), "diagonal": (k,)}.get(outputs, ()))
 
 
 def data_mesh(devices: list[jax.Device] | None) -> Mesh | None:
@@ -137,6 +138,7 @@ class RowSource:
         tile: examples in a tile, a multiple of the mesh's devices.
         summed: one row per example, of the scaled sum of outputs.
         mesh: devices that share the examples of a tile.
+        direct: for a `Composite` whose rows stay in factors: see `functions.direct_leaves`.
     """
 
     fn: Function
@@ -145,16 +147,14 @@ class RowSource:
     tile: int
     summed: bool = False
     mesh: Mesh | None = None
+    direct: tuple[int, ...] | None = None
 
     def rows(self, examples: Any) -> Rows:
-        """Rows of up to `tile` examples, padded with the last example: per group (tile, k or 1, p)."""
-        pixels = np.asarray(examples)
-        missing = self.tile - len(pixels)
-        if missing:
-            pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
+        """Rows of up to `tile` examples, padded: per group (tile, k or 1, p), or in factors."""
+        pixels = padded(examples, self.tile)
         images = pixels if self.mesh is None else jax.device_put(pixels, NamedSharding(self.mesh, PartitionSpec(AXIS)))
         leaves = tuple(positions for _, positions in self.shape.groups)
-        return jacobian_rows(self.fn, self.params, images, leaves, self.summed, self.mesh)
+        return jacobian_rows(self.fn, self.params, images, leaves, self.summed, self.mesh, self.direct)
 
 
 def fill(
@@ -168,6 +168,7 @@ def fill(
     precision: Precision = "float64",
     part: tuple[int, int] = (0, 1),
     advance: Callable[[], None] = lambda: None,
+    columns_source: RowSource | None = None,
 ) -> None:
     """Compute every block that the sink doesn't have.
 
@@ -181,13 +182,18 @@ def fill(
         precision: arithmetic of the products.
         part: (i, n): do the i-th of n equal parts of the work, for several processes.
         advance: called after each block, also after those that were there.
+        columns_source: gives the columns' Jacobian rows, where those are of another function; x2 is then needed.
 
     Raises:
         FunctionError: a Jacobian isn't finite.
     """
     grid = Grid(len(x1), None if x2 is None else len(x2), source.tile)
     names = [name for name, _ in source.shape.groups]
-    columns = x1 if x2 is None else x2
+    columns, columns_source = x1 if x2 is None else x2, columns_source or source
+
+    def passing(j: int) -> Rows:
+        return finite(columns_source.rows(columns[grid.columns(j)]), grid.columns(j))
+
     for strip in strips(grid, held, part):
         rows: dict[int, Rows] = {}
 
@@ -201,7 +207,7 @@ def fill(
             missing = [i for i in wanted if not sink.has(i, j)]
             if missing:
                 shared = grid.symmetric and j in strip
-                column = row(j) if shared else finite(source.rows(columns[grid.columns(j)]), grid.columns(j))
+                column = row(j) if shared else passing(j)
                 for i in missing:
                     blocks = products(row(i), column, outputs, precision, source.mesh)
                     sink.put(i, j, named_blocks(blocks, names, grid, i, j))
@@ -236,13 +242,13 @@ def named_blocks(blocks: tuple, names: list[str], grid: Grid, i: int, j: int) ->
     return {WHOLE: sum(cut[1:], cut[0]), **(dict(zip(names, cut, strict=True)) if len(names) > 1 else {})}
 
 
-def finite(rows: Rows, examples: slice) -> Rows:
+def finite(rows: Some, examples: slice) -> Some:
     """Refuse rows with NaN or infinity.
 
     Raises:
         FunctionError: naming the examples.
     """
-    if not all(bool(jax.numpy.isfinite(group).all()) for group in rows):
+    if not all(bool(jax.numpy.isfinite(group).all()) for group in jax.tree.leaves(rows)):
         raise FunctionError(
             f"expected finite Jacobians; those of examples {examples.start} to {examples.stop - 1} have NaN or "
             "infinity: check the inputs, and square roots or norms at zero"

@@ -22,7 +22,16 @@ A kernel is symmetric, so tiles below the diagonal are not stored; reading mirro
 """
 
 from analysis.store.reading import Analysis, StoredKernel, load_analysis
-from analysis.store.spec import KernelSpec, code_version
+from analysis.store.spec import KernelSpec, code_version, code_version_json
 from analysis.store.writing import KernelStore, OpenKernel
 
-__all__ = ["Analysis", "KernelSpec", "KernelStore", "OpenKernel", "StoredKernel", "code_version", "load_analysis"]
+__all__ = [
+    "Analysis",
+    "KernelSpec",
+    "KernelStore",
+    "OpenKernel",
+    "StoredKernel",
+    "code_version",
+    "code_version_json",
+    "load_analysis",
+]

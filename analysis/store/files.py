@@ -11,7 +11,7 @@ from analysis.errors import StoreError
 from analysis.store.arrays import ZARR, chunk_files, folder_of
 from analysis.store.spec import KernelSpec
 from ntkcl_jax.checkpoint import PARTIAL, write_error
-from ntkcl_jax.nn.weights import file_sha256
+from ntkcl_jax.weights import file_sha256
 
 KERNEL = "kernel.json"
 TIMINGS = "timings.json"

@@ -203,3 +203,9 @@ def code_version() -> dict[str, Any]:
         "versions": tuple(sorted(facts["versions"].items())),
         "commit": git and git["commit"] + ("+modified" if git["modified"] else ""),
     }
+
+
+def code_version_json() -> dict[str, Any]:
+    """`code_version` as JSON values."""
+    version = code_version()
+    return {"versions": dict(version["versions"]), "commit": version["commit"]}

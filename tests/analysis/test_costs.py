@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+from analysis.kernels import jacobian
 from analysis.kernels.costs import program_cost
-from analysis.kernels.jacobian import _products, jacobian_rows, tile_rows
+from analysis.kernels.jacobian import _products, compiler_options, held_rows, jacobian_rows, rows_program
 from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.nn.model import Network
 from ntkcl_jax.presets import preset
@@ -101,14 +102,30 @@ def test_a_sharded_function_costs_what_all_shards_do():
     assert (cost.flops, cost.peak_bytes) == (2 * 10**3, 400)
 
 
-def close_to_xla(fn, params, images, options=None, summed=False):
-    """Whether the predicted memory of `jacobian_rows` is within 25 % of XLA's."""
+def close_to_xla(fn, params, images, direct=None):
+    """Whether the predicted memory of the rows is within 25 % of XLA's, compiled as `jacobian_rows` does it."""
     leaves = (tuple(range(len(jax.tree.leaves(params)))),)
-    memory = jacobian_rows.lower(fn, params, images, leaves, summed).compile(options).memory_analysis()
-    cost = program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, summed), fn, params, images)
+    program = rows_program(jax.default_backend())
+    memory = program.lower(fn, params, images, leaves, False, None, direct).compile().memory_analysis()
+    cost = program_cost(lambda fn, p, x: held_rows(fn, p, x, leaves, False, direct), fn, params, images)
     assert cost.output_bytes == memory.output_size_in_bytes
     actual = memory.temp_size_in_bytes + memory.output_size_in_bytes
     assert cost.peak_bytes == pytest.approx(actual, rel=0.25), cost.peak_bytes / actual
+
+
+def test_only_the_cpus_compiler_sees_its_options(monkeypatch):
+    assert [compiler_options(other) for other in ("tpu", "gpu", "cuda", "rocm")] == [{}] * 4
+    assert bool(compiler_options("cpu")) == (jax.__version_info__ >= (0, 11))
+    fn, params = mlp((5, 8, 3))
+    arguments = (Partial(fn), params, np.ones((2, 5), np.float32), ((0, 1, 2, 3),))
+    other = rows_program("tpu")
+    jax.jit(lambda: other(*arguments, False, None, None))()  # what has options can't be inside of another program
+    asked = []
+    monkeypatch.setattr(jacobian, "rows_program", lambda platform: asked.append(platform) or other)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), (jacobian.AXIS,))
+    for where in (None, mesh):
+        jacobian_rows(*arguments, False, where)
+    assert asked == [jax.default_backend()] * 2
 
 
 @pytest.mark.parametrize("tile", [4, 64])
@@ -156,9 +173,7 @@ def network(config):
 @pytest.mark.parametrize("tile", [4, 16, 32])
 def test_memory_of_the_demos_jacobian_is_within_a_quarter_of_xla(tile):
     fn, params, image = network(preset("digits").model)
-    # From 16 examples on, jaxlib 0.12's YNN fusions store broadcast numbers: `prices.margin` makes room for them.
-    fusions = jax.__version_info__ >= (0, 11) and tile > 4
-    close_to_xla(fn, params, array(tile, *image), {"xla_cpu_experimental_ynn_fusion_type": ""} if fusions else None)
+    close_to_xla(fn, params, array(tile, *image))
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from analysis.errors import PlanError
 from analysis.kernels.planner import plan
-from analysis.kernels.prices import describe, tiled
+from analysis.kernels.prices import tiled
+from analysis.kernels.problem import describe
 from tests.analysis.dense import attention_net, mlp
 
 FN, PARAMS = mlp((5, 8, 3))

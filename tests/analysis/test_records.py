@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+from analysis import empirical_ntk
 from analysis.errors import RecordError
 from analysis.kernels.functions import group_leaves
 from analysis.records import Records, default_groups, open_run, tree_sha256
 from ntkcl_jax import checkpoint
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.nn.weights import save_backbone
+from ntkcl_jax.weights import save_backbone
 from ntkcl_jax.run import train
 from tests import tiny
 
@@ -143,6 +144,34 @@ def test_scores_and_features_are_not_differentiated_by_a_head_that_they_do_not_h
     apply_fn, params = records.function(0, 2, "proxy")
     assert {"proxy/kernel", "proxy/scale"} <= set(params)
     assert apply_fn.keywords["rest"] == {}
+
+
+def test_every_parameter_is_there_when_asked_for_whatever_the_output(records: Records, images: np.ndarray) -> None:
+    found = {output: records.function(0, 2, output, every=True) for output in ("scores", "proxy", "features")}
+    assert len({tree_sha256(params) for _, params in found.values()}) == 1
+    scores, params = found["scores"]
+    assert {"proxy/kernel", "proxy/scale"} <= set(params) and not scores.keywords["rest"]
+    alone = jax.jit(lambda fn, params, x: fn(params, x))
+    np.testing.assert_array_equal(alone(scores, params, images), alone(*records.function(0, 2), images))
+
+
+@pytest.mark.slow
+def test_scores_and_proxy_logits_have_a_kernel_between_them(records: Records, images: np.ndarray) -> None:
+    scores, params = records.function(0, 2, "scores", every=True)
+    proxy, its = records.function(0, 2, "proxy", every=True)
+    theta = empirical_ntk(scores, params, images[:2], apply_fn2=proxy)
+    # By definition; the scores have no derivative by the proxy head, whose rows are left out.
+    plain, shared = records.function(0, 2)
+    first, second = jacobian(shared, plain, images[:2]), jacobian(its, proxy, images[:2])
+    rows = [
+        np.concatenate(
+            [np.asarray(tree[path], np.float64).reshape(*tree[path].shape[:2], -1) for path in shared], axis=2
+        )
+        for tree in (first, second)
+    ]
+    wanted = np.einsum("icp,jdp->ijcd", *rows)
+    assert theta.shape == (2, 2, 7, 3)
+    np.testing.assert_allclose(theta, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("output", ["scores", "proxy", "features"])

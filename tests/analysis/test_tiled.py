@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from analysis.errors import FunctionError
 from analysis.kernels import tiled
 from analysis.kernels.functions import as_partial, inspect
-from analysis.kernels.jacobian import jacobian_rows, products
+from analysis.kernels.jacobian import products, tile_rows
 from tests.analysis.dense import attention_net, dense_ntk, examples, mlp, reduced, relative_error
 
 OUTPUTS = ("full", "trace", "diagonal", "pseudo")
@@ -135,6 +135,7 @@ def test_a_jacobian_that_is_not_finite_is_refused_with_its_examples() -> None:
 
 SHARDED = """
 import sys, jax, numpy as np
+from analysis import composite, empirical_ntk
 from analysis.kernels import tiled
 from analysis.kernels.functions import inspect
 from tests.analysis.dense import attention_net, examples
@@ -153,6 +154,11 @@ for second in (None, y):
             got.append(sink.arrays["whole"])
         error = np.abs(got[0] - got[1]).max() / np.abs(got[1]).max()
         assert error < 1e-6, (outputs, error)
+wide = composite(fn, lambda params, z: jax.numpy.tanh(z @ jax.numpy.ones((3, 5)) * params["head"]["bias"].sum()))
+got = [empirical_ntk(wide, params, x, apply_fn2=composite(fn, lambda params, z: jax.numpy.tile(z, 2)), devices=devices)
+       for devices in (None, jax.local_devices()[:1])]
+assert got[0].shape == (13, 13, 5, 6)
+assert np.abs(got[0] - got[1]).max() / np.abs(got[1]).max() < 1e-6
 print("same")
 """
 
@@ -174,7 +180,7 @@ def test_both_programs_lower_for_cpu_cuda_and_tpu(net, outputs) -> None:  # type
     platforms, leaves = ("cpu", "cuda", "tpu"), ((0, 1, 2, 3), (4, 5))
     # Partial isn't among the containers that an exported program can name: its leaves are the arguments here.
     values, structure = jax.tree.flatten((apply_fn, params))
-    rows = jax.jit(lambda values, x: jacobian_rows(*structure.unflatten(values), x, leaves, outputs == "pseudo"))
+    rows = jax.jit(lambda values, x: tile_rows(*structure.unflatten(values), x, leaves, outputs == "pseudo"))
     made = jax.export.export(rows, platforms=platforms)(values, x1)
     assert made.platforms == platforms
     shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in made.out_avals]
