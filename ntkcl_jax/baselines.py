@@ -1,12 +1,15 @@
 """What NTK-CL is measured against, on the same frozen backbone, images, class orders and metrics.
 
-All three use the untouched backbone's class token, computed once per run: `prototypes` (cosine to class means, no
-training at all; Janson et al., arXiv:2210.04428), `sequential` (one linear classifier over all classes, trained by SGD
-on each task in turn, nothing done against forgetting) and `joint` (the same classifier trained on all tasks so far at
-once: what forgetting nothing would give).
+All use the untouched backbone's class token, computed once per run: `prototypes` (cosine to class means, no training at
+all; Janson et al., arXiv:2210.04428), `sequential` (one linear classifier over all classes, trained by SGD on each task
+in turn, nothing done against forgetting), `joint` (the same classifier trained on all tasks so far at once: what
+forgetting nothing would give), `ridge` (the exemplar-free ridge classifier of `ntkcl_jax.ridge`) and `ranpac` (the same
+on random ReLU features; RanPAC without its first-session training, McDonnell et al., arXiv:2307.02251, whose published
+numbers have 10,000 of them and another rule for the ridge).
 """
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -15,10 +18,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from ntkcl_jax.data import Batch, Scenario
+from ntkcl_jax.data import Batch, Scenario, steps_per_epoch
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.heads import unit
 from ntkcl_jax.nn.model import Network, Tree
+from ntkcl_jax.ridge import RidgeClassifier, learn, random_relu
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import pixels_of
 
@@ -26,6 +30,8 @@ LINEAR_EPOCHS = 20
 LINEAR_BATCH = 64
 LINEAR_RATE = 0.05
 LINEAR_MOMENTUM = 0.9
+RANDOM_FEATURES = 2000
+"""Random features of `ranpac`."""
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -58,6 +64,16 @@ def prototype_scores(
     return np.asarray(unit(jnp.asarray(test)) @ unit(jnp.asarray(means)).T)
 
 
+def linear_rate(steps: int) -> optax.Schedule:
+    """Learning rate of each step of a linear classifier: one cosine over all of them."""
+    return optax.cosine_decay_schedule(LINEAR_RATE, steps)
+
+
+def linear_order(key: Array, n: int, batch: int) -> Int[Array, "steps batch"]:
+    """Rows of each batch of an epoch; the order wraps around, so every batch is full and every image is used."""
+    return jnp.resize(jax.random.permutation(key, n), (steps_per_epoch(n, batch), batch))
+
+
 @functools.partial(jax.jit, static_argnames=("epochs", "batch"), donate_argnums=(0,))
 def fit_linear(
     weights: Float[Array, "d1 c"],
@@ -71,8 +87,7 @@ def fit_linear(
 ) -> Float[Array, "d1 c"]:
     """Train a softmax classifier (last input constant 1) over the first `classes` columns by SGD with a cosine."""
     n = features.shape[0]
-    steps = -(-n // batch)
-    optimizer = optax.sgd(optax.cosine_decay_schedule(LINEAR_RATE, epochs * steps), LINEAR_MOMENTUM)
+    optimizer = optax.sgd(linear_rate(epochs * steps_per_epoch(n, batch)), LINEAR_MOMENTUM)
     seen = jnp.arange(weights.shape[1]) < classes
 
     def loss(weights: Array, rows: Array) -> Array:
@@ -86,12 +101,74 @@ def fit_linear(
         return (optax.apply_updates(weights, updates), state), None
 
     def epoch(carry: tuple, key: Array) -> tuple:
-        # The order wraps around, so that every batch is full and every image is used.
-        order = jnp.resize(jax.random.permutation(key, n), (steps, batch))
-        return jax.lax.scan(step, carry, order)
+        return jax.lax.scan(step, carry, linear_order(key, n, batch))
 
     (weights, _), _ = jax.lax.scan(epoch, (weights, optimizer.init(weights)), jax.random.split(key, epochs))
     return weights
+
+
+def with_constant(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d1"]:
+    """Append a 1 to each row, the input of a classifier's biases."""
+    return np.concatenate([features, np.ones((len(features), 1), features.dtype)], axis=1)
+
+
+def linear_weights(
+    method: str, scenario: Scenario, seed: int, train: Float[np.ndarray, "n d"], train_labels: Int[np.ndarray, "n"]
+) -> Iterator[Float[np.ndarray, "d1 c"]]:
+    """Train the linear classifier of a baseline task after task.
+
+    Args:
+        method: `sequential` or `joint`.
+        scenario: class order and tasks.
+        seed: the run's seed (order of the images).
+        train: backbone features of the training images.
+        train_labels: their labels in the stream's numbering.
+
+    Yields:
+        Its weights after each task, biases in the last row; columns of classes not yet seen are zero.
+    """
+    inputs = with_constant(train)
+    weights = jnp.zeros((inputs.shape[1], scenario.num_classes))
+    for task in range(scenario.num_tasks):
+        first, end = scenario.offsets[task] if method == "sequential" else 0, scenario.offsets[task + 1]
+        chosen = (train_labels >= first) & (train_labels < end)
+        if method == "joint":
+            weights = jnp.zeros_like(weights)
+        weights = fit_linear(
+            weights,
+            jnp.asarray(inputs[chosen]),
+            jnp.asarray(train_labels[chosen]),
+            jnp.int32(end),
+            linear_key(method, seed, task),
+            epochs=LINEAR_EPOCHS,
+            batch=LINEAR_BATCH,
+        )
+        yield np.array(weights)
+
+
+def linear_key(method: str, seed: int, task: int) -> Array:
+    """Key of the image order of a task; `jax.random.split` gives each epoch its own."""
+    return jax.random.key(stream_seed(seed, method, task))
+
+
+def ridge_weights(
+    scenario: Scenario, train: Float[np.ndarray, "n d"], train_labels: Int[np.ndarray, "n"]
+) -> Iterator[Float[np.ndarray, "d c"]]:
+    """Learn the ridge classifier task after task.
+
+    Args:
+        scenario: class order and tasks.
+        train: features of the training images.
+        train_labels: their labels in the stream's numbering.
+
+    Yields:
+        Its weights after each task; columns of classes not yet seen are zero.
+    """
+    classifier = RidgeClassifier.empty(train.shape[1], scenario.num_classes)
+    for task in range(scenario.num_tasks):
+        chosen = np.isin(train_labels, scenario.classes(task))
+        classifier = learn(classifier, train[chosen], train_labels[chosen])
+        yield classifier.weights()
 
 
 def run_baseline(
@@ -106,9 +183,9 @@ def run_baseline(
     """Learn the stream with a baseline and evaluate after every task.
 
     Args:
-        method: `prototypes`, `sequential` or `joint`.
+        method: one of the five above.
         scenario: class order and tasks.
-        seed: the run's seed (order of the images).
+        seed: the run's seed (order of the images, random features).
         train: backbone features of the training images.
         train_labels: their labels in the stream's numbering.
         test: backbone features of the test images.
@@ -117,26 +194,21 @@ def run_baseline(
     Yields:
         One evaluation per task.
     """
-    inputs = [np.concatenate([x, np.ones((len(x), 1), x.dtype)], axis=1) for x in (train, test)]
-    weights = jnp.zeros((inputs[0].shape[1], scenario.num_classes))
-    for task in range(scenario.num_tasks):
+    if method == "ranpac":
+        train, test = (random_relu(x, RANDOM_FEATURES, stream_seed(seed, method)) for x in (train, test))
+    if method == "prototypes":
+        learnt = itertools.repeat(None)
+    elif method in ("ridge", "ranpac"):
+        train, test = with_constant(train), with_constant(test)
+        learnt = ridge_weights(scenario, train, train_labels)
+    else:
+        test = with_constant(test)
+        learnt = linear_weights(method, scenario, seed, train, train_labels)
+    for task, weights in zip(range(scenario.num_tasks), learnt, strict=False):
         offsets = scenario.offsets[: task + 2]
         seen = test_labels < offsets[-1]
-        if method == "prototypes":
+        if weights is None:
             scores = prototype_scores(train, train_labels, test[seen], offsets[-1])
         else:
-            first = offsets[-2] if method == "sequential" else 0
-            chosen = (train_labels >= first) & (train_labels < offsets[-1])
-            if method == "joint":
-                weights = jnp.zeros_like(weights)
-            weights = fit_linear(
-                weights,
-                jnp.asarray(inputs[0][chosen]),
-                jnp.asarray(train_labels[chosen]),
-                jnp.int32(offsets[-1]),
-                jax.random.key(stream_seed(seed, method, task)),
-                epochs=LINEAR_EPOCHS,
-                batch=LINEAR_BATCH,
-            )
-            scores = inputs[1][seen] @ np.asarray(weights)[:, : offsets[-1]]
+            scores = test[seen] @ weights[:, : offsets[-1]]
         yield top_classes(scores, test_labels[seen], offsets)

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from ntkcl_jax.errors import RunFolderError
-from ntkcl_jax.nn.weights import file_sha256
+from ntkcl_jax.weights import file_sha256
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"

@@ -1,6 +1,7 @@
 """The `ntkcl` command. Nothing heavy is imported before the arguments are understood."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from ntkcl_jax.console import Program
@@ -13,7 +14,9 @@ Parameter-efficient continual learning on a frozen vision transformer (NTK-CL, a
   demo             train on real handwritten digits, with pictures, in minutes; needs no files
   train PRESET     train on a stream of tasks; every field of the configuration is an option
   evaluate RUN     classify again with the checkpoints of a finished run
+  verify [PRESET]  check weights, images, split and transforms, without training
   presets          list the named configurations
+  weights          say what a weights file holds (show FILE), or write it with other names (convert IN OUT)
 
 Each command explains itself: ntkcl COMMAND --help. A mistake that you can mend ends with exit code 2.
 """
@@ -79,12 +82,49 @@ def evaluate(args: list[str]) -> None:
         )
 
 
+def verify(args: list[str]) -> int:
+    """Check weights, images, split and transforms; returns the exit code."""
+    from ntkcl_jax.options import Verify
+    from ntkcl_jax.parsing import parse
+
+    options = parse(Verify, "ntkcl verify", args)
+    from ntkcl_jax.progress import Progress
+    from ntkcl_jax.verify import verify
+    from ntkcl_jax.verify_report import asked, report
+
+    config, backbone, notes, expected = asked(options)
+    with Progress(options.quiet or options.json) as progress:
+        found = verify(
+            config,
+            backbone,
+            notes=notes,
+            expected=expected,
+            tolerance=options.tolerance,
+            max_duplicates=options.max_duplicates,
+            compare=options.compare,
+            progress=progress,
+        )
+    print(json.dumps(asdict(found) | {"passed": found.passed}) if options.json else report(found).rstrip())
+    return 0 if found.passed else 1
+
+
 def presets(args: list[str]) -> None:
-    """List the presets."""
+    """List the presets, or tell about one."""
     from ntkcl_jax.options import Presets
     from ntkcl_jax.parsing import parse
 
     options = parse(Presets, "ntkcl presets", args)
+    if options.preset:
+        from ntkcl_jax.presets import header, preset
+
+        config = preset(options.preset)
+        if not options.json:
+            print(header(options.preset), end="")
+            return
+        from ntkcl_jax.config_json import to_json
+
+        print(json.dumps(to_json(config), indent=1))
+        return
     if not options.json:
         print(_preset_lines())
         return
@@ -94,10 +134,36 @@ def presets(args: list[str]) -> None:
     print(json.dumps({name: to_json(p.make()) for name, p in PRESETS.items()}, indent=1))
 
 
+def weights(args: list[str]) -> None:
+    """Show or convert a weights file."""
+    if args[:1] in (["-h"], ["--help"]):
+        print("usage: ntkcl weights show FILE\n       ntkcl weights convert IN OUT.safetensors [options]\n")
+        print("Both explain themselves, e.g. ntkcl weights convert --help")
+        return
+    from ntkcl_jax.options import ConvertWeights, ShowWeights
+    from ntkcl_jax.parsing import parse
+
+    match args[:1]:
+        case ["show"]:
+            shown = parse(ShowWeights, "ntkcl weights show", args[1:])
+            from ntkcl_jax.weights.convert import described, show
+
+            facts = show(shown.file)
+            print(json.dumps(facts, indent=1) if shown.json else described(facts), end="\n" if shown.json else "")
+        case ["convert"]:
+            asked = parse(ConvertWeights, "ntkcl weights convert", args[1:])
+            from ntkcl_jax.weights.convert import convert, converted
+
+            done = convert(asked.source, asked.target, to=asked.to, heads=asked.heads, image_size=asked.image_size)
+            print(json.dumps(done, indent=1) if asked.json else converted(done), end="\n" if asked.json else "")
+        case _:
+            raise ConfigError("expected `ntkcl weights show FILE` or `ntkcl weights convert IN OUT.safetensors`")
+
+
 def _preset_lines() -> str:
     from ntkcl_jax.presets import PRESETS
 
-    return "\n".join(f"  {name:<12} {preset.about}" for name, preset in PRESETS.items())
+    return "\n".join(f"  {name:<18} {preset.about}" for name, preset in PRESETS.items())
 
 
 def _show(results: dict[str, Any], as_json: bool) -> None:
@@ -113,7 +179,14 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
 NTKCL = Program(
     name="ntkcl",
     usage=USAGE,
-    commands={"demo": demo, "train": train, "evaluate": evaluate, "presets": presets},
+    commands={
+        "demo": demo,
+        "train": train,
+        "evaluate": evaluate,
+        "verify": verify,
+        "presets": presets,
+        "weights": weights,
+    },
     resumable=("demo", "train"),
     errors=(NtkclError,),
 )

@@ -9,14 +9,10 @@ idea made to work (see `docs/method.md`).
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.data_config import DataConfig
+from ntkcl_jax.errors import require
 
 Variant = Literal["paper", "reference"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 @dataclass(frozen=True)
@@ -41,13 +37,13 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         """Refuse shapes that no transformer can have."""
         for name in ("image_size", "patch_size", "channels", "dim", "depth", "heads"):
-            _require(getattr(self, name) >= 1, f"backbone.{name} must be at least 1, got {getattr(self, name)}")
-        _require(
+            require(getattr(self, name) >= 1, f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        require(
             self.image_size % self.patch_size == 0,
             f"backbone.image_size must be a multiple of backbone.patch_size, got {self.image_size} and "
             f"{self.patch_size}; use e.g. image_size={self.image_size // self.patch_size * self.patch_size}",
         )
-        _require(
+        require(
             self.dim % self.heads == 0,
             f"backbone.heads must divide backbone.dim, got dim={self.dim} and heads={self.heads}",
         )
@@ -106,13 +102,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes and rates that can't be built."""
-        _require(self.adapter_rank >= 1, f"model.adapter_rank must be at least 1, got {self.adapter_rank}")
-        _require(self.prompts >= 1, f"model.prompts must be at least 1, got {self.prompts}")
+        require(self.adapter_rank >= 1, f"model.adapter_rank must be at least 1, got {self.adapter_rank}")
+        require(self.prompts >= 1, f"model.prompts must be at least 1, got {self.prompts}")
         for name in ("adapter_dropout", "fusion_dropout"):
             rate = getattr(self, name)
-            _require(0 <= rate < 1, f"model.{name} must be in [0, 1), got {rate}")
+            require(0 <= rate < 1, f"model.{name} must be in [0, 1), got {rate}")
         width = self.backbone.dim if self.fusion == "paper" else self.feature_dim
-        _require(
+        require(
             width % self.fusion_heads == 0,
             f"model.fusion_heads must divide the fused width {width}, got {self.fusion_heads}; "
             f"set model.fusion_heads to a divisor of {width}",
@@ -159,9 +155,9 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         """Refuse weights without meaning."""
         for name in ("lambda_dis", "lambda_orth", "lambda_reg"):
-            _require(getattr(self, name) >= 0, f"objective.{name} must not be negative, got {getattr(self, name)}")
-        _require(self.temperature > 0, f"objective.temperature must be positive, got {self.temperature}")
-        _require(
+            require(getattr(self, name) >= 0, f"objective.{name} must not be negative, got {getattr(self, name)}")
+        require(self.temperature > 0, f"objective.temperature must be positive, got {self.temperature}")
+        require(
             self.orthogonality_rank >= 1, f"objective.orthogonality_rank must be >= 1, got {self.orthogonality_rank}"
         )
 
@@ -185,59 +181,13 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse durations and rates without meaning."""
-        _require(self.learning_rate > 0, f"optimizer.learning_rate must be positive, got {self.learning_rate}")
+        require(self.learning_rate > 0, f"optimizer.learning_rate must be positive, got {self.learning_rate}")
         later = self.later_learning_rate
-        _require(later is None or later >= 0, f"optimizer.later_learning_rate must not be negative, got {later}")
-        _require(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), got {self.momentum}")
-        _require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
-        _require(self.batch_size >= 1, f"optimizer.batch_size must be at least 1, got {self.batch_size}")
-        _require(self.epochs >= 0, f"optimizer.epochs must not be negative, got {self.epochs}")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where the images come from, how they are cut into tasks, and how they are transformed."""
-
-    source: Literal["digits", "scripts", "folder", "cifar100", "arrays"] = "digits"
-    """`digits` and `scripts` need no files; `folder` and `cifar100` read `data.path`; `arrays` come from Python."""
-    path: str = ""
-    """Folder with `train/<class>/*` and `test/<class>/*`, or CIFAR-100's published archive or its folder."""
-    first_task_classes: int = 0
-    """Classes of task 0; 0 means `classes_per_task`."""
-    classes_per_task: int = 2
-    """Classes that every later task brings; the last task takes what is left."""
-    shuffle_classes: bool = True
-    """Draw the class order with the seed (legacy NumPy permutation, as in the published runs)."""
-    limit_per_class: int = 0
-    """Use at most this many training images of each class, the first in file order; 0 means all."""
-    invert: bool = False
-    """Turn dark-on-light images into light-on-dark ones (255 minus each pixel) before anything else."""
-    resize: int = 256
-    """Test transform: length of the shorter side after resizing, pixels, before the centre crop."""
-    crop_scale: tuple[float, float] = (0.05, 1.0)
-    """Training crops: smallest and largest share of the image's area."""
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Training crops: smallest and largest width over height."""
-    flip: bool = True
-    """Mirror training images left to right with probability 1/2."""
-    transform_on: Literal["auto", "host", "device"] = "auto"
-    """Where training crops are resized; `auto`: on an accelerator where there is one and all images have one size."""
-    workers: int = 2
-    """Threads that read and transform images ahead of the training step."""
-
-    def __post_init__(self) -> None:
-        """Refuse empty tasks and crops without meaning."""
-        _require(self.first_task_classes >= 0, f"data.first_task_classes must be >= 0, got {self.first_task_classes}")
-        _require(self.classes_per_task >= 1, f"data.classes_per_task must be at least 1, got {self.classes_per_task}")
-        _require(self.limit_per_class >= 0, f"data.limit_per_class must be >= 0, got {self.limit_per_class}")
-        _require(self.resize >= 1, f"data.resize must be at least 1 pixel, got {self.resize}")
-        _require(self.workers >= 1, f"data.workers must be at least 1, got {self.workers}")
-        low, high = self.crop_scale
-        _require(0 < low <= high <= 1, f"data.crop_scale must satisfy 0 < low <= high <= 1, got {self.crop_scale}")
-        low, high = self.crop_ratio
-        _require(0 < low <= high, f"data.crop_ratio must satisfy 0 < low <= high, got {self.crop_ratio}")
-        if self.source in ("folder", "cifar100"):
-            _require(bool(self.path), f"data.source={self.source} needs data.path: where are the images?")
+        require(later is None or later >= 0, f"optimizer.later_learning_rate must not be negative, got {later}")
+        require(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), got {self.momentum}")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        require(self.batch_size >= 1, f"optimizer.batch_size must be at least 1, got {self.batch_size}")
+        require(self.epochs >= 0, f"optimizer.epochs must not be negative, got {self.epochs}")
 
 
 @dataclass(frozen=True)
@@ -255,14 +205,14 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes below one."""
-        _require(self.eval_batch_size >= 1, f"compute.eval_batch_size must be >= 1, got {self.eval_batch_size}")
-        _require(
+        require(self.eval_batch_size >= 1, f"compute.eval_batch_size must be >= 1, got {self.eval_batch_size}")
+        require(
             self.checkpoint_every_steps >= 1,
             f"compute.checkpoint_every_steps must be >= 1, got {self.checkpoint_every_steps}",
         )
 
 
-METHODS = ("ntkcl", "prototypes", "sequential", "joint")
+METHODS = ("ntkcl", "prototypes", "sequential", "joint", "ridge", "ranpac")
 
 
 @dataclass(frozen=True)
@@ -272,11 +222,14 @@ class RunConfig:
     preset: str = "digits"
     """Name of the preset that this config started from."""
     weights: str = "nano"
-    """`nano` for the shipped backbone, `random`, or a safetensors file with timm's names."""
+    """`nano` for the shipped backbone, `random`, a safetensors or .npz file (timm, Hugging Face, Google), `hf:` or
+    `timm:` and a name on the hub."""
+    weights_sha256: str = ""
+    """SHA-256 that the weights file must have; empty: any."""
     seeds: tuple[int, ...] = (0,)
     """Each seed fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
     methods: tuple[str, ...] = ("ntkcl",)
-    """What to run on each seed: `ntkcl`, `prototypes`, `sequential`, `joint`."""
+    """What to run on each seed: `ntkcl`, `prototypes`, `sequential`, `joint`, `ridge`, `ranpac`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and tasks."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -291,8 +244,13 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse unknown methods and repeated seeds."""
         unknown = [m for m in self.methods if m not in METHODS]
-        _require(not unknown, f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
-        _require(len(self.seeds) > 0, "seeds must name at least one seed")
-        _require(len(set(self.seeds)) == len(self.seeds), f"seeds must differ, got {self.seeds}")
-        _require(all(0 <= s < 2**32 for s in self.seeds), f"seeds must be in [0, 2**32), got {self.seeds}")
-        _require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")
+        require(not unknown, f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        require(len(self.seeds) > 0, "seeds must name at least one seed")
+        require(len(set(self.seeds)) == len(self.seeds), f"seeds must differ, got {self.seeds}")
+        require(all(0 <= s < 2**32 for s in self.seeds), f"seeds must be in [0, 2**32), got {self.seeds}")
+        pinned = self.weights_sha256.lower()
+        require(
+            not pinned or (len(pinned) == 64 and set(pinned) <= set("0123456789abcdef")),
+            f"weights_sha256 must be 64 hexadecimal digits, got {self.weights_sha256!r}",
+        )
+        require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")

@@ -25,14 +25,14 @@ class Program:
     Attributes:
         name: what the user types.
         usage: the whole help text.
-        commands: name to what is called with the words after it.
+        commands: name to what is called with the words after it; it may return an exit code.
         resumable: commands that take `--resume` after an interruption.
         errors: exceptions whose message is for the user.
     """
 
     name: str
     usage: str
-    commands: Mapping[str, Callable[[list[str]], None]]
+    commands: Mapping[str, Callable[[list[str]], int | None]]
     resumable: tuple[str, ...]
     errors: tuple[type[Exception], ...]
 
@@ -43,8 +43,8 @@ class Program:
             argv: words after the program's name.
 
         Returns:
-            0, or 2 after a mistake that the user can mend (one line on standard error), or 130 after Ctrl-C, or 143
-            after SIGTERM.
+            The command's own (0 if it has none), or 2 after a mistake that the user can mend (one line on standard
+            error), or 130 after Ctrl-C, or 143 after SIGTERM.
         """
         if not argv or argv[0] in ("-h", "--help"):
             print(self.usage, end="")
@@ -52,7 +52,7 @@ class Program:
         if argv[0] not in self.commands:
             return self.complain(f"unknown command {argv[0]!r}; choose from {', '.join(self.commands)}", USER_ERROR)
         try:
-            self.commands[argv[0]](argv[1:])
+            return self.commands[argv[0]](argv[1:]) or 0
         except self.errors as error:
             return self.complain(str(error), USER_ERROR)
         except KeyboardInterrupt as error:
@@ -65,7 +65,6 @@ class Program:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        return 0
 
     def complain(self, message: str, code: int) -> int:
         """Write one line that can't steer the terminal, whatever names it carries; returns `code`."""

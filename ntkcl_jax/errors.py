@@ -13,6 +13,16 @@ class ConfigError(NtkclError):
     """A preset, option or combination of options that can't be used."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Refuse a setting.
+
+    Raises:
+        ConfigError: the condition doesn't hold.
+    """
+    if not condition:
+        raise ConfigError(message)
+
+
 class DataError(NtkclError):
     """Images, labels or a folder layout that can't be read as a continual-learning stream."""
 

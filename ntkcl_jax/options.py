@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -52,11 +52,86 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Verify:
+    """Check weights, images, split and transforms by the frozen nearest-class-mean accuracy; trains nothing.
+
+    Exit code 0: passed, 1: something is wrong (said in the last lines), 2: input that can't be read.
+    """
+
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = ""
+    """Cell of the published tables, whose data layout, transforms and expected value are taken; see `ntkcl presets`."""
+    weights: str = ""
+    """Weights file (default: the preset's)."""
+    data: str = ""
+    """Image folder, or what the preset's or --source's data are (default: the preset's path)."""
+    source: Literal["", "digits", "scripts", "folder", "lists", "huggingface", "cifar100"] = ""
+    """Kind of the data (default: the preset's, else folder)."""
+    train_list: str = ""
+    """For lists: file or pattern."""
+    test_list: str = ""
+    """For lists: file or pattern."""
+    image_size: int = 0
+    """Side of the network's input, pixels (default: the preset's, else the weights')."""
+    resize: int = 0
+    """Shorter side before the centre crop, pixels (default: the preset's, else 8/7 of the image size)."""
+    normalize: Literal["", "none", "half", "imagenet"] = ""
+    """Normalisation of pixels (default: the preset's, else none)."""
+    invert: bool = False
+    """Turn dark-on-light images into light-on-dark ones."""
+    images_per_class: int = 0
+    """Use only this many images of each class and side; published values are then not compared."""
+    expect: float | None = None
+    """Accuracy to expect, in [0, 1] (default: the published one)."""
+    tolerance: float | None = None
+    """Accepted distance from it, in [0, 1] (default: 0.005, more for a split that isn't given)."""
+    max_duplicates: int = 0
+    """Test images that may be training images too."""
+    compare: bool = False
+    """Compare normalisations even if nothing looks wrong."""
+    batch_size: int = 64
+    """Images that go through the network at once."""
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what was found as JSON."""
+
+
+@dataclass(frozen=True)
 class Presets:
     """List the named configurations."""
 
+    preset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[PRESET]")] = ""
+    """Tell one of them: its command, data and published numbers."""
     json: bool = False
     """Print every field of every preset as JSON."""
+
+
+@dataclass(frozen=True)
+class ShowWeights:
+    """Read a weights file whole, check it, and say what it holds."""
+
+    file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """A .safetensors or .npz file, `nano`, or `hf:` or `timm:` and a name on the hub."""
+    json: bool = False
+    """Print it as JSON, with every name."""
+
+
+@dataclass(frozen=True)
+class ConvertWeights:
+    """Write a backbone as a float32 safetensors file with other names."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
+    """What `ntkcl weights show` takes, or a .pth, .pt or .bin file (needs torch; tensors are read, nothing runs)."""
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """File to write; ends with .safetensors and must not exist yet."""
+    to: Literal["timm", "huggingface", "ntkcl"] = "timm"
+    """Whose names to write."""
+    image_size: int | None = None
+    """Resample the position embeddings to this side of the image, pixels; None keeps the file's."""
+    heads: int | None = None
+    """Attention heads, for --to ntkcl, where the file doesn't tell."""
+    json: bool = False
+    """Print what was done as JSON."""
 
 
 def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:

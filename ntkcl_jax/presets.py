@@ -1,9 +1,11 @@
 """Named configurations. `ntkcl presets` lists them; every field can be overridden on the command line."""
 
 import difflib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ntkcl_jax.benchmarks import BENCHMARKS, WEIGHTS, Pretraining, Published
 from ntkcl_jax.config import (
     BACKBONES,
     DataConfig,
@@ -25,6 +27,17 @@ class Preset:
     make: Callable[[], RunConfig]
     about: str
     """One line: the stream, its tasks, what it needs."""
+    benchmark: str | None = None
+    """Name in `BENCHMARKS`, for a cell of the published tables."""
+    pretraining: Pretraining | None = None
+    """Weights of that cell."""
+
+    @property
+    def published(self) -> Published | None:
+        """Numbers to stand beside; None outside the published tables."""
+        if self.benchmark is None or self.pretraining is None:
+            return None
+        return BENCHMARKS[self.benchmark].published[self.pretraining]
 
 
 def with_variants(config: RunConfig, **variants: str) -> RunConfig:
@@ -87,41 +100,62 @@ def _characters() -> RunConfig:
     return _nano("characters", data)
 
 
-def _published(
-    name: str, data: DataConfig, optimizer: OptimizerConfig, eta: float = 0.2, view: bool = False
-) -> RunConfig:
-    """The authors' settings on ViT-B/16 (docs/method.md, section 4); `reference` in every part."""
+# benchmark: learning rate, batch, epochs, weight decay, eta, pretrained view, as the authors' release sets them
+_SETTINGS: dict[str, tuple[float, int, int, float, float, bool]] = {
+    "cifar100": (0.025, 16, 20, 5e-4, 0.03, False),
+    "imagenet-r": (0.02, 16, 20, 5e-3, 0.2, False),
+    "imagenet-a": (0.02, 16, 20, 5e-3, 0.2, False),
+    "domainnet": (0.02, 96, 50, 5e-3, 0.2, False),
+    "pets": (0.02, 96, 5, 5e-3, 0.2, True),
+    "eurosat": (1e-4, 96, 5, 5e-3, 0.2, True),
+    "plantvillage": (5e-3, 96, 5, 5e-3, 0.2, True),
+    "vtab": (0.03, 96, 45, 5e-3, 0.2, True),
+    "kvasir": (5e-3, 96, 5, 5e-3, 0.2, True),
+}
+_PATHS = {"cifar100": "cifar-100-python.tar.gz"}
+IN1K = "-in1k"
+"""Ending of a preset that starts from the weights tuned on ImageNet-1K."""
+
+
+def _published(name: str, benchmark: str, pretraining: Pretraining) -> RunConfig:
+    """The settings of the authors' release on ViT-B/16; `reference` in every part."""
+    rate, batch, epochs, decay, eta, view = _SETTINGS[benchmark]
+    about = BENCHMARKS[benchmark]
     return RunConfig(
         preset=name,
-        weights="vit_base_patch16_224.safetensors",
+        weights=WEIGHTS[pretraining],
         seeds=(0, 1, 2, 3, 4),
-        data=data,
+        data=DataConfig(
+            source=about.source,
+            path=_PATHS.get(benchmark, benchmark),
+            train_list=about.train_list,
+            test_list=about.test_list,
+            classes=about.classes,
+            first_task_classes=about.first_task,
+            classes_per_task=about.per_task,
+        ),
         model=ModelConfig(backbone=BACKBONES["base"], pretrained_view=view),
         objective=ObjectiveConfig(lambda_dis=eta),
-        optimizer=optimizer,
+        optimizer=OptimizerConfig(learning_rate=rate, weight_decay=decay, batch_size=batch, epochs=epochs),
     )
 
 
-def _cifar100() -> RunConfig:
-    data = DataConfig(source="cifar100", path="cifar-100-python.tar.gz", classes_per_task=10)
-    return _published(
-        "cifar100", data, OptimizerConfig(learning_rate=0.025, weight_decay=5e-4, batch_size=16, epochs=20), eta=0.03
-    )
-
-
-def _imagenet_r() -> RunConfig:
-    data = DataConfig(source="folder", path="imagenet-r", classes_per_task=20)
-    return _published(
-        "imagenet-r", data, OptimizerConfig(learning_rate=0.02, weight_decay=5e-3, batch_size=16, epochs=20)
-    )
+def _cell(benchmark: str, pretraining: Pretraining) -> tuple[str, Preset]:
+    """Name and preset of one benchmark on one pre-training."""
+    about, name = BENCHMARKS[benchmark], benchmark + (IN1K if pretraining == "in1k" else "")
+    weights = "ImageNet-21K" if pretraining == "in21k" else "ImageNet-1K-tuned"
+    first = about.first_task or about.per_task
+    tasks = 1 + -(-(about.classes - first) // about.per_task)
+    cut = f"{tasks} tasks x {about.per_task}" if first == about.per_task else f"{first} classes, then {about.per_task}"
+    make = functools.partial(_published, name, benchmark, pretraining)
+    return name, Preset(make, f"{about.title}, {cut}; {weights} ViT-B/16 and the data needed", benchmark, pretraining)
 
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(_digits, "5,000 real handwritten digits, 5 tasks x 2; shipped backbone, no files needed"),
     "scripts": Preset(_scripts, "120 characters of unseen writing systems, 10 tasks x 12; shipped backbone, no files"),
     "characters": Preset(_characters, "dark-on-light characters in a folder, 16 classes a task; shipped backbone"),
-    "cifar100": Preset(_cifar100, "CIFAR-100, 10 tasks x 10; needs ViT-B/16 weights and the published archive"),
-    "imagenet-r": Preset(_imagenet_r, "ImageNet-R in a folder, 10 tasks x 20; needs ViT-B/16 weights"),
+    **dict(_cell(benchmark, pretraining) for benchmark in BENCHMARKS for pretraining in WEIGHTS),
 }
 
 
@@ -147,3 +181,31 @@ def preset(name: str, **changes: object) -> RunConfig:
         hint = f"did you mean {close[0]}? " if close else ""
         raise ConfigError(f"unknown preset {name!r}; {hint}choose from {', '.join(PRESETS)}")
     return replace(PRESETS[name].make(), **changes)
+
+
+def header(name: str) -> str:
+    """What a person needs to know before running a preset: command, data, and the published numbers.
+
+    Args:
+        name: one of `PRESETS`.
+
+    Example:
+        >>> print(header("pets").splitlines()[0])
+        ntkcl train pets --run-dir runs/pets --weights WEIGHTS --data.path DATA
+    """
+    made, about = PRESETS[name], PRESETS[name].benchmark
+    if about is None or made.published is None:
+        return f"ntkcl train {name} --run-dir runs/{name}\n{made.about}\n"
+    benchmark, published = BENCHMARKS[about], made.published
+    frozen = "not published"
+    if published.frozen:
+        frozen = " to ".join(f"{100 * share:.1f}" for share in sorted(set(published.frozen))) + " %"
+    lines = (
+        f"ntkcl train {name} --run-dir runs/{name} --weights WEIGHTS --data.path DATA",
+        f"first     ntkcl verify {name} --weights WEIGHTS --data DATA   (frozen nearest class mean: {frozen})",
+        f"WEIGHTS   {made.make().weights}",
+        f"DATA      {benchmark.layout}; split {benchmark.split}",
+        f"source    {benchmark.note}",
+        f"published NTK-CL {100 * published.average:.2f} / {100 * published.final:.2f} % (mean over tasks / final)",
+    )
+    return "\n".join(lines) + "\n"

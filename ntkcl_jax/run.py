@@ -9,7 +9,7 @@ import numpy as np
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines import backbone_features, run_baseline
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.data import Arrays
+from ntkcl_jax.data import Arrays, Source
 from ntkcl_jax.logs import MetricsLog, Progress
 from ntkcl_jax.metrics import TaskEvaluation, aggregate, summarise
 from ntkcl_jax.runfolder import FORMAT, RunFolder, package_changes
@@ -75,12 +75,16 @@ def train(
     header = setup.header()
     setup.decode_all()
     with folder.writing(header, resume=resume), MetricsLog(folder.metrics) as log, Progress(quiet) as progress:
+        if not resume:
+            say_split(setup.source, progress)
         changes = package_changes(folder.header(), header)
         if changes:
             progress.say(
                 f"warning: since this run was started, {', '.join(changes)}: numbers may differ in their last bits; "
                 "resume with the old versions for the same bits"
             )
+        for note in setup.notes:
+            progress.say(f"weights: {note}")
         store_backbone(setup, folder)
         features = None
         seeds: dict[str, dict[str, Any]] = {}
@@ -97,6 +101,17 @@ def train(
                 results = assemble(setup, seeds)
                 checkpoint.write_json(folder.path / "results.json", results)
     return results
+
+
+def say_split(source: Source, progress: Progress) -> None:
+    """Say which images test, and whether any of them train too."""
+    progress.say(f"split     {source.split_sha256[:12]} ({source.split})")
+    if source.duplicates:
+        at, same = source.duplicates[0]
+        progress.say(
+            f"warning: {len(source.duplicates)} test images are training images too, the first is "
+            f"{source.test.names(at)} = {source.train.names(same)}"
+        )
 
 
 def store_backbone(setup: Setup, folder: RunFolder) -> None:

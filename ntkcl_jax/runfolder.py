@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ntkcl_jax import checkpoint
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config_json import to_json
 from ntkcl_jax.errors import RunFolderError
 
 FORMAT = 1
@@ -174,12 +176,29 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], where: Path) -> Non
     Raises:
         RunFolderError: names the first difference.
     """
+    old = {**old, "config": with_defaults(old["config"], to_json(RunConfig()))}
     for part in REPEATED:
         difference = first_difference(old.get(part), new[part], part)
         if difference:
             raise RunFolderError(
                 f"{where} was started with other settings: {difference}; give the same ones, or another --run-dir"
             )
+
+
+def with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Give a stored config the settings that didn't exist when it was written, at their defaults.
+
+    Example:
+        >>> with_defaults({"a": {"b": 1}}, {"a": {"b": 0, "c": 2}})
+        {'a': {'b': 1, 'c': 2}}
+    """
+    known = {
+        name: with_defaults(value, defaults[name])
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+        else value
+        for name, value in config.items()
+    }
+    return {**defaults, **known}
 
 
 def first_difference(old: Any, new: Any, name: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import functools
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl_jax import checkpoint
-from ntkcl_jax.data import Batch, Scenario, Source, steps_per_epoch, train_batches
+from ntkcl_jax.data import Scenario, Source, steps_per_epoch
 from ntkcl_jax.learner import LearnerState, Position, StepRecord, finish_task, fit_task, start_task, task_arrays
 from ntkcl_jax.logs import MetricsLog, Progress, Stage
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Frozen, Tree
 from ntkcl_jax.runfolder import RunFolder
-from ntkcl_jax.setup import Setup, evaluate, initial_state
+from ntkcl_jax.setup import Setup, epoch_batches, evaluate, initial_state
 
 
 class SeedRun:
@@ -83,21 +82,6 @@ class SeedRun:
         start = resume[0].step if resume else 0
         self.log.truncate(lambda r: not self.repeats(r, task, start))
 
-        def epoch_batches(epoch: int, first: int) -> Iterator[Batch]:
-            return train_batches(
-                setup.source.train,
-                members,
-                self.labels[members],
-                data=config.data,
-                size=setup.size,
-                batch_size=config.optimizer.batch_size,
-                seed=self.seed,
-                task=task,
-                epoch=epoch,
-                start_step=first,
-                on_device=setup.on_device,
-            )
-
         title = f"seed {self.seed} · task {task + 1}/{scenario.num_tasks} · {self.task_name(task)}"
         with self.progress.stage(title, total=steps * config.optimizer.epochs) as stage:
             stage.advance(start)
@@ -106,7 +90,9 @@ class SeedRun:
                 config,
                 state,
                 arrays,
-                epoch_batches,
+                functools.partial(
+                    epoch_batches, setup, setup.source.train, members, self.labels[members], self.seed, task
+                ),
                 task=task,
                 seed=self.seed,
                 steps_in_epoch=steps,

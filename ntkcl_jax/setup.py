@@ -2,28 +2,29 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import to_json
-from ntkcl_jax.data import Arrays, Scenario, Source, load_source, make_scenario
+from ntkcl_jax.data import Arrays, Batch, ImageSet, Scenario, Source, load_source, make_scenario, train_batches
 from ntkcl_jax.data.prepared import PreparedImages
-from ntkcl_jax.errors import ConfigError, WeightsError
+from ntkcl_jax.data.transforms import preprocessing
+from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.model import Frozen, Network, Tree
-from ntkcl_jax.nn.weights import load_backbone
 from ntkcl_jax.runfolder import FORMAT, provenance
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import eval_step
+from ntkcl_jax.weights import read_backbone, refuse_pickle
 
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
-"""Endings of files that can run code when they are opened, so nobody opens them here."""
 RGB = 3
 """Channels of every image, grey ones included."""
 
@@ -39,6 +40,8 @@ class Setup:
     weights_sha256: str
     network: Network
     scenarios: dict[int, Scenario]
+    notes: tuple[str, ...] = ()
+    """What was done to the weights when they were read, one line each."""
 
     def header(self) -> dict[str, Any]:
         """`config.json`: everything needed to repeat the run."""
@@ -57,6 +60,12 @@ class Setup:
             "config": to_json(self.config),
             "weights": {"name": self.config.weights, "sha256": self.weights_sha256},
             "data": data,
+            "split": {
+                "made": self.source.split,
+                "sha256": self.source.split_sha256,
+                "duplicates": len(self.source.duplicates),
+            },
+            "preprocessing": preprocessing(self.config.data, self.size),
             "scenarios": scenarios,
             **provenance(),
         }
@@ -109,8 +118,9 @@ def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree |
         )
     scenarios = {seed: make_scenario(len(source.class_names), config.data, seed) for seed in config.seeds}
     backbone, sha256 = stored or (None, "random")
+    notes: tuple[str, ...] = ()
     if stored is None and config.weights != "random":
-        backbone, sha256 = load_backbone(config.weights, config.model.backbone)
+        backbone, sha256, notes = read_backbone(config.weights, config.model.backbone, config.weights_sha256)
         backbone = jax.tree.map(jnp.asarray, backbone)
     network = Network(
         config.model,
@@ -118,8 +128,9 @@ def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree |
         classes=len(source.class_names),
         dtype=config.compute.dtype,
         remat=config.compute.remat,
+        normalize=config.data.normalize,
     )
-    return Setup(config, source, backbone, sha256, network, scenarios)
+    return Setup(config, source, backbone, sha256, network, scenarios, notes)
 
 
 def check_settings(config: RunConfig) -> None:
@@ -139,11 +150,7 @@ def check_settings(config: RunConfig) -> None:
         raise ConfigError(
             f"model.backbone.channels must be {RGB}, as all images are read as RGB; got {backbone.channels}"
         )
-    if config.weights.lower().endswith(PICKLES):
-        raise WeightsError(
-            f"weights={config.weights} looks like a pickle, which could run anything and is never opened; give a "
-            ".safetensors file (timm's models come as such, or convert it with safetensors.torch.save_file)"
-        )
+    refuse_pickle(config.weights)
     wrong = [name for name, value in _numbers(to_json(config), "") if not math.isfinite(value)]
     if wrong:
         raise ConfigError(f"{wrong[0]} must be a finite number")
@@ -155,6 +162,43 @@ def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
     if isinstance(value, list):
         return [found for part in value for found in _numbers(part, name)]
     return [(name, value)] if isinstance(value, float) else []
+
+
+def epoch_batches(
+    setup: Setup,
+    images: ImageSet,
+    members: Int[np.ndarray, "n"],
+    labels: Int[np.ndarray, "n"],
+    seed: int,
+    task: int,
+    epoch: int,
+    first: int,
+) -> Iterator[Batch]:
+    """The training batches of one epoch of a task, from batch `first` on; see `train_batches`.
+
+    Args:
+        setup: crops, batch size and where crops are made.
+        images: where the images are.
+        members: the task's images among them.
+        labels: label of each member.
+        seed: the run's seed.
+        task: its number, from 0.
+        epoch: from 0, within the task.
+        first: batch to begin with.
+    """
+    return train_batches(
+        images,
+        members,
+        labels,
+        data=setup.config.data,
+        size=setup.size,
+        batch_size=setup.config.optimizer.batch_size,
+        seed=seed,
+        task=task,
+        epoch=epoch,
+        start_step=first,
+        on_device=setup.on_device and images.uniform_size is not None,
+    )
 
 
 def initial_state(setup: Setup, seed: int) -> LearnerState:

@@ -85,10 +85,10 @@ def loss_terms(
     Returns:
         The terms by name, and (features, proxy logits of the hybrid feature).
     """
-    module = network.module(adaptation, frozen)
-    features = module.features(pixels_of(batch, network.config.backbone.image_size), key)
+    features = network.features(adaptation, frozen, pixels_of(batch, network.config.backbone.image_size), key)
     targets = batch.labels - task.offset
-    logits = [module.proxy(x) for x in features]
+    proxy = network.module(adaptation, frozen).proxy
+    logits = [proxy(x) for x in features]
     ce = [cross_entropy(x, targets, batch.valid, task.classes) for x in logits]
     terms = dict(zip(TERMS[:3], ce, strict=True))
     terms["dissimilarity"] = dissimilarity(

@@ -9,7 +9,7 @@ import numpy as np
 from ntkcl_jax.config import BackboneConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.nn.model import Frozen, Network
-from ntkcl_jax.nn.weights import from_timm
+from ntkcl_jax.weights import from_timm
 
 TOLERANCES = {  # group: (absolute, relative to the entry)
     "forward/tokens": (5e-5, 0),

@@ -56,6 +56,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
         ["presets", "--help"],
         ["presets"],
         ["presets", "--json"],
+        ["weights", "--help"],
+        ["weights", "show", "--help"],
+        ["weights", "convert", "--help"],
     ],
 )
 def test_help_is_quick_because_nothing_heavy_is_imported(words: list[str]) -> None:
@@ -113,7 +116,7 @@ def test_options_override_the_preset(tmp_path: Path) -> None:
 
 
 RATES = "--optimizer.learning-rate FLOAT or --optimizer.later-learning-rate {None}|FLOAT"
-CHOICES = "expected one of ('digits', 'scripts', 'folder', 'cifar100', 'arrays')"
+CHOICES = "expected one of ('digits', 'scripts', 'folder', 'lists', 'huggingface', 'cifar100', 'arrays')"
 
 
 @pytest.mark.parametrize(

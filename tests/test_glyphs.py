@@ -15,7 +15,7 @@ import ntkcl_jax
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.data import glyphs, strokes
 from ntkcl_jax.errors import DataError
-from ntkcl_jax.nn.weights import load_backbone, timm_names
+from ntkcl_jax.weights import load_backbone, timm_names
 
 ASSETS = Path(ntkcl_jax.__file__).parent / "assets"
 HELD_OUT = ("ARMENIAN", "GEORGIAN", "HEBREW", "ARABIC", "TIFINAGH", "LAO", "NKO", "OGHAM", "CANADIAN")

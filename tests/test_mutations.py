@@ -111,7 +111,7 @@ MUTATIONS = {  # name: (fixture, file, text, replacement)
     ),
     "the patch's rows and columns are swapped": (
         "C",
-        "nn/weights.py",
+        "weights/layout.py",
         "transpose(2, 3, 1, 0)",
         "transpose(3, 2, 1, 0)",
     ),

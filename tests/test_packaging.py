@@ -24,10 +24,10 @@ def read_pins(path: Path) -> dict[str, str]:
 
 
 def named_requirements() -> dict[str, str]:
-    """All direct requirements of the project, name -> specifier."""
+    """All direct requirements of what `make setup` installs, name -> specifier."""
     groups = [
         PROJECT["project"]["dependencies"],
-        *PROJECT["project"]["optional-dependencies"].values(),
+        PROJECT["project"]["optional-dependencies"]["analysis"],
         *PROJECT["dependency-groups"].values(),
     ]
     return dict(re.fullmatch(r"([A-Za-z0-9_-]+)(.*)", line).groups() for group in groups for line in group)

@@ -15,9 +15,9 @@ from ntkcl_jax import checkpoint, recorded
 from ntkcl_jax.data import ImageSet, prepared
 from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.nn.weights import save_backbone
 from ntkcl_jax.recorded import RecordedRun, RecordedTask, evaluate_run, load_run
 from ntkcl_jax.run import train
+from ntkcl_jax.weights import save_backbone
 from tests import tiny
 
 SEEDS = (2, 0)

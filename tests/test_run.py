@@ -14,9 +14,9 @@ from ntkcl_jax import checkpoint
 from ntkcl_jax.config import ComputeConfig
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.nn.weights import file_sha256, save_backbone
 from ntkcl_jax.run import train
 from ntkcl_jax.steps import train_step
+from ntkcl_jax.weights import file_sha256, save_backbone
 from tests import tiny
 
 SEEDS = (3, 0)

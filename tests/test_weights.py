@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from ntkcl_jax import weights
 from ntkcl_jax.config import BACKBONES, BackboneConfig
 from ntkcl_jax.errors import WeightsError
-from ntkcl_jax.nn import weights
-from ntkcl_jax.nn.weights import from_timm, load_backbone, save_backbone, timm_names, to_timm
+from ntkcl_jax.weights import backbone, from_timm, load_backbone, save_backbone, timm_names, to_timm
 
 SMALL = BackboneConfig(image_size=6, patch_size=3, channels=2, dim=4, depth=2, heads=2, mlp_ratio=1.5)
 State = dict[str, np.ndarray]
@@ -84,32 +84,48 @@ def test_a_missing_tensor_is_named() -> None:
     state = timm_state()
     del state["blocks.1.mlp.fc2.bias"]
     refused(state, "lacks 1 tensors (blocks.1.mlp.fc2.bias, ...); expected timm's names of a ViT with 2 blocks")
+    refused({name: state[name] for name in state if name != "cls_token"}, "lacks 2 tensors (cls_token, blocks.1.mlp.")
 
 
 def test_an_unknown_tensor_is_named() -> None:
-    refused(timm_state() | {"blocks.0.ls1.gamma": np.ones(4)}, "has 1 more (blocks.0.ls1.gamma, ...)")
+    refused(
+        timm_state() | {"blocks.0.ls1.gamma": np.ones(4)},
+        "has 1 more (blocks.0.ls1.gamma, ...), which looks like layer scale",
+    )
 
 
-def test_a_deeper_file_says_how_deep_it_is() -> None:
-    deep = replace(SMALL, depth=3)
-    refused(timm_state(deep), "(the file looks like dim=4, depth=3, patch_size=3, channels=2); set --model.backbone.*")
+def test_a_deeper_file_says_how_deep_it_is_and_how_to_use_it() -> None:
+    deep = timm_state(replace(SMALL, depth=3))
+    refused(deep, "expected depth=2, got depth=3 (the file looks like dim=4, depth=3, patch_size=3, channels=2); set ")
+    refused(
+        deep, "--model.backbone.dim 4 --model.backbone.depth 3 --model.backbone.mlp-ratio 1.5, or give another file"
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "looks"),
+    ("change", "said"),
     [
-        ({"dim": 6}, "cls_token has shape (1, 1, 6)", "dim=6, depth=2, patch_size=3, channels=2"),
-        ({"image_size": 9}, "pos_embed has shape (1, 10, 4)", "dim=4, depth=2, patch_size=3, channels=2"),
-        ({"channels": 3}, "patch_embed.proj.weight has shape (4, 3, 3, 3)", "channels=3"),
-        ({"patch_size": 2, "image_size": 4}, "patch_embed.proj.weight has shape (4, 2, 2, 2)", "patch_size=2"),
-        ({"mlp_ratio": 2.0}, "blocks.0.mlp.fc1.weight has shape (8, 4)", "dim=4"),
+        ({"dim": 6}, "expected dim=4, hidden=6, got dim=6, hidden=9 (the file looks like dim=6, depth=2"),
+        ({"channels": 3}, "expected channels=2, got channels=3"),
+        ({"patch_size": 2, "image_size": 4}, "expected patch_size=3, got patch_size=2"),
+        ({"patch_size": 2, "image_size": 4}, "; patch embeddings are not resampled; set --model.backbone.image-size 4"),
+        ({"mlp_ratio": 2.0}, "expected hidden=6, got hidden=8"),
     ],
     ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
-def test_another_architecture_is_named_with_the_shape_that_the_file_has(change: dict, name: str, looks: str) -> None:
-    state = timm_state(replace(SMALL, **change))
-    refused(state, name)
-    refused(state, looks)
+def test_another_architecture_is_named_with_the_shape_that_the_file_has(change: dict, said: str) -> None:
+    refused(timm_state(replace(SMALL, **change)), said)
+
+
+def test_an_array_of_another_shape_is_named_with_both_shapes() -> None:
+    state = timm_state()
+    refused(state | {"norm.bias": np.ones(5)}, "norm.bias has shape (5,), expected (4,)")
+    refused(state | {"pos_embed": np.ones((1, 7, 4))}, "pos_embed has shape (1, 7, 4), expected (1, 5, 4)")
+    refused(state | {"blocks.1.attn.qkv.weight": np.ones((4, 12))}, "has shape (4, 12), expected (12, 4)")
+
+
+def test_two_names_for_one_array_are_refused() -> None:
+    refused(timm_state() | {"module.norm.bias": np.ones(4)}, "has both norm.bias and module.norm.bias")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -146,7 +162,7 @@ def test_a_damaged_shipped_backbone_is_noticed(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "assets").mkdir()
     save_file(timm_state(), tmp_path / "assets" / "nano_glyphs.safetensors")
     (tmp_path / "assets" / "nano_glyphs.json").write_text(json.dumps({"sha256": "0" * 64}))
-    monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(backbone.resources, "files", lambda package: tmp_path)
     with pytest.raises(WeightsError, match=r"is damaged \(SHA-256 .*, not 000000000000…\); reinstall ntkcl-jax"):
         load_backbone("nano", SMALL)
 
@@ -167,10 +183,3 @@ def test_a_truncated_file_is_called_not_whole(keep: int, tmp_path: Path) -> None
     with pytest.raises(WeightsError, match=r"is not a whole safetensors file .*; download it again") as caught:
         load_backbone(str(path), SMALL)
     assert "\n" not in str(caught.value)
-
-
-def test_a_file_of_another_kind_is_refused_without_being_run(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    path.write_bytes(b"\x80\x04\x95cposix\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(WeightsError, match="is not a whole safetensors file"):
-        load_backbone(str(path), SMALL)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from experiments.pretrain.images import load_glyphs
 from experiments.pretrain.train import Recipe, train
 from ntkcl_jax.config import BackboneConfig
-from ntkcl_jax.nn.weights import file_sha256, to_timm
+from ntkcl_jax.weights import file_sha256, to_timm
 
 METADATA = {
     "name": "nano_glyphs",

@@ -22,8 +22,8 @@ from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.data.glyphs import UNSEEN_FONTS, render_scripts
 from ntkcl_jax.data.offline import digits
 from ntkcl_jax.data.strokes import SIDE
-from ntkcl_jax.nn.weights import load_backbone
 from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.weights import load_backbone
 
 Split = tuple[UInt8[np.ndarray, "n 28 28"], Int[np.ndarray, "n"], UInt8[np.ndarray, "m 28 28"], Int[np.ndarray, "m"]]
 """Training images and labels, test images and labels."""

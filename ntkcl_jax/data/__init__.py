@@ -1,6 +1,7 @@
 """Images, tasks and batches. Importing this imports neither JAX nor grain."""
 
 from ntkcl_jax.data.batches import Batch, eval_batches, prepare, steps_per_epoch, train_batches
+from ntkcl_jax.data.folder import read_classes
 from ntkcl_jax.data.images import ImageSet
 from ntkcl_jax.data.scenario import Scenario, make_scenario
 from ntkcl_jax.data.sources import Arrays, Source, load_source
@@ -17,6 +18,7 @@ __all__ = [
     "load_source",
     "make_scenario",
     "prepare",
+    "read_classes",
     "steps_per_epoch",
     "train_batches",
 ]

@@ -1,5 +1,6 @@
 """One image file -> RGB bytes."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ MAX_PIXELS = 89_478_485
 """Largest image that is decoded (268 MB as RGB), pixels; Pillow's own line between a photo and a decompression bomb."""
 
 
-def decode(file: Path) -> UInt8[np.ndarray, "h w 3"]:
+def decode(file: Path, content: bytes | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as RGB.
 
     Grey is repeated; a palette is looked up; CMYK, YCbCr and the like are converted; 16-bit grey is scaled by 255/65535
@@ -22,7 +23,8 @@ def decode(file: Path) -> UInt8[np.ndarray, "h w 3"]:
     frame counts. An EXIF orientation is *not* applied: the published runs didn't.
 
     Args:
-        file: path of the image.
+        file: path of the image, or with `content` what messages call it.
+        content: the file's bytes, where it isn't on the disk.
 
     Returns:
         The pixels, uint8.
@@ -31,7 +33,7 @@ def decode(file: Path) -> UInt8[np.ndarray, "h w 3"]:
         DataError: the file is missing, truncated, too large, no image, or holds numbers that are no colours; names it.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file if content is None else io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{file} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}; shrink or remove it"

@@ -1,4 +1,4 @@
-"""`train/<class>/*` and `test/<class>/*`: the folder layout of most image benchmarks."""
+"""`train/<class>/*` and `test/<class>/*`: the folder layout of most image benchmarks, or one side of it alone."""
 
 import os
 from pathlib import Path
@@ -10,13 +10,14 @@ from ntkcl_jax.data.images import FileImages
 from ntkcl_jax.errors import DataError
 
 LAYOUT = "expected <path>/train/<class>/* and <path>/test/<class>/*"
+ONE_SIDE = "expected <path>/<class>/* or <path>/train/<class>/*"
 
 
 def read_folder(path: Path, invert: bool = False) -> tuple[FileImages, FileImages, tuple[str, ...]]:
     """List the images of a folder; no image is opened.
 
-    Classes and files are sorted by name. Hidden entries, files of other types, and folders inside a class's folder are
-    passed over, so a circle of links can't be followed.
+    Classes and files are sorted by name. Hidden entries, files of other types, and links to folders inside a class's
+    folder are passed over, so a circle of links can't be followed.
 
     Args:
         path: folder with `train` and `test`.
@@ -26,7 +27,8 @@ def read_folder(path: Path, invert: bool = False) -> tuple[FileImages, FileImage
         Training images, test images, class names in label order.
 
     Raises:
-        DataError: a folder is missing, the two sides' classes differ, a class has no image, or a link is broken.
+        DataError: a folder is missing, the two sides' classes differ, a class has no image or has a folder of images
+            inside, or a link is broken.
     """
     if not path.is_dir():
         what = "a file" if path.exists() else "missing"
@@ -43,17 +45,49 @@ def read_folder(path: Path, invert: bool = False) -> tuple[FileImages, FileImage
     return _image_set(path, train, names, invert), _image_set(path, test, names, invert), names
 
 
-def _list_split(split: Path) -> dict[str, list[Path]]:
+def has_sides(path: Path) -> bool:
+    """Whether a folder is split into `train` and `test`; if not, its folders are classes."""
+    return (path / "train").is_dir() or (path / "test").is_dir() or not path.is_dir()
+
+
+def read_classes(path: Path, invert: bool = False) -> tuple[FileImages, tuple[str, ...]]:
+    """List the images of one side only: `<path>/<class>/*`, or `<path>/train/<class>/*` where there is such a folder.
+
+    Args:
+        path: the folder.
+        invert: give 255 minus each pixel.
+
+    Returns:
+        Images, class names in label order; as `read_folder` has them.
+
+    Raises:
+        DataError: the folder is missing, a class has no image, or a link is broken.
+    """
+    inner = path / "train"
+    split = inner if inner.is_dir() and any(entry.is_dir() for entry in _visible(inner)) else path
+    classes = _list_split(split, ONE_SIDE)
+    names = tuple(sorted(classes))
+    return _image_set(path, classes, names, invert), names
+
+
+def _list_split(split: Path, layout: str = LAYOUT) -> dict[str, list[Path]]:
     if not split.is_dir():
-        raise DataError(f"{split} is missing; {LAYOUT}")
+        raise DataError(f"{split} is {'a file' if split.exists() else 'missing'}; {layout}")
     classes = {entry.name: _list_class(entry) for entry in _visible(split) if entry.is_dir()}
     if not classes:
-        raise DataError(f"{split} has no class folders; {LAYOUT}")
+        raise DataError(f"{split} has no class folders; {layout}")
     return classes
 
 
 def _list_class(folder: Path) -> list[Path]:
-    files = [entry for entry in _visible(folder) if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
+    entries = _visible(folder)
+    files = [entry for entry in entries if _is_image(entry) and not entry.is_dir()]
+    for entry in set(entries) - set(files):
+        if entry.is_dir() and not entry.is_symlink() and any(map(_is_image, _visible(entry))):
+            raise DataError(
+                f"{entry} is a folder of images inside {folder}, which was taken for a class; classes can't be nested: "
+                f"move or remove it, or give another data.path ({ONE_SIDE})"
+            )
     for file in files:
         # os.path, because its answer to a circle of links is False in every Python version
         if not os.path.isfile(file):
@@ -64,6 +98,10 @@ def _list_class(folder: Path) -> list[Path]:
             "remove the class from train and test"
         )
     return files
+
+
+def _is_image(entry: Path) -> bool:
+    return entry.suffix.lower() in SUFFIXES
 
 
 def _visible(folder: Path) -> list[Path]:

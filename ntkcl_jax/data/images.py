@@ -1,5 +1,6 @@
 """Sets of labelled images: the one interface behind which files and arrays look alike."""
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
 from ntkcl_jax.data.decode import decode
+from ntkcl_jax.data.splits import key_of
 from ntkcl_jax.errors import DataError
 
 HASHING_THREADS = 4
@@ -49,6 +51,17 @@ class ImageSet(ABC):
     @abstractmethod
     def digest(self) -> str:
         """SHA-256 (hex) over labels and content."""
+
+    @functools.cached_property
+    def contents(self) -> list[bytes]:
+        """Hash of each image's content, equal for copies; the first use reads every image once."""
+        images = map(self.load, range(len(self)))
+        return [hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest() for image in images]
+
+    @property
+    def keys(self) -> list[str]:
+        """Name of each image that is the same on every machine; of its content where it has no name."""
+        return [content.hex() for content in self.contents]
 
     def load_many(self, indices: Integer[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h w 3"]:
         """Stack the images at `indices`; they must share one size."""
@@ -140,11 +153,25 @@ class FileImages(ImageSet):
             DataError: a file can't be read.
         """
         whole = hashlib.sha256(f"files {len(self)} {self.invert}".encode())
-        with ThreadPoolExecutor(HASHING_THREADS) as pool:
-            for file, line in zip(self.files, pool.map(_file_digest, self.files), strict=True):
-                whole.update(bytes(file.relative_to(self.root)) + b"\0" + line)
+        for file, line in zip(self.files, self.contents, strict=True):
+            whole.update(bytes(file.relative_to(self.root)) + b"\0" + line)
         whole.update(self.labels.astype("<i8").tobytes())
         return whole.hexdigest()
+
+    @functools.cached_property
+    def contents(self) -> list[bytes]:
+        """Length and SHA-256 of each file; the first use reads every file once.
+
+        Raises:
+            DataError: a file can't be read.
+        """
+        with ThreadPoolExecutor(HASHING_THREADS) as pool:
+            return list(pool.map(_file_digest, self.files))
+
+    @property
+    def keys(self) -> list[str]:
+        """Path of each file, relative to the root."""
+        return [key_of(file.relative_to(self.root)) for file in self.files]
 
 
 def _file_digest(file: Path) -> bytes:
@@ -166,6 +193,17 @@ def first_of_each_class(labels: Integer[np.ndarray, " n"], limit: int) -> Int64[
         return np.arange(len(labels))
     kept = [np.flatnonzero(labels == label)[:limit] for label in np.unique(labels)]
     return np.sort(np.concatenate(kept)) if kept else np.arange(0)
+
+
+def copies(contents: list[bytes], among: list[bytes]) -> list[tuple[int, int]]:
+    """Places of those contents that are `among` others too, each with the first place there.
+
+    Example:
+        >>> copies([b"cat", b"ant"], [b"bee", b"ant", b"ant"])
+        [(1, 1)]
+    """
+    places = {content: place for place, content in reversed(list(enumerate(among)))}
+    return [(at, places[content]) for at, content in enumerate(contents) if content in places]
 
 
 def in_threads(

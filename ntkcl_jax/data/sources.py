@@ -12,9 +12,12 @@ from jaxtyping import Int64, UInt8
 
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.cifar import read_cifar100
-from ntkcl_jax.data.folder import read_folder
-from ntkcl_jax.data.images import ArrayImages, ImageSet, first_of_each_class
+from ntkcl_jax.data.folder import has_sides, read_classes, read_folder
+from ntkcl_jax.data.hub import read_hub
+from ntkcl_jax.data.images import ArrayImages, ImageSet, copies, first_of_each_class
+from ntkcl_jax.data.lists import read_lists
 from ntkcl_jax.data.offline import digits, scripts
+from ntkcl_jax.data.splits import hashed_split, split_sha256
 from ntkcl_jax.errors import DataError
 
 CHANNELS_AXIS = 4
@@ -30,12 +33,25 @@ class Source:
         class_names: name of each source label.
         train: training images.
         test: test images.
+        split: where the split comes from: `given` with the data, or how it was made.
     """
 
     name: str
     class_names: tuple[str, ...]
     train: ImageSet
     test: ImageSet
+    split: str = "given"
+
+    @cached_property
+    def split_sha256(self) -> str:
+        """SHA-256 (hex) over which image is in which class on which side, whatever the order of files."""
+        sides = (("train", self.train), ("test", self.test))
+        return split_sha256((side, s.keys, [self.class_names[i] for i in s.labels]) for side, s in sides)
+
+    @cached_property
+    def duplicates(self) -> list[tuple[int, int]]:
+        """Places (test, train) of test images that are training images too; the first use reads every file once."""
+        return copies(self.test.contents, self.train.contents)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,37 +157,61 @@ def _checked_labels(name: str, value: Any, count: int) -> Int64[np.ndarray, " n"
 def load_source(data: DataConfig, arrays: Arrays | None = None) -> Source:
     """Open the images that the config names.
 
-    `data.limit_per_class` cuts the training side, `data.invert` turns both sides.
+    `data.images_per_class` cuts both sides, `data.limit_per_class` then the training side, `data.invert` turns both.
 
     Args:
-        data: source, path, limit and inversion.
+        data: source, path, split, limits and inversion.
         arrays: the images for `data.source="arrays"`, and only for it.
 
     Returns:
         The source. Folders are only listed: a damaged file shows when it is loaded or the fingerprint is taken.
 
     Raises:
-        DataError: the images are missing or can't be read as two sides with the same classes; arrays are given to
-            another source, or not given.
+        DataError: the images are missing or can't be read as two sides with the same classes, `data.classes` of them;
+            arrays are given to another source, or not given.
     """
     if (arrays is not None) != (data.source == "arrays"):
         need = "needs arrays=Arrays(...)" if arrays is None else "takes no arrays; set data.source='arrays'"
         raise DataError(f"data.source={data.source!r} {need}")
-    train: ImageSet
-    test: ImageSet
+    train, test, names = _open(data, arrays)
+    if data.classes and len(names) != data.classes:
+        raise DataError(
+            f"expected {data.classes} classes, found {len(names)} in {data.path or data.source}: is one missing, or "
+            "are these other data? For your own, set data.classes to their number (0: any)"
+        )
+    split = "given"
+    if test is None:
+        train, test = _split(train, names, data)
+        split = f"{data.test_share:g} of each class by hash, seed {data.split_seed}"
+    check_classes(train.labels, test.labels, names)
+    train, test = (side.subset(first_of_each_class(side.labels, data.images_per_class)) for side in (train, test))
+    train = train.subset(first_of_each_class(train.labels, data.limit_per_class))
+    return Source(data.source, names, train, test, split)
+
+
+def _open(data: DataConfig, arrays: Arrays | None) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:
+    """Training images, test images where the data have a split of their own, class names."""
+    path = Path(data.path).expanduser()
     if data.source == "folder":
-        train, test, names = read_folder(Path(data.path).expanduser(), data.invert)
-    else:
-        if data.source == "arrays":
-            found = arrays
-        elif data.source == "cifar100":
-            found = Arrays(*read_cifar100(Path(data.path).expanduser()))
-        else:
-            found = Arrays(*(digits() if data.source == "digits" else scripts()))
-        assert found is not None and found.class_names is not None  # both hold after the checks above
-        train = ArrayImages(found.train_images, found.train_labels, "train_images", data.invert)
-        test = ArrayImages(found.test_images, found.test_labels, "test_images", data.invert)
-        names = found.class_names
-    if data.limit_per_class:
-        train = train.subset(first_of_each_class(train.labels, data.limit_per_class))
-    return Source(data.source, names, train, test)
+        return read_folder(path, data.invert) if has_sides(path) else _without_test(*read_classes(path, data.invert))
+    if data.source == "lists":
+        return read_lists(path, data.train_list, data.test_list, data.invert)
+    if data.source == "huggingface":
+        return read_hub(data.path, data.image_column, data.label_column, data.invert)
+    found = arrays
+    if found is None:
+        read = {"cifar100": lambda: read_cifar100(path), "digits": digits, "scripts": scripts}[data.source]
+        found = Arrays(*read())
+    assert found.class_names is not None  # Arrays numbers the classes if nobody names them
+    train = ArrayImages(found.train_images, found.train_labels, "train_images", data.invert)
+    test = ArrayImages(found.test_images, found.test_labels, "test_images", data.invert)
+    return train, test, found.class_names
+
+
+def _without_test(images: ImageSet, names: tuple[str, ...]) -> tuple[ImageSet, None, tuple[str, ...]]:
+    return images, None, names
+
+
+def _split(images: ImageSet, names: tuple[str, ...], data: DataConfig) -> tuple[ImageSet, ImageSet]:
+    test = hashed_split(images.keys, images.labels, share=data.test_share, seed=data.split_seed, class_names=names)
+    return images.subset(np.flatnonzero(~test)), images.subset(np.flatnonzero(test))

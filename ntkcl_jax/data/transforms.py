@@ -4,6 +4,8 @@ The host versions (Pillow) are the reference: crop first, then resize. The devic
 an accelerator gets raw bytes and boxes instead of waiting for the host.
 """
 
+import hashlib
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 
 from ntkcl_jax.data.decode import MAX_PIXELS
+from ntkcl_jax.data_config import NORMALIZATIONS, DataConfig
 from ntkcl_jax.errors import DataError
 
 if TYPE_CHECKING:
@@ -107,6 +110,26 @@ def test_transform(image: UInt8[np.ndarray, "h w 3"], resize: int, size: int) ->
         image = np.asarray(Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC))
     top, left = round((new_height - size) / 2), round((new_width - size) / 2)
     return image[top : top + size, left : left + size]
+
+
+def preprocessing(data: DataConfig, size: int) -> dict[str, str]:
+    """Facts of the way from an image file to the network's input at test time, and their hash under `id`.
+
+    Two runs with one id give the network the same numbers for the same file.
+
+    Example:
+        >>> preprocessing(DataConfig(resize=256), 224)["crop"]
+        'centre 224 x 224'
+    """
+    mean, std = NORMALIZATIONS[data.normalize]
+    facts = {
+        "colours": "RGB, transparency over white, EXIF orientation ignored" + (", inverted" if data.invert else ""),
+        "resize": f"shorter side to {data.resize}",
+        "interpolation": "bicubic, antialiased",
+        "crop": f"centre {size} x {size}",
+        "normalize": f"{data.normalize}: from [0, 1] minus {list(mean)} over {list(std)}",
+    }
+    return {"id": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12], **facts}
 
 
 def crop_resize_device(

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ntkcl_jax.config import ModelConfig
+from ntkcl_jax.data_config import Normalize
 from ntkcl_jax.nn.adapters import Key, Streams
 from ntkcl_jax.nn.fusion import Fusion
 from ntkcl_jax.nn.heads import PrototypeHead, ProxyHead
@@ -43,6 +44,8 @@ class Frozen(NamedTuple):
     """Running mean of the streams."""
     prototypes: Tree
     """Class means, their common scale, and which classes have been seen."""
+    origin: Tree | None = None
+    """Where a first-order model of the network is expanded; the network itself has no use for it."""
 
 
 class NTKCL(nnx.Module):
@@ -56,11 +59,12 @@ class NTKCL(nnx.Module):
         classes: int,
         dtype: Any,
         remat: bool,
+        normalize: Normalize,
         rngs: nnx.Rngs,
     ) -> None:
         """Allocate the network for tasks of at most `task_classes` classes and a stream of `classes` classes."""
         self.config = config
-        self.backbone = ViT(config.backbone, dtype=dtype, remat=remat, rngs=rngs)
+        self.backbone = ViT(config.backbone, dtype=dtype, remat=remat, normalize=normalize, rngs=rngs)
         self.current = Streams(config, Adaptation, rngs)
         self.mean = Streams(config, RunningMean, rngs)
         self.fusion = Fusion(config, Adaptation, rngs)
@@ -101,6 +105,7 @@ class Network:
         classes: classes of the whole stream (rows of the prototype head).
         dtype: arithmetic of the backbone and streams; `float64` (with `jax.enable_x64`) is there to check the others.
         remat: recompute block activations in the backward pass.
+        normalize: what the backbone does to pixels in [0, 1] first.
 
     Example:
         >>> from ntkcl_jax.config import BackboneConfig
@@ -116,6 +121,7 @@ class Network:
     classes: int
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
+    normalize: Normalize = "none"
 
     def build(self, key: Key) -> NTKCL:
         """Make the Flax module with fresh parameters."""
@@ -125,6 +131,7 @@ class Network:
             classes=self.classes,
             dtype=jnp.dtype(self.dtype),
             remat=self.remat,
+            normalize=self.normalize,
             rngs=nnx.Rngs(params=key),
         )
 
@@ -195,8 +202,8 @@ class Network:
         """
         if output not in get_args(Output):
             raise ValueError(f"output must be one of {', '.join(get_args(Output))}; got {output!r}")
-        module = self.module(adaptation, frozen)
-        hybrid = module.features(images).hybrid
+        hybrid = self.features(adaptation, frozen, images).hybrid
         if output == "features":
             return hybrid
+        module = self.module(adaptation, frozen)
         return module.prototypes(hybrid) if output == "scores" else module.proxy(hybrid)

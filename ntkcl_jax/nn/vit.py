@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ntkcl_jax.config import BackboneConfig
+from ntkcl_jax.data_config import NORMALIZATIONS, Normalize
 
 LAYER_NORM_EPS = 1e-6
 
@@ -83,17 +84,25 @@ class ViT(nnx.Module):
     """Vision transformer without a classification head; its feature is the final-norm class token.
 
     Attributes:
+        normalize: what is done to pixels in [0, 1] before the patch embedding, and nowhere else.
         remat: recompute block activations in the backward pass.
     """
 
     def __init__(
-        self, config: BackboneConfig, *, dtype: Any = jnp.float32, remat: bool = False, rngs: nnx.Rngs
+        self,
+        config: BackboneConfig,
+        *,
+        dtype: Any = jnp.float32,
+        remat: bool = False,
+        normalize: Normalize = "none",
+        rngs: nnx.Rngs,
     ) -> None:
         """Allocate a backbone of the given shape; `dtype` is that of the arithmetic, parameters are float32."""
         init = nnx.initializers.truncated_normal(0.02)
         self.patch_size = config.patch_size
         self.dtype = dtype
         self.remat = remat
+        self.normalize = normalize
         inputs = config.patch_size**2 * config.channels
         self.patch_embed = nnx.Linear(inputs, config.dim, dtype=dtype, kernel_init=init, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, config.dim)))
@@ -103,6 +112,9 @@ class ViT(nnx.Module):
 
     def embed(self, images: Float[Array, "b h w c"]) -> Float[Array, "b l d"]:
         """Turn images (pixels in [0, 1]) into tokens: class token first, then patches row by row, plus positions."""
+        if self.normalize != "none":
+            mean, std = (jnp.asarray(values, images.dtype) for values in NORMALIZATIONS[self.normalize])
+            images = (images - mean) / std
         b, h, w, c = images.shape
         p = self.patch_size
         patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)

@@ -17,8 +17,8 @@ from analysis.kernels.costs import program_cost
 from analysis.kernels.jacobian import tile_rows
 from analysis.records import Evaluate
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.weights import load_backbone
 from ntkcl_jax.presets import preset, with_variants
+from ntkcl_jax.weights import load_backbone
 from tests.analysis.dense import dense_jacobian, dense_ntk, examples, mlp, reduced, relative_error
 
 OUTPUTS = ("full", "trace", "diagonal", "pseudo")

@@ -16,8 +16,8 @@ from analysis.kernels.functions import group_leaves
 from analysis.records import Records, default_groups, open_run, tree_sha256
 from ntkcl_jax import checkpoint
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.weights import save_backbone
 from ntkcl_jax.run import train
+from ntkcl_jax.weights import save_backbone
 from tests import tiny
 
 SEEDS = (0, 2)

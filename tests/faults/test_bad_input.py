@@ -12,7 +12,7 @@ import pytest
 from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.data import batches, prepared
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.nn.weights import save_backbone
+from ntkcl_jax.weights import save_backbone
 from tests import tiny
 from tests.faults.conftest import Fail
 
