@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from analysis.kernels.sketch import sketched_ntk
     from analysis.records import open_run
     from analysis.report import write_report
-    from analysis.request import GapsRequest, Request
+    from analysis.request import ForecastRequest, GapsRequest, Request
     from analysis.session import compute_kernels
     from analysis.store import load_analysis
 
 _HOMES = {
+    "ForecastRequest": "analysis.request",
     "GapsRequest": "analysis.request",
     "Linearized": "analysis.kernels.linearized",
     "Request": "analysis.request",
@@ -45,6 +46,7 @@ _HOMES = {
     "write_report": "analysis.report",
 }
 __all__ = [
+    "ForecastRequest",
     "GapsRequest",
     "Linearized",
     "Request",
