@@ -27,7 +27,7 @@ def compute_gaps(
 
     Args:
         run: folder of a finished or running run.
-        request: seeds, images, ridge; 40 training images a task and the ridge by leave-one-out when None.
+        request: seeds, images, ridge; 40 images a task and a learner that moves as far as the network when None.
         quiet: no progress.
         arrays: the images again, when the run had `data.source="arrays"`.
 
