@@ -99,6 +99,8 @@ PAIR = {
     "images": int,
     **{name: Number for name in ("cosine", "relative_error", "predicted_norm", "measured_norm")},
     **{name: Number for name in ("predicted_loss_change", "measured_loss_change", "ntk_drift")},
+    **{name: Maybe({"relative_error": Number}) for name in ("true_step", "trapezoid")},
+    "concentration": Maybe({"modes": {"95": Number}}),
 }
 FORECAST = {
     "format": int,

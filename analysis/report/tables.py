@@ -156,10 +156,27 @@ def bounds(gaps: Mapping[str, Any]) -> Table:
 PAIR_COLUMNS = {
     "cosine": "cosine of the drift",
     "relative_error": "relative error of the drift",
+    "true_step.relative_error": "with the true step",
+    "trapezoid.relative_error": "and both ends' Jacobians",
     "predicted_loss_change": "predicted loss change",
     "measured_loss_change": "measured loss change",
     "ntk_drift": "kernel drift",
+    "concentration.modes.95": "modes for 95 % of the drift",
 }
+"""Figures of a pair, by their paths in `forecast.json`."""
+
+
+def at(pair: Mapping[str, Any], path: str) -> Any:
+    """The value at a path, parts joined by dots; None where a part is missing or null.
+
+    Example:
+        >>> at({"a": {"b": 1}, "c": None}, "a.b"), at({"c": None}, "c.b")
+        (1, None)
+    """
+    value: Any = pair
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def of_forecast(forecast: Mapping[str, Any], name: str, title: str) -> Table:
@@ -175,6 +192,8 @@ def of_forecast(forecast: Mapping[str, Any], name: str, title: str) -> Table:
     for seed, part in forecast["seeds"].items():
         for pair in part["pairs"]:
             new = pair["new"] + 1 if isinstance(pair["new"], int) else clean(pair["new"])
-            rows.append([*([int(seed)] if several else []), pair["old"] + 1, new, *(pair[c] for c in PAIR_COLUMNS)])
+            rows.append(
+                [*([int(seed)] if several else []), pair["old"] + 1, new, *(at(pair, path) for path in PAIR_COLUMNS)]
+            )
     header = [*(["seed"] if several else []), "old task", "new task", *PAIR_COLUMNS.values()]
     return Table(name, title, header, rows)

@@ -80,7 +80,8 @@ CAPTIONS = {
     "forecast": Caption(
         "A point for each pair of tasks: the change of an old task's loss predicted before the new task was trained "
         "(up) against the change that was then measured (right). Numbers beside points "
-        "name the old task, where there is room.",
+        "name the old task, where there is room. In the table, errors shrink from column to column by what each adds: "
+        "the step that training really took, then the Jacobians of both ends.",
         "Points on the dashed line. Right of zero and below the line: more was forgotten than was forecast.",
     ),
     "curves": Caption(
