@@ -65,8 +65,9 @@ class GapsRequest:
 
     seeds: tuple[int, ...] = ()
     """Seeds of the run; all when empty."""
-    per_task: int = 40
-    """Images of each task that theory's learner is trained on, and as many unseen ones that it is tested on."""
+    per_task: int | None = None
+    """Images of each task that theory's learner is trained on, and as many unseen ones that it is tested on; None: as
+    many as every task has, 40 at most."""
     side: Side = "train"
     """Which images it is trained on. Of `train` images the network's readout has seen the labels (they are in the
     prototypes); with `test` it is trained on one half of the probes and tested on the other, and the bound is a
@@ -79,7 +80,7 @@ class GapsRequest:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
-        if self.per_task < MIN_PER_TASK:
+        if self.per_task is not None and self.per_task < MIN_PER_TASK:
             raise PlanError(
                 f"expected at least {MIN_PER_TASK} images a task, as every one is left out once; got {self.per_task}"
             )

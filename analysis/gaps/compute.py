@@ -40,13 +40,14 @@ def compute_gaps(
     """
     request = request or GapsRequest()
     records = open_run(run, arrays=arrays)
-    seeds = {}
+    seeds, per_task = {}, 0
     with Progress(quiet) as progress:
         for seed in request.seeds or records.seeds:
             tasks = records.tasks(seed)
             if not tasks:
                 raise RecordError(f"seed {seed} of {records.run.path} has no finished task yet; train first")
             images = gather(records, seed, request)
+            per_task = len(images.trained[0])
             train_images = [len(records.task(seed, task).labels_of("train")) for task in tasks]
             start = outputs(records, seed, 0, images)
             learnt = []
@@ -61,7 +62,7 @@ def compute_gaps(
             }
     made = {
         "format": FORMAT,
-        "per_task": request.per_task,
+        "per_task": per_task,
         "side": request.side,
         "ridge": request.ridge,
         "confidence": request.confidence,

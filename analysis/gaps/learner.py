@@ -13,17 +13,19 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from analysis import measures
-from analysis.errors import HealthError
+from analysis.errors import HealthError, RecordError
 from analysis.kernels.empirical import empirical_ntk
 from analysis.kernels.linearized import Linearized, step_length
 from analysis.outputs import Params, centred_scores, difference, targets
 from analysis.probes import Probes
 from analysis.records import Records
-from analysis.request import GapsRequest
+from analysis.request import MIN_PER_TASK, GapsRequest, Side
 from analysis.theory.leave_one_out import choose_ridge
 from analysis.theory.modes import Modes, dual_coefficients, modes
 from analysis.theory.radius import matched_ridge
 
+MOST_IMAGES = 40
+"""Images of a task where no number is asked for."""
 LARGEST_PRODUCT_ERROR = 1e-4
 """Between a kernel's product with the dual coefficients and the step's own effect: two ways to the same numbers, in
 float32 Jacobians."""
@@ -87,7 +89,7 @@ def gather(records: Records, seed: int, request: GapsRequest) -> Images:
     Raises:
         RecordError: a task has fewer images than that.
     """
-    n = request.per_task
+    n = request.per_task or _most(records, seed, request.side)
     if request.side == "train":
         parts = [(records.probes(seed, n, side="train"), slice(0, n)), (records.probes(seed, n), slice(0, n))]
     else:
@@ -104,6 +106,21 @@ def gather(records: Records, seed: int, request: GapsRequest) -> Images:
         np.concatenate([_rows(probes, name, rows) for probes, rows in parts]) for name in ("images", "labels")
     )
     return Images(pixels, labels, trained, unseen)
+
+
+def _most(records: Records, seed: int, side: Side) -> int:
+    """As many images as every task has on each side, `MOST_IMAGES` at most."""
+
+    def fewest(side: Side) -> int:
+        return min(len(records.task(seed, task).labels_of(side)) for task in records.tasks(seed))
+
+    n = min(fewest("train"), fewest("test")) if side == "train" else fewest("test") // 2
+    if n < MIN_PER_TASK:
+        raise RecordError(
+            f"expected at least {MIN_PER_TASK} images a task to learn and as many to test on, got {n} in "
+            f"{records.run.path}; leave-one-out and learning curves mean nothing below that"
+        )
+    return min(n, MOST_IMAGES)
 
 
 def _rows(probes: Probes, name: str, rows: slice) -> np.ndarray:

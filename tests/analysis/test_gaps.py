@@ -196,6 +196,12 @@ def test_requests_that_mean_nothing_are_refused(changes: dict[str, Any], says: s
         GapsRequest(**changes)
 
 
+def test_without_a_number_every_task_gives_as_many_images_as_all_have(records: Records) -> None:
+    for side, n in (("train", 8), ("test", 4)):  # the smallest task has 2 x 9 training and 2 x 4 test images
+        images = gather(records, 0, GapsRequest(side=side))
+        assert [len(rows) for rows in (*images.trained.values(), *images.unseen.values())] == [n] * 6
+
+
 def test_what_a_run_does_not_have_is_said_in_one_line(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="at most 8 probes"):
         gaps(run, per_task=9)
