@@ -212,7 +212,7 @@ class ComputeConfig:
         )
 
 
-METHODS = ("ntkcl", "prototypes", "sequential", "joint", "ridge", "ranpac")
+METHODS = ("ntkcl", "ntkcl-ridge", "prototypes", "sequential", "joint", "ridge", "ranpac")
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,8 @@ class RunConfig:
     seeds: tuple[int, ...] = (0,)
     """Each seed fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
     methods: tuple[str, ...] = ("ntkcl",)
-    """What to run on each seed: `ntkcl`, `prototypes`, `sequential`, `joint`, `ridge`, `ranpac`."""
+    """What to run on each seed, in this order: `ntkcl`, `ntkcl-ridge` (its features under a ridge classifier; after
+    it), `prototypes`, `sequential`, `joint`, `ridge`, `ranpac`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and tasks."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -253,4 +254,7 @@ class RunConfig:
             not pinned or (len(pinned) == 64 and set(pinned) <= set("0123456789abcdef")),
             f"weights_sha256 must be 64 hexadecimal digits, got {self.weights_sha256!r}",
         )
+        if "ntkcl-ridge" in self.methods:
+            before = self.methods[: self.methods.index("ntkcl-ridge")]
+            require("ntkcl" in before, "method ntkcl-ridge reads the checkpoints of ntkcl: name ntkcl before it")
         require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")

@@ -1,5 +1,7 @@
 """A whole run: seeds x methods over one stream, in one run folder."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +14,30 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Arrays, Source
 from ntkcl_jax.logs import MetricsLog, Progress
 from ntkcl_jax.metrics import TaskEvaluation, aggregate, summarise
+from ntkcl_jax.readout import METHOD as READOUT
+from ntkcl_jax.readout import ridge_readout
 from ntkcl_jax.runfolder import FORMAT, RunFolder, package_changes
 from ntkcl_jax.seedrun import SeedRun, log_task, task_name
 from ntkcl_jax.setup import Setup, initial_state, set_up
 
 
-def learn_baseline(
-    setup: Setup, folder: RunFolder, log: MetricsLog, progress: Progress, seed: int, method: str, features: tuple
+def learn_other(
+    setup: Setup,
+    folder: RunFolder,
+    log: MetricsLog,
+    progress: Progress,
+    seed: int,
+    method: str,
+    learn: Callable[[], Iterator[TaskEvaluation]],
 ) -> list[TaskEvaluation]:
-    """Run one baseline on one seed, or read what an earlier process left."""
+    """Run a method that trains in seconds on one seed, or read what an earlier process left of it."""
     path = folder.baseline(seed, method)
     if path.exists():
         return [TaskEvaluation(**record) for record in folder.read_json(str(path.relative_to(folder.path)))["tasks"]]
-    scenario = setup.scenarios[seed]
-    train, test = features
-    labels = [scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test)]
     log.truncate(lambda r: (r["method"], r["seed"]) != (method, seed))  # of a process that died before storing them
-    title = f"seed {seed} · {method}"
     evaluations = []
-    with progress.stage(title, total=scenario.num_tasks) as stage:
-        for evaluation in run_baseline(method, scenario, seed, train, labels[0], test, labels[1]):
+    with progress.stage(f"seed {seed} · {method}", total=setup.scenarios[seed].num_tasks) as stage:
+        for evaluation in learn():
             evaluations.append(evaluation)
             stage.advance(1)
     for evaluation in evaluations:
@@ -94,9 +100,13 @@ def train(
                 if method == "ntkcl":
                     evaluations = SeedRun(setup, folder, log, progress, seed).learn()
                 else:
-                    if features is None or setup.backbone is None:  # each seed draws its own random backbone
-                        features = baseline_features(setup, seed)
-                    evaluations = learn_baseline(setup, folder, log, progress, seed, method, features)
+                    if method == READOUT:
+                        learn = partial(ridge_readout, SeedRun(setup, folder, log, progress, seed))
+                    else:
+                        if features is None or setup.backbone is None:  # each seed draws its own random backbone
+                            features = baseline_features(setup, seed)
+                        learn = partial(baseline, setup, seed, method, features)
+                    evaluations = learn_other(setup, folder, log, progress, seed, method, learn)
                 seeds.setdefault(str(seed), {})[method] = summarise(evaluations)
                 results = assemble(setup, seeds)
                 checkpoint.write_json(folder.path / "results.json", results)
@@ -119,6 +129,13 @@ def store_backbone(setup: Setup, folder: RunFolder) -> None:
     path = folder.checkpoints / "backbone"
     if setup.backbone is not None and not checkpoint.exists(path):
         checkpoint.save(path, {"backbone": jax.device_get(setup.backbone)}, {"sha256": setup.weights_sha256})
+
+
+def baseline(setup: Setup, seed: int, method: str, features: tuple[np.ndarray, np.ndarray]) -> Iterator[TaskEvaluation]:
+    """Learn a baseline from the features of training and test images."""
+    scenario = setup.scenarios[seed]
+    labels = [scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test)]
+    return run_baseline(method, scenario, seed, features[0], labels[0], features[1], labels[1])
 
 
 def baseline_features(setup: Setup, seed: int) -> tuple[np.ndarray, np.ndarray]:
