@@ -177,7 +177,10 @@ class Session:
         )  # fmt: skip
 
     def _source(self, job: Job) -> tiled.RowSource:
-        return tiled.RowSource(job.fn, job.params, job.shape, job.spec.tile, job.spec.outputs == "pseudo", self.mesh)
+        return tiled.RowSource(
+            job.fn, job.params, job.shape, job.spec.tile, job.spec.outputs == "pseudo", self.mesh,
+            lean=self.request.memory_bytes is not None,
+        )  # fmt: skip
 
     def _finish(self, job: Job, opened: OpenKernel, seconds: float) -> None:
         """Check the kernel, and give it its name or delete it."""

@@ -119,9 +119,10 @@ def empirical_ntk(
         outputs=outputs, groups=groups, precision=precision, way="tiled", tile=tile, memory_bytes=memory_bytes,
         devices=1 if mesh is None else mesh.size, apply_fn2=None if apply_fn2 is None else fn2,
     )  # fmt: skip
-    summed, direct = outputs == "pseudo", direct_leaves(outputs, shape, shape2)
+    direct, lean = direct_leaves(outputs, shape, shape2), memory_bytes is not None
     source, source2 = (
-        tiled.RowSource(f, params, s, chosen.tile, summed, mesh, direct) for f, s in ((fn, shape), (fn2, shape2))
+        tiled.RowSource(f, params, s, chosen.tile, outputs == "pseudo", mesh, direct, lean)
+        for f, s in ((fn, shape), (fn2, shape2))
     )
     grid = tiled.Grid(len(x1), None if x2 is None else len(x2), chosen.tile)
     names = (tiled.WHOLE, *(name for name, _ in shape.groups if len(shape.groups) > 1))

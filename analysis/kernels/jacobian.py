@@ -22,14 +22,14 @@ Rows = tuple[Float[Array, "b r _"], ...] | Factored
 AXIS = "examples"
 
 
-def compiler_options(platform: str) -> dict[str, str]:
-    """Options of the compiler for the program that computes Jacobians; other platforms than theirs don't know them.
+def lean_options(platform: str) -> dict[str, str]:
+    """Options of the compiler that save memory in the program for Jacobians; only their own platform knows them.
 
-    From jaxlib 0.11 on, XLA's YNN fusions on CPU store numbers that are broadcast: 141 MB instead of 86 on the demo's
-    model at tile 16. The program is no faster for it, and its numbers are the same to 2e-7.
+    From jaxlib 0.11 on, XLA's YNN fusions on CPU make the rows of a 12-block ViT a third faster, but store numbers that
+    are broadcast: up to 1.84 times the memory (demo's model, tile 16 and more). Without them numbers differ by 2e-7.
 
     Example:
-        >>> compiler_options("tpu")
+        >>> lean_options("tpu")
         {}
     """
     fusions = platform == "cpu" and jax.__version_info__ >= (0, 11)
@@ -127,10 +127,11 @@ def _rows(
 
 
 @functools.cache
-def rows_program(platform: str) -> Callable:
+def rows_program(platform: str, lean: bool) -> Callable:
     """`jacobian_rows` to compile for one platform; with options of the compiler it can't be part of another program."""
     static = ("leaves", "summed", "mesh", "direct")
-    return jax.jit(_rows, static_argnames=static, compiler_options=compiler_options(platform) or None)
+    options = lean_options(platform) if lean else {}
+    return jax.jit(_rows, static_argnames=static, compiler_options=options or None)
 
 
 def jacobian_rows(
@@ -141,8 +142,9 @@ def jacobian_rows(
     summed: bool = False,
     mesh: Mesh | None = None,
     direct: tuple[int, ...] | None = None,
+    lean: bool = False,
 ) -> Rows:
-    """Compiled `held_rows`; with a mesh, every device computes its share of the examples.
+    """Compiled `held_rows`; with a mesh, every device computes its share of the examples; `lean` saves memory.
 
     Example:
         >>> fn = jax.tree_util.Partial(lambda params, x: x * params["scale"])
@@ -155,7 +157,7 @@ def jacobian_rows(
         platform = placed[0].platform if placed else jax.default_backend()
     else:
         platform = mesh.devices.flat[0].platform
-    return rows_program(platform)(fn, params, images, leaves, summed, mesh, direct)
+    return rows_program(platform, lean)(fn, params, images, leaves, summed, mesh, direct)
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision", "mesh"))

@@ -115,7 +115,8 @@ def plan(
         precision: of the sums over parameters.
         way: one to insist on; `auto` takes the tiled one, the others only when asked for.
         tile: examples in a tile to insist on.
-        memory_bytes: memory of a device to stay within; None: 0.8 of what is free.
+        memory_bytes: memory of a device to stay within, for which programs are compiled with care; None: 0.8 of what
+            is free, and compiled for speed.
         devices: devices that share each tile.
         kernel_in_memory: count the kernel; False where it is streamed to disk.
         apply_fn2: function of the columns, where it is another one; n2 None is then n1, and no half is saved.
@@ -149,7 +150,8 @@ def plan(
         if way not in ("auto", *exact):
             raise PlanError(f"way {way} knows no second function; leave the way out or use way tiled")
     memory = planning_memory(devices) if memory_bytes is None else memory_bytes
-    asked = (apply_fn, params, x1, n1, n2, outputs, groups, precision, memory, devices, kernel_in_memory)
+    lean = memory_bytes is not None
+    asked = (apply_fn, params, x1, n1, n2, outputs, groups, precision, memory, devices, kernel_in_memory, lean)
     problem = describe(*asked, apply_fn2)
     chosen: PlannedWay = "tiled" if way == "auto" else way
     options = [price(problem, name, tile, through) for name in exact]

@@ -20,7 +20,7 @@ from analysis.kernels.functions import (
     direct_leaves,
     inspect,
 )
-from analysis.kernels.jacobian import held_rows
+from analysis.kernels.jacobian import held_rows, lean_options
 from analysis.kernels.kinds import Outputs, Precision
 from analysis.kernels.memo import remembered
 from analysis.kernels.memory import host_memory
@@ -37,6 +37,8 @@ TRACED_TILE = 2
 """Examples of the traced tile; every array in the program is proportional to them."""
 MARGIN = 1.25
 """Factor by which a compiled program may need more memory than predicted: the accuracy of the model in `costs`."""
+FUSED_MARGIN = 1.9
+"""The same where memory wasn't bounded and the compiler may store more for speed: see `jacobian.lean_options`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Problem:
         counted: those that are to be in the planned memory.
         memory: bytes of a device to stay within.
         devices: devices that share each tile.
+        margin: factor by which the program for Jacobians may need more memory than predicted.
     """
 
     n1: int
@@ -97,6 +100,7 @@ class Problem:
     counted: int
     memory: int
     devices: int
+    margin: float
 
     @property
     def rows(self) -> int:
@@ -111,7 +115,7 @@ class Problem:
     @property
     def peak_one(self) -> float:
         """Memory of the program that computes Jacobians, for one example, with the margin."""
-        return MARGIN * max(self.first.peak_bytes, self.second.peak_bytes)
+        return self.margin * max(self.first.peak_bytes, self.second.peak_bytes)
 
     @property
     def busy(self) -> int:
@@ -214,8 +218,8 @@ def _pair_flops(shapes: tuple[Shape, Shape], outputs: Outputs, apart: int, facto
 
 def describe(
     apply_fn: ApplyFn, params: Params, x1: Any, n1: int, n2: int | None, outputs: Outputs, groups: Groups,
-    precision: Precision, memory: int, devices: int, kernel_in_memory: bool, apply_fn2: ApplyFn | None = None,
-    factors: bool = True,
+    precision: Precision, memory: int, devices: int, kernel_in_memory: bool, lean: bool,
+    apply_fn2: ApplyFn | None = None, factors: bool = True,
 ) -> Problem:  # fmt: skip
     """Trace the programs of the tiled way at a small tile; arguments are those of `planner.plan`.
 
@@ -243,4 +247,5 @@ def describe(
         n1, n2, shape.parameters, len(shape.groups), first, second,
         prod(kernel_shape(Grid(1, 1, 1), outputs, shape.outputs, shape2.outputs)), lifted, pair_flops,
         8 if precision == "float64" else 4, whole, counted, memory, devices,
+        MARGIN if lean or not lean_options(jax.default_backend()) else FUSED_MARGIN,
     )  # fmt: skip

@@ -139,6 +139,7 @@ class RowSource:
         summed: one row per example, of the scaled sum of outputs.
         mesh: devices that share the examples of a tile.
         direct: for a `Composite` whose rows stay in factors: see `functions.direct_leaves`.
+        lean: compile for less memory rather than for speed: see `jacobian.lean_options`.
     """
 
     fn: Function
@@ -148,13 +149,14 @@ class RowSource:
     summed: bool = False
     mesh: Mesh | None = None
     direct: tuple[int, ...] | None = None
+    lean: bool = False
 
     def rows(self, examples: Any) -> Rows:
         """Rows of up to `tile` examples, padded: per group (tile, k or 1, p), or in factors."""
         pixels = padded(examples, self.tile)
         images = pixels if self.mesh is None else jax.device_put(pixels, NamedSharding(self.mesh, PartitionSpec(AXIS)))
         leaves = tuple(positions for _, positions in self.shape.groups)
-        return jacobian_rows(self.fn, self.params, images, leaves, self.summed, self.mesh, self.direct)
+        return jacobian_rows(self.fn, self.params, images, leaves, self.summed, self.mesh, self.direct, self.lean)
 
 
 def fill(

@@ -162,7 +162,7 @@ def test_predicted_memory_is_within_a_quarter_of_xla(heads: str) -> None:
     x = jax.ShapeDtypeStruct((16, 10, 16), np.float32)
     shape = inspect(fn, params, x)
     leaves, direct = tuple(positions for _, positions in shape.groups), direct_leaves("full", shape)
-    program = rows_program(jax.default_backend())
+    program = rows_program(jax.default_backend(), lean=True)
     memory = program.lower(fn, params, x, leaves, False, None, direct).compile().memory_analysis()
     cost = program_cost(lambda fn, p, x: held_rows(fn, p, x, leaves, False, direct), fn, params, x)
     assert cost.peak_bytes == pytest.approx(memory.temp_size_in_bytes + memory.output_size_in_bytes, rel=0.25)

@@ -22,7 +22,7 @@ P = 5 * 8 + 8 + 8 * 3 + 3
 
 @cache
 def problem(n1, n2, outputs, devices, memory):
-    return describe(FN, PARAMS, IMAGES, n1, n2, outputs, None, "float64", memory, devices, True)
+    return describe(FN, PARAMS, IMAGES, n1, n2, outputs, None, "float64", memory, devices, True, lean=True)
 
 
 def at(memory, **changes):
