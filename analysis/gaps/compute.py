@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.errors import RecordError
 from analysis.gaps.entries import entries
-from analysis.gaps.learner import gather, outputs, stages
+from analysis.gaps.learner import gather, stages
 from analysis.records import open_run
 from analysis.request import GapsRequest
 from analysis.store import code_version_json
@@ -49,16 +49,15 @@ def compute_gaps(
             images = gather(records, seed, request)
             per_task = len(images.trained[0])
             train_images = [len(records.task(seed, task).labels_of("train")) for task in tasks]
-            start = outputs(records, seed, 0, images)
             learnt = []
             with progress.stage(f"seed {seed} · gaps", total=len(tasks)) as bar:
-                for stage in stages(records, seed, start, images, request):
+                for stage in stages(records, seed, images, request):
                     learnt.append(stage)
                     bar.advance()
             seeds[str(seed)] = {
                 "tasks": list(tasks),
                 "names": [records.task(seed, task).name for task in tasks],
-                "by_task": entries(learnt, start, images, request, train_images),
+                "by_task": entries(learnt, images, request, train_images),
             }
     made = {
         "format": FORMAT,

@@ -33,7 +33,6 @@ FRACTIONS = (0.125, 0.25, 0.5, 0.75)
 
 def entries(
     learnt: Sequence[Stage],
-    start: Float[np.ndarray, "all k"],
     images: Images,
     request: GapsRequest,
     train_images: Sequence[int],
@@ -42,11 +41,11 @@ def entries(
 
     Args:
         learnt: all stages, in the order of tasks.
-        start: outputs on all images before the first task.
         images: what they were computed on.
         request: what was asked for.
         train_images: how many training images the network had, task by task.
     """
+    start = learnt[0].network_before  # both learners set out from the untrained network
     wanted = targets(images.labels, start.shape[1])
     theory = Course(start, [stage.drift for stage in learnt], wanted, images)
     network = Course(start, [stage.network_drift for stage in learnt], wanted, images)

@@ -62,6 +62,7 @@ class Stage:
         residual: targets minus what the learner said before, on the training images.
         step_length: how far the learner moved the parameters.
         drift: what it changes on all images.
+        network_before: what the network said of all images before the task.
         network_step_length: how far the network's training moved them.
         network_drift: what the network's own training (and the running mean's move) changed on all images.
         linear_drift: the same to first order, J Δp with the network's own Δp.
@@ -77,6 +78,7 @@ class Stage:
     residual: Float[np.ndarray, "n k"]
     step_length: float
     drift: Float[np.ndarray, "all k"]
+    network_before: Float[np.ndarray, "all k"]
     network_drift: Float[np.ndarray, "all k"]
     network_step_length: float
     linear_drift: Float[np.ndarray, "all k"]
@@ -127,26 +129,18 @@ def _rows(probes: Probes, name: str, rows: slice) -> np.ndarray:
     return np.concatenate([getattr(probes, name)[probes.rows(task)][rows] for task in probes.tasks])
 
 
-def outputs(records: Records, seed: int, checkpoint: int, images: Images) -> Float[np.ndarray, "all k"]:
-    """What the network says of all images at a checkpoint."""
-    return _model(records, seed, checkpoint, images)[0].values(images.pixels)
-
-
 def _model(records: Records, seed: int, checkpoint: int, images: Images) -> tuple[Linearized, Params]:
     """First-order model in the trainable parameters and the running mean: one compiled program for both learners."""
     fn, params = centred_scores(records, seed, checkpoint, with_mean=True)
     return Linearized(fn, params, images.pixels[:2]), params
 
 
-def stages(
-    records: Records, seed: int, start: Float[np.ndarray, "all k"], images: Images, request: GapsRequest
-) -> Iterator[Stage]:
+def stages(records: Records, seed: int, images: Images, request: GapsRequest) -> Iterator[Stage]:
     """Learn all finished tasks of a seed in turn.
 
     Args:
         records: the run.
         seed: one of its seeds.
-        start: outputs before the first task, which both learners start from.
         images: what `gather` chose.
         request: ridge.
 
@@ -156,12 +150,12 @@ def stages(
     Raises:
         AnalysisError: a damaged checkpoint, too little memory, or a kernel that fails its checks.
     """
-    learner = network = start
-    k = start.shape[1]
+    model, before = _model(records, seed, 0, images)
+    learner = network = model.values(images.pixels)
+    k = model.outputs
     wanted = targets(images.labels, k)
     for task, rows in images.trained.items():
-        model, before = _model(records, seed, task, images)
-        _, after = centred_scores(records, seed, task + 1, with_mean=True)
+        next_model, after = _model(records, seed, task + 1, images)
         own_step = difference(after, before)
         fn, trainable = centred_scores(records, seed, task)
         own_length = step_length({path: own_step[path] for path in trainable})
@@ -177,14 +171,14 @@ def stages(
         drift = model.change(images.pixels, step)
         health = check(task, intra, cross, alpha, drift[rows], drift[images.unseen[task]])
         learner = learner + drift
-        now = outputs(records, seed, task + 1, images)
+        now = next_model.values(images.pixels)
         yield Stage(
             task=task, intra=intra, cross=cross, decomposed=decomposed, ridge=ridge,
             ridge_fraction=ridge / float(decomposed.values.mean()), residual=residual, step_length=step_length(step),
-            drift=drift, network_drift=now - network, network_step_length=own_length,
+            drift=drift, network_before=network, network_drift=now - network, network_step_length=own_length,
             linear_drift=model.change(images.pixels, own_step), health=health,
         )  # fmt: skip
-        network = now
+        network, model, before = now, next_model, after
 
 
 def _ridge(
