@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis import report
 from analysis.report import write_report
 from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
 from analysis.report.output import render
@@ -67,12 +66,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "small"))
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not rendered: that takes most of the time."""
-    monkeypatch.setattr(report, "render", lambda figure: {"svg": b"<svg/>", "png": b""})
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from analysis import report
 from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, StoreError
 from analysis.report import schema, write_report
@@ -39,12 +38,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "small"))
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made but not rendered: that takes most of the time."""
-    monkeypatch.setattr(report, "render", lambda figure: {"svg": b"<svg/>", "png": b""})
 
 
 @pytest.mark.parametrize("name", FILES)
