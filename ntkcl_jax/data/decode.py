@@ -20,7 +20,8 @@ def decode(file: Path, content: bytes | None = None) -> UInt8[np.ndarray, "h w 3
 
     Grey is repeated; a palette is looked up; CMYK, YCbCr and the like are converted; 16-bit grey is scaled by 255/65535
     (not clipped); transparency is laid over white (opaque images are untouched); of an animation the first
-    frame counts. An EXIF orientation is *not* applied: the published runs didn't.
+    frame counts. An EXIF orientation is *not* applied, as the published runs and torchvision don't; but Pillow itself
+    turns a TIFF by its orientation, for them too.
 
     Args:
         file: path of the image, or with `content` what messages call it.
@@ -51,6 +52,9 @@ def _to_rgb(image: Image.Image, file: Path) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if np.min(values) < 0 or np.max(values) > 65535:
             raise DataError(f"{file} holds 32-bit integers, not 8- or 16-bit grey; save it as an 8-bit image")
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            values[values == clear] = 65535
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError(f"{file} holds floating-point pixels, whose white is unknown; save it as an 8-bit image")

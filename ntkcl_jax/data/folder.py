@@ -73,7 +73,12 @@ def read_classes(path: Path, invert: bool = False) -> tuple[FileImages, tuple[st
 def _list_split(split: Path, layout: str = LAYOUT) -> dict[str, list[Path]]:
     if not split.is_dir():
         raise DataError(f"{split} is {'a file' if split.exists() else 'missing'}; {layout}")
-    classes = {entry.name: _list_class(entry) for entry in _visible(split) if entry.is_dir()}
+    entries = _visible(split)
+    for entry in entries:
+        # a link to nowhere without an image's ending was meant to be a class
+        if entry.is_symlink() and not os.path.exists(entry) and not _is_image(entry):
+            raise DataError(f"{entry} is a broken link where a class folder is expected; replace or remove it")
+    classes = {entry.name: _list_class(entry) for entry in entries if entry.is_dir()}
     if not classes:
         raise DataError(f"{split} has no class folders; {layout}")
     return classes

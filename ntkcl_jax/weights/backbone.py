@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import save_file
 
-from ntkcl_jax.config import BackboneConfig
+from ntkcl_jax.config import BACKBONES, BackboneConfig
 from ntkcl_jax.errors import WeightsError
-from ntkcl_jax.weights.formats import Account, check, take_account
+from ntkcl_jax.weights.formats import USUAL_HEADS, Account, check, take_account
 from ntkcl_jax.weights.hub import fetch, is_remote
 from ntkcl_jax.weights.layout import POSITIONS, NumpyTree
 from ntkcl_jax.weights.reading import Tensors, file_sha256, from_arrays, open_tensors
@@ -123,7 +123,8 @@ def to_tree(tensors: Tensors, config: BackboneConfig, account: Account | None = 
     account = account or take_account(tensors)
     check(tensors, account, config)
     tree = account.layout.gather(lambda name: tensors.read(account.used[name]), config.depth)
-    notes = []
+    _refuse_zeros(tree, tensors.where)
+    notes = _told(account, config)
     types = sorted({tensors.dtypes[name] for name in account.used.values()} - {"float32"})
     if types:
         notes.append(f"stored as {' and '.join(types)}, read as float32")
@@ -136,6 +137,35 @@ def to_tree(tensors: Tensors, config: BackboneConfig, account: Account | None = 
         was = round((old - 1) ** 0.5)
         notes.append(f"position embeddings resampled from {was} x {was} to {side} x {side} patches (bicubic)")
     return tree, tuple(notes)
+
+
+def _refuse_zeros(tree: NumpyTree, where: str) -> None:
+    """An unfinished download can be as long as a whole one; no trained map, scale or grid is all zeros."""
+    ends = ("/kernel", "/scale", POSITIONS)
+    empty = [path for path, value in tree.items() if path.endswith(ends) and not value.any()]
+    if empty:
+        raise WeightsError(
+            f"{where}: {len(empty)} of its arrays hold nothing but zeros, the first is {empty[0]}; is it an unfinished "
+            "download? Get it again"
+        )
+
+
+def _told(account: Account, config: BackboneConfig) -> list[str]:
+    """Say what the shapes don't."""
+    notes, found = [], account.architecture
+    usual = USUAL_HEADS.get(config.dim)
+    ours = config.dim == BACKBONES["nano"].dim  # a width of this project's own
+    if found is not None and found.heads is None and usual not in (None, config.heads) and not ours:
+        notes.append(
+            f"the file doesn't tell its attention heads: {config.heads} as set, though {usual} are usual for "
+            f"dim={config.dim}; another number than it was trained with gives wrong features"
+        )
+    if account.beside.normalize:
+        notes.append(
+            f"by the files beside it, it was trained with data.normalize={account.beside.normalize}; the "
+            "published NTK-CL runs used none"
+        )
+    return notes
 
 
 def from_timm(state: Mapping[str, np.ndarray], config: BackboneConfig, where: str = "the state dict") -> NumpyTree:

@@ -11,7 +11,7 @@ from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.errors import WeightsError
 from ntkcl_jax.progress import plain_text
 from ntkcl_jax.weights.backbone import locate, to_tree
-from ntkcl_jax.weights.formats import Account, take_account
+from ntkcl_jax.weights.formats import Account, check_names, take_account
 from ntkcl_jax.weights.huggingface import HUGGINGFACE
 from ntkcl_jax.weights.layout import NumpyTree
 from ntkcl_jax.weights.own import OWN, header
@@ -49,9 +49,10 @@ def read_whole(tensors: Tensors, *, heads: int | None = None, image_size: int | 
         WeightsError: it is of no known kind, incomplete or damaged, or `heads` differs from the file's.
     """
     account = take_account(tensors)
+    check_names(tensors, account)
     found = account.architecture
     if found is None or found.side is None:
-        what = "positions of a class token and a square grid" if found else "its patch embedding and first block"
+        what = "positions of a class token and a square grid" if found else "a square patch embedding and a first block"
         raise WeightsError(
             f"{tensors.where} has {account.layout.title}, but lacks {what}, so its architecture is unknown; give "
             "another file"
@@ -60,6 +61,8 @@ def read_whole(tensors: Tensors, *, heads: int | None = None, image_size: int | 
         raise WeightsError(f"{tensors.where} has {found.heads} attention heads, got --heads {heads}; leave it out")
     config = found.config(heads, image_size)
     tree, notes = to_tree(tensors, config, account)
+    if not (found.heads or heads):
+        notes += (f"the file doesn't tell its attention heads: where they matter, {config.heads} are assumed",)
     return Read(tensors, account, config, found.heads or heads, tree, notes)
 
 

@@ -1,12 +1,14 @@
 """Which kind of file it is, which backbone it holds, and whether every name in it is accounted for."""
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ntkcl_jax.config import BACKBONES, BackboneConfig
 from ntkcl_jax.errors import ConfigError, WeightsError
+from ntkcl_jax.weights.beside import Beside, told
 from ntkcl_jax.weights.google import BIG_VISION, GOOGLE
 from ntkcl_jax.weights.huggingface import HUGGINGFACE, HUGGINGFACE_MODULE
 from ntkcl_jax.weights.layout import PATCHES, POSITIONS, Layout, Shape, block_path
@@ -17,8 +19,9 @@ from ntkcl_jax.weights.timm import AUTHORS, TIMM
 LAYOUTS = (TIMM, HUGGINGFACE, HUGGINGFACE_MODULE, GOOGLE, BIG_VISION, OWN, AUTHORS)
 ENOUGH = 3
 """Names that must fit before a file counts as one of a kind."""
-USUAL_HEADS = {config.dim: config.heads for config in BACKBONES.values()}
+USUAL_HEADS = {config.dim: config.heads for config in BACKBONES.values()} | {1280: 16}
 """Attention heads of the common widths; assumed where nothing tells, as few kinds of file do."""
+USUAL_HEAD_WIDTH = 64
 # Parts that a plain ViT hasn't, and other networks, by what gives them away.
 FOREIGN = {
     r"dist(illation)?_token": "a distillation token (a distilled DeiT)",
@@ -76,7 +79,10 @@ class Architecture:
         Raises:
             WeightsError: the shapes are those of no backbone.
         """
-        heads = self.heads or heads or USUAL_HEADS.get(self.dim, 1)
+        heads = self.heads or heads or self.usual_heads()
+        ratio = self.hidden / self.dim
+        if int(self.dim * ratio) != self.hidden:  # rounded down, as for 176 and 480
+            ratio = math.nextafter(ratio, math.inf)
         try:
             return BackboneConfig(
                 image_size=image_size or (self.side or 1) * self.patch_size,
@@ -85,10 +91,14 @@ class Architecture:
                 dim=self.dim,
                 depth=self.depth,
                 heads=heads,
-                mlp_ratio=self.hidden / self.dim,
+                mlp_ratio=ratio,
             )
         except ConfigError as error:
             raise WeightsError(f"the file's shapes make no backbone: {error}") from error
+
+    def usual_heads(self) -> int:
+        """Attention heads to assume where nothing tells."""
+        return USUAL_HEADS.get(self.dim) or (1 if self.dim % USUAL_HEAD_WIDTH else self.dim // USUAL_HEAD_WIDTH)
 
     def options(self) -> str:
         """Command-line options that fit the file."""
@@ -110,6 +120,7 @@ class Account(NamedTuple):
     ignored: tuple[str, ...]
     unknown: tuple[str, ...]
     architecture: Architecture | None
+    beside: Beside = Beside()
 
 
 def recognise(tensors: Tensors) -> Layout:
@@ -163,12 +174,17 @@ def take_account(tensors: Tensors, layout: Layout | None = None) -> Account:
     expected = layout.flat_names(layout.depth(bare))
     ignored = {b for b in bare if re.fullmatch(layout.ignored, b) and b not in expected}
     shapes = {b: tensors.shapes[name] for b, name in bare.items()}
+    architecture, beside = _architecture(layout, shapes, tensors), Beside()
+    if architecture is not None:
+        beside = told(tensors.beside, architecture.dim, architecture.depth)
+        architecture = replace(architecture, heads=architecture.heads or beside.heads)
     return Account(
         layout,
         {b: name for b, name in bare.items() if b in expected},
         tuple(sorted(bare[b] for b in ignored)),
         tuple(sorted(name for b, name in bare.items() if b not in expected | ignored)),
-        _architecture(layout, shapes, tensors),
+        architecture,
+        beside,
     )
 
 
@@ -201,6 +217,25 @@ def _side(positions: Shape | None) -> int | None:
     return side if side * side == positions[1] - 1 else None
 
 
+def check_names(tensors: Tensors, account: Account) -> None:
+    """Check that a file holds nothing that a plain ViT hasn't.
+
+    Raises:
+        WeightsError: a name is unknown, or the file beside it tells another activation.
+    """
+    looks = f" (the file looks like {account.architecture})" if account.architecture else ""
+    if account.unknown:
+        raise WeightsError(
+            f"{tensors.where} has {len(account.unknown)} more ({', '.join(account.unknown[:3])}, ...)"
+            f"{looks_like(account.unknown)}; expected {account.layout.title} of a plain ViT{looks}; give another file"
+        )
+    if account.beside.activation not in (None, "gelu"):
+        raise WeightsError(
+            f"{tensors.where}: the config.json beside it says hidden_act={account.beside.activation}, expected gelu; "
+            "give another file"
+        )
+
+
 def check(tensors: Tensors, account: Account, config: BackboneConfig) -> None:
     """Check every name and shape against a backbone; positions may have another grid.
 
@@ -209,13 +244,9 @@ def check(tensors: Tensors, account: Account, config: BackboneConfig) -> None:
     """
     where, layout, found = tensors.where, account.layout, account.architecture
     looks = f" (the file looks like {found})" if found else ""
-    if account.unknown:
-        raise WeightsError(
-            f"{where} has {len(account.unknown)} more ({', '.join(account.unknown[:3])}, ...)"
-            f"{looks_like(account.unknown)}; expected {layout.title} of a plain ViT{looks}; give another file"
-        )
+    check_names(tensors, account)
     if found:
-        _check_architecture(where, found, config)
+        _check_architecture(where, found, config, account.beside)
     expected = layout.shapes(config)
     missing = [name for name in expected if name not in account.used]
     if missing:
@@ -234,7 +265,7 @@ def check(tensors: Tensors, account: Account, config: BackboneConfig) -> None:
             )
 
 
-def _check_architecture(where: str, found: Architecture, config: BackboneConfig) -> None:
+def _check_architecture(where: str, found: Architecture, config: BackboneConfig, beside: Beside) -> None:
     """Refuse another backbone in one line that says how to fit it."""
     wanted = {
         "patch_size": config.patch_size,
@@ -249,8 +280,14 @@ def _check_architecture(where: str, found: Architecture, config: BackboneConfig)
         return
     expected = ", ".join(f"{n}={wanted[n]}" for n in wrong)
     came = ", ".join(f"{n}={getattr(found, n)}" for n in wrong)
-    patches = "; patch embeddings are not resampled" if "patch_size" in wrong else ""
+    more = "; patch embeddings are not resampled" if "patch_size" in wrong else ""
+    if "heads" in wrong and beside.heads:
+        more += "; its heads are told by the config.json beside it"
+    remedy = f"set {found.options()}, or give another file"
+    if "channels" in wrong:  # nothing to set: images have as many as they have
+        remedy = f"give weights for images of {config.channels} channels"
+    elif found.heads is None and found.dim in USUAL_HEADS and "dim" in wrong:
+        more += f"; the file doesn't tell its heads, {found.usual_heads()} are usual for that width"
     raise WeightsError(
-        f"{where} holds another backbone: expected {expected}, got {came} (the file looks like {found}){patches}; set "
-        f"{found.options()}, or give another file"
+        f"{where} holds another backbone: expected {expected}, got {came} (the file looks like {found}){more}; {remedy}"
     )

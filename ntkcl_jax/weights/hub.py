@@ -4,12 +4,14 @@ The package is optional, and is what talks to the network and keeps the cache. N
 absolute paths and backslashes are refused before anything is asked for.
 """
 
+import contextlib
 import importlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ntkcl_jax.errors import WeightsError
+from ntkcl_jax.weights.beside import NAMES
 from ntkcl_jax.weights.reading import refuse_pickle
 
 TIMM_MODELS = (
@@ -41,6 +43,11 @@ class Remote(NamedTuple):
     repo: str
     revision: str | None
     file: str
+
+    @property
+    def folder(self) -> str:
+        """Folder of the file in the repository, with its slash; empty at the top."""
+        return self.file[: self.file.rfind("/") + 1]
 
 
 def is_remote(weights: str) -> bool:
@@ -86,7 +93,7 @@ def parse_remote(weights: str) -> Remote:
 
 
 def fetch(weights: str) -> tuple[Path, tuple[str, ...]]:
-    """Download a file, or find it in the hub's cache.
+    """Download a file, or find it in the hub's cache; with it what stands beside it (`beside.py`), where there is any.
 
     Args:
         weights: the remote name.
@@ -106,6 +113,7 @@ def fetch(weights: str) -> tuple[Path, tuple[str, ...]]:
             "its path"
         ) from None
     try:
+        cached = hub.try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)
         path = Path(hub.hf_hub_download(remote.repo, remote.file, revision=remote.revision))
     except Exception as error:  # the hub's, its HTTP library's and the system's kinds differ between versions
         said = " ".join(str(error).split())[:200] or type(error).__name__
@@ -117,5 +125,9 @@ def fetch(weights: str) -> tuple[Path, tuple[str, ...]]:
     commits = [part for part in path.parts if _COMMIT.fullmatch(part)]
     if not commits:
         return path, ()
+    # Few repositories have all of them. Only beside a new file: asking again would wait for a network that may be gone.
+    for name in NAMES if str(cached) != str(path) else ():
+        with contextlib.suppress(Exception):
+            hub.hf_hub_download(remote.repo, f"{remote.folder}{name}", revision=commits[-1])
     pinned = remote.revision == commits[-1]
     return path, (f"{remote.repo} at revision {commits[-1]}{'' if pinned else '; pin it with @' + commits[-1]}",)

@@ -2,12 +2,14 @@
 
 import importlib
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ntkcl_jax.errors import WeightsError
+from ntkcl_jax.weights.beside import read_beside
 from ntkcl_jax.weights.reading import Tensors, from_arrays
 
 SAFE_SINCE = (2, 6)
@@ -51,7 +53,7 @@ def read_pickle(path: Path) -> Tensors:
             f"{path} holds more than tensors, or is damaged, and nothing in it was run ({said}); give a file with a "
             "plain state dict"
         ) from error
-    return from_arrays(_arrays(loaded, torch, str(path)), str(path), "pickle")
+    return replace(from_arrays(_arrays(loaded, torch, str(path)), str(path), "pickle"), beside=read_beside(path))
 
 
 def _arrays(loaded: Any, torch: Any, where: str) -> dict[str, np.ndarray]:

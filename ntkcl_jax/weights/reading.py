@@ -6,6 +6,7 @@ against an architecture before it costs memory. Pickles are told apart by their 
 
 import hashlib
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from numpy.lib import format as npy
 from safetensors import safe_open
 
 from ntkcl_jax.errors import WeightsError
+from ntkcl_jax.weights.beside import read_beside
 from ntkcl_jax.weights.layout import Shape
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
@@ -26,6 +28,7 @@ HEADER_LIMIT = 2**24
 """Longest header of a safetensors file, bytes; that of ViT-L is 40,000 long."""
 UNPACKED_LIMIT = (64, 2**26)
 """An archive may unpack to so many times its size, and so many bytes more; weights hardly pack at all."""
+_SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.")
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
@@ -40,6 +43,7 @@ class Tensors:
         dtypes: name to type, e.g. `float16`.
         load: name to array.
         metadata: what the file's header says besides.
+        beside: the hub's files beside it, by name (`beside.py`).
     """
 
     where: str
@@ -48,6 +52,7 @@ class Tensors:
     dtypes: Mapping[str, str]
     load: Callable[[str], np.ndarray]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def read(self, name: str) -> np.ndarray:
         """Read one array as float32.
@@ -141,6 +146,8 @@ def open_tensors(path: Path) -> Tensors:
     if not path.is_file():
         raise WeightsError(f"no weights at {where}; expected 'nano', 'random', or a .safetensors or .npz file")
     refuse_pickle(where)
+    if _SHARD.search(where):
+        raise WeightsError(f"{where} is one part of several; join them into one file, or give a model's whole file")
     try:
         with open(path, "rb") as f:
             start = f.read(8)
@@ -171,7 +178,7 @@ def _open_safetensors(path: Path, start: bytes) -> Tensors:
             shapes[name] = tuple(header.get_shape())
             dtypes[name] = FLOATS.get(header.get_dtype(), header.get_dtype())
         metadata = f.metadata() or {}
-    return Tensors(str(path), "safetensors", shapes, dtypes, load, metadata)
+    return Tensors(str(path), "safetensors", shapes, dtypes, load, metadata, read_beside(path))
 
 
 def _open_npz(path: Path) -> Tensors:

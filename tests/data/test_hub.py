@@ -122,6 +122,38 @@ def test_a_row_without_a_label_is_named(library, tmp_path):
     assert "\n" not in str(said.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "train", "test", "line"),
+    [
+        ("ClassLabel", [0, 1, 2], [0, 1, -1], r"test\[2\] has the label -1, expected a number from 0 to 2"),
+        ("ClassLabel", [0, 1, 1], [0, 1, 2], "1 of 3 classes have no training image, the first is 'bee'"),
+        ("ClassLabel", [0, 1, 2], [0, 1, 1], "1 of 3 classes have no test image, the first is 'bee'"),
+        ("int64", [0, 1, 1000], [0, 1, 1], r"train\[2\] has the label 1000, expected a number from 0 to 5"),
+        ("int64", [0, 1, 3], [0, 1, 3], r"1 of 4 classes have no training image, the first is '2'"),
+        ("float64", [0.0, 1.0, 2.0], [0.0, 1.0, 2.0], r"train\[0\] has the label 0\.0, expected a number"),
+        ("string", ["a", "b", "b"], ["a", "b", "c"], "1 of 3 classes have no training image, the first is 'c'"),
+        ("int64", [0, 1, None], [0, 1, 1], r"train\[2\] has the label None, expected a number"),
+    ],
+)
+def test_labels_out_of_range_and_classes_on_one_side_are_named(library, tmp_path, kind, train, test, line):
+    feature = None if kind == "ClassLabel" else library.Value(kind)
+    sides = {"train": rows(library, 0, train, feature), "test": rows(library, 9, test, feature)}
+    library.DatasetDict(sides).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(DataError, match=line) as said:
+        load(tmp_path / "set")
+    assert "\n" not in str(said.value)
+
+
+def test_a_row_without_an_image_is_named(library, tmp_path):
+    side = rows(library, 0, [0, 1, 2])
+    features = {"image": [encoded(1), None, encoded(3)], "label": [0, 1, 2]}
+    library.DatasetDict(
+        {"train": library.Dataset.from_dict(features, features=side.features), "test": side}
+    ).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(DataError, match=r"can't read .*set train\[1\] .*download the dataset again"):
+        load(tmp_path / "set").train.load(1)
+
+
 def test_a_damaged_image_is_named(library, tmp_path):
     side = rows(library, 0, [0, 1, 2])
     broken = library.Dataset.from_dict(

@@ -1,4 +1,4 @@
-"""Remote names ask huggingface_hub for exactly one file, and can't leave the repository."""
+"""Remote names ask huggingface_hub for a file and what stands beside it, and can't leave the repository."""
 
 import sys
 import types
@@ -27,6 +27,9 @@ class Hub(types.ModuleType):
         save_file(vits.case("timm", "tiny").state, self.file)
         self.error = error
 
+    def try_to_load_from_cache(self, repo: str, file: str, *, revision: str | None) -> str | None:
+        return str(self.file) if self.asked else None
+
     def hf_hub_download(self, repo: str, file: str, *, revision: str | None) -> str:
         self.asked.append((repo, file, revision))
         if self.error:
@@ -45,12 +48,13 @@ def test_a_remote_file_is_fetched_and_its_revision_and_hash_are_said(
     hub = Hub(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     tree, sha256, notes = read_backbone("hf:someone/vit/sub/model.safetensors", SIZE)
-    assert hub.asked == [("someone/vit", "sub/model.safetensors", None)]
+    beside = [("someone/vit", f"sub/{name}", COMMIT) for name in ("config.json", "preprocessor_config.json")]
+    assert hub.asked == [("someone/vit", "sub/model.safetensors", None), *beside]
     assert f"someone/vit at revision {COMMIT}; pin it with @{COMMIT}" in notes
     assert f"SHA-256 {sha256}; pin it with --weights-sha256" in notes
     assert set(tree) == set(read_backbone(str(hub.file), SIZE).tree)
     _, _, notes = read_backbone(f"timm:{TIMM_MODELS[0]}@{COMMIT}", SIZE, sha256)
-    assert hub.asked[1] == (f"timm/{TIMM_MODELS[0]}", "model.safetensors", COMMIT)
+    assert hub.asked[3:] == [(f"timm/{TIMM_MODELS[0]}", "model.safetensors", COMMIT)]  # it was in the cache
     assert not any("pin it" in note for note in notes)
 
 
