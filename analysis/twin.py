@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Batch, Scenario
-from ntkcl_jax.learner import LearnerState, StepRecord, fit_task, task_arrays
+from ntkcl_jax.fitting import StepRecord
+from ntkcl_jax.learner import LearnerState, fit_task, task_arrays
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.model import Features, Frozen, Network, Tree
 

@@ -4,9 +4,7 @@
 progress and seeds of a whole run are `run.py`'s business.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +15,7 @@ from flax import nnx
 from ntkcl_jax.config import RunConfig, Variant
 from ntkcl_jax.data import Batch, Scenario
 from ntkcl_jax.errors import NonFiniteError
+from ntkcl_jax.fitting import Position, StepRecord, fresh, resumed, run_steps
 from ntkcl_jax.nn.heads import ProxyHead
 from ntkcl_jax.nn.model import Frozen, Network, Tree
 from ntkcl_jax.nn.variables import Adaptation
@@ -24,11 +23,6 @@ from ntkcl_jax.objective import TERMS, orthogonality_basis
 from ntkcl_jax.prototypes import class_means, updated_mean, write_prototypes
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import StepResult, TaskArrays, learning_rate, make_optimizer, train_step
-
-FETCH_EVERY = 24
-"""Step results fetched from the device at a time."""
-FETCH_LAG = 8
-"""Steps that stay in flight when results are fetched."""
 
 
 class LearnerState(NamedTuple):
@@ -40,27 +34,6 @@ class LearnerState(NamedTuple):
     """Backbone, running mean and prototypes."""
     anchor: Tree
     """Trainable tree at the previous task's end (the initial one in task 0)."""
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a task has come: `step` updates of the task are done."""
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """Losses of one step, on the host."""
-
-    step: int
-    """Number of the update within the task, from 0."""
-    terms: dict[str, float]
-    """Unweighted loss terms by name, and their weighted `total`."""
-    correct: int
-    """Images of the batch that the proxy head classified rightly before the update."""
 
 
 def old_prototype_rows(variant: Variant, seen: int, new: int, classes_per_task: int) -> int:
@@ -110,32 +83,6 @@ def start_task(network: Network, task: int, seed: int, state: LearnerState) -> L
     return state._replace(adaptation={**state.adaptation, **proxy})
 
 
-def check_finite(tree: Tree, what: str) -> None:
-    """Stop where a parameter isn't finite.
-
-    Raises:
-        NonFiniteError: names the parameter and `what` was done.
-    """
-    for path, value in jax.device_get(tree).items():
-        if not np.isfinite(value).all():
-            raise NonFiniteError(f"{path} isn't finite {what}; lower optimizer.learning_rate (or use float32)")
-
-
-def _collect(pending: list[tuple[int, StepResult]], task: int) -> list[StepRecord]:
-    """Fetch step results from the device and stop at the first number that isn't finite."""
-    records = []
-    for (step, _), result in zip(pending, jax.device_get([r for _, r in pending]), strict=True):
-        terms = {name: float(x) for name, x in zip((*TERMS, "total"), result.terms, strict=True)}
-        bad = [name for name, x in terms.items() if not math.isfinite(x)]
-        if bad:
-            raise NonFiniteError(
-                f"loss term {bad[0]} is {terms[bad[0]]} at step {step} of task {task}; lower "
-                "optimizer.learning_rate or the term's weight (the last good state is in the run's checkpoints)"
-            )
-        records.append(StepRecord(step, terms, int(result.correct)))
-    return records
-
-
 def fit_task(
     network: Network,
     config: RunConfig,
@@ -151,9 +98,6 @@ def fit_task(
     save: Callable[[Position, Tree, Any], None] = lambda position, adaptation, momentum: None,
 ) -> Tree:
     """Train one task.
-
-    The host runs ahead of the device: results are fetched in groups, a few steps late, so that no step waits for a
-    number that only the log needs.
 
     Args:
         network: the architecture.
@@ -175,47 +119,37 @@ def fit_task(
         NonFiniteError: a loss term or parameter that isn't finite.
     """
     optimizer = config.optimizer
-    # The step donates its buffers; the state must survive it.
-    adaptation = jax.tree.map(jnp.copy, state.adaptation)
-    momentum = make_optimizer(optimizer).init(adaptation)
-    position = Position()
-    if resume is not None:
-        position, adaptation, leaves = resume
-        adaptation = jax.tree.map(jnp.array, adaptation)
-        momentum = jax.tree.unflatten(jax.tree.structure(momentum), [jnp.array(x) for x in leaves])
+    momentum = make_optimizer(optimizer).init(state.adaptation)
     task_key = jax.random.key(stream_seed(seed, "steps", task))
-    pending: list[tuple[int, StepResult]] = []
-    for epoch in range(position.epoch, optimizer.epochs):
+
+    def update(adaptation: Tree, momentum: Any, batch: Batch, epoch: int, step: int) -> tuple[Tree, Any, StepResult]:
         rate = jnp.float32(learning_rate(optimizer, epoch, task))
-        first = position.step_in_epoch if epoch == position.epoch else 0
-        for at, batch in enumerate(epoch_batches(epoch, first), start=first):
-            step = epoch * steps_in_epoch + at
-            adaptation, momentum, result = train_step(
-                network,
-                config.objective,
-                optimizer,
-                adaptation,
-                momentum,
-                state.frozen,
-                arrays,
-                batch,
-                rate,
-                task_key,
-                jnp.int32(step),
-            )
-            pending.append((step, result))
-            if (step + 1) % config.compute.checkpoint_every_steps == 0:
-                on_records(_collect(pending, task))
-                pending = []
-                check_finite(adaptation, f"after step {step} of task {task}")
-                end = at + 1 == steps_in_epoch
-                save(Position(epoch + end, 0 if end else at + 1, step + 1), adaptation, momentum)
-            elif len(pending) >= FETCH_EVERY + FETCH_LAG:
-                on_records(_collect(pending[:FETCH_EVERY], task))
-                pending = pending[FETCH_EVERY:]
-    on_records(_collect(pending, task))
-    check_finite(adaptation, f"at the end of task {task}")
-    return adaptation
+        return train_step(
+            network,
+            config.objective,
+            optimizer,
+            adaptation,
+            momentum,
+            state.frozen,
+            arrays,
+            batch,
+            rate,
+            task_key,
+            jnp.int32(step),
+        )
+
+    return run_steps(
+        fresh(momentum, state.adaptation) if resume is None else resumed(momentum, *resume),
+        update,
+        epoch_batches,
+        names=TERMS,
+        task=task,
+        epochs=optimizer.epochs,
+        steps_in_epoch=steps_in_epoch,
+        save_every=config.compute.checkpoint_every_steps,
+        on_records=on_records,
+        save=save,
+    )
 
 
 def finish_task(

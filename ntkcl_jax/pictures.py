@@ -36,7 +36,7 @@ def sample_rows(run: RecordedRun) -> list[SampleRow]:
     """Some test images of each task with the final predictions of the first seed; the first images of each class."""
     seed, last = run.seeds[0], run.num_tasks - 1
     task, scenario, setup = run.task(last, seed), run.setup.scenarios[run.seeds[0]], run.setup
-    _, predicted = evaluate(setup, scenario, last, task.after, task.frozen)
+    _, predicted = evaluate(setup, setup.network, scenario, last, task.after, task.frozen)
     labels = scenario.relabel(setup.source.test.labels)
     names = [setup.source.class_names[c] for c in scenario.class_order]
     rows = []

@@ -8,6 +8,7 @@ RUN/checkpoints/backbone                    the frozen backbone, once
 RUN/checkpoints/seed<S>/task<t>/before      full state at the task's start (trainable tree with the new proxy head)
 RUN/checkpoints/seed<S>/task<t>/after       full state at its end, and its evaluation
 RUN/checkpoints/seed<S>/task<t>/step<n>     in-task states for --resume; removed when the task ends
+RUN/checkpoints/<method>/seed<S>/...        the same of every other method that trains
 RUN/baselines/seed<S>-<method>.json         evaluations of a baseline
 """
 
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Generator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.config import RunConfig
@@ -46,19 +47,20 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.metrics = self.path / "metrics.jsonl"
 
-    def task(self, seed: int, task: int, when: Literal["before", "after"]) -> Path:
-        """Checkpoint at the start or end of a task."""
-        return self.checkpoints / f"seed{seed}" / f"task{task}" / when
+    def task(self, seed: int, task: int, when: str, method: str = "ntkcl") -> Path:
+        """Checkpoint at the start (`before`) or end (`after`) of a task, or within it (`step<n>`)."""
+        home = self.checkpoints if method == "ntkcl" else self.checkpoints / method
+        return home / f"seed{seed}" / f"task{task}" / when
 
-    def steps(self, seed: int, task: int) -> list[Path]:
+    def steps(self, seed: int, task: int, method: str = "ntkcl") -> list[Path]:
         """Whole in-task checkpoints, newest first."""
-        found = (self.checkpoints / f"seed{seed}" / f"task{task}").glob("step*")
+        found = self.task(seed, task, "", method).glob("step*")
         whole = [p for p in found if checkpoint.exists(p) and not p.name.endswith(checkpoint.PARTIAL)]
         return sorted(whole, key=lambda p: int(p.name.removeprefix("step")), reverse=True)
 
-    def drop_steps(self, seed: int, task: int) -> None:
+    def drop_steps(self, seed: int, task: int, method: str = "ntkcl") -> None:
         """Remove all in-task checkpoints of a finished task, those included whose removal was interrupted."""
-        for step in (self.checkpoints / f"seed{seed}" / f"task{task}").glob("step*"):
+        for step in self.task(seed, task, "", method).glob("step*"):
             checkpoint.remove(step)
 
     def baseline(self, seed: int, method: str) -> Path:

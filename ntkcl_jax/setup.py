@@ -19,7 +19,7 @@ from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
-from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.nn.model import Classifier, Network, Tree
 from ntkcl_jax.runfolder import FORMAT, provenance
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import eval_step
@@ -209,9 +209,17 @@ def initial_state(setup: Setup, seed: int) -> LearnerState:
 
 
 def evaluate(
-    setup: Setup, scenario: Scenario, task: int, adaptation: Tree, frozen: Frozen
+    setup: Setup, network: Classifier, scenario: Scenario, task: int, trainable: Tree, frozen: Any
 ) -> tuple[TaskEvaluation, np.ndarray]:
     """Classify the test images of all classes seen after `task`.
+
+    Args:
+        setup: images and batch size.
+        network: NTK-CL's network or that of another method.
+        scenario: class order and tasks.
+        task: its number, from 0.
+        trainable: the network's trainable tree.
+        frozen: its other arrays.
 
     Returns:
         The counts, and the predicted label of each of those images in the source's order.
@@ -220,7 +228,7 @@ def evaluate(
     chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
     task_of_class = jnp.asarray([scenario.task_of(c) for c in range(scenario.num_classes)])
     results = [
-        (eval_step(setup.network, adaptation, frozen, batch, task_of_class), batch.valid)
+        (eval_step(network, trainable, frozen, batch, task_of_class), batch.valid)
         for batch in setup.test_views.batches(chosen, labels[chosen], setup.config.compute.eval_batch_size)
     ]
     valid = np.concatenate([rows for _, rows in results])

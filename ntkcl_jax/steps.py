@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ntkcl_jax.config import ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.data import Batch, crop_resize_device
 from ntkcl_jax.nn.adapters import Key
-from ntkcl_jax.nn.model import Features, Frozen, Network, Tree
+from ntkcl_jax.nn.model import Classifier, Features, Frozen, Network, Tree
 from ntkcl_jax.objective import (
     TERMS,
     OldRows,
@@ -90,11 +90,12 @@ def loss_terms(
     proxy = network.module(adaptation, frozen).proxy
     logits = [proxy(x) for x in features]
     ce = [cross_entropy(x, targets, batch.valid, task.classes) for x in logits]
-    terms = dict(zip(TERMS[:3], ce, strict=True))
+    alone = network.config.streams != "both"  # the three views are then one, which counts once
+    terms = dict(zip(TERMS[:3], [jnp.zeros_like(x) for x in ce[:2]] + ce[2:] if alone else ce, strict=True))
     terms["dissimilarity"] = dissimilarity(
         features.hybrid, batch.labels, batch.valid, old_rows, objective.temperature, objective.dissimilarity
     )
-    terms["orthogonality"] = orthogonality(features, batch.valid, task.basis, objective.orthogonality)
+    terms["orthogonality"] = orthogonality(features, batch.valid, task.basis, objective.orthogonality) / (1 + alone)
     terms["regularization"] = regularization(adaptation, task.anchor, objective.regularization)
     return terms, (features, logits[2])
 
@@ -188,14 +189,14 @@ class Predictions(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def eval_step(
-    network: Network,
-    adaptation: Tree,
-    frozen: Frozen,
+    network: Classifier,
+    trainable: Tree,
+    frozen: Any,
     batch: Batch,
     task_of_class: Int[Array, "c"],
 ) -> Predictions:
-    """Classify a batch with the prototype head; a row depends on no other row."""
-    scores = network.apply_fn(adaptation, frozen, pixels_of(batch, network.config.backbone.image_size))
+    """Classify a batch by a network's scores; a row depends on no other row."""
+    scores = network.apply_fn(trainable, frozen, pixels_of(batch, network.image_size))
     _, top = jax.lax.top_k(scores, min(5, network.classes))
     same_task = task_of_class[None, :] == task_of_class[batch.labels][:, None]
     return Predictions(top[:, 0], top, jnp.argmax(jnp.where(same_task, scores, -jnp.inf), axis=1))

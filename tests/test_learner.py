@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkcl_jax import learner
+from ntkcl_jax import fitting
 from ntkcl_jax.config import ComputeConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Batch
-from ntkcl_jax.learner import LearnerState, Position, StepRecord, fit_task
+from ntkcl_jax.fitting import Position, StepRecord
+from ntkcl_jax.learner import LearnerState, fit_task
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import TaskArrays, make_optimizer, train_step
@@ -110,8 +111,8 @@ def test_a_task_taken_up_in_the_middle_ends_with_the_same_bits() -> None:
 
 
 def test_losses_are_told_in_order_once_and_before_the_state_they_led_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner, "FETCH_EVERY", 2)
-    monkeypatch.setattr(learner, "FETCH_LAG", 0)
+    monkeypatch.setattr(fitting, "FETCH_EVERY", 2)
+    monkeypatch.setattr(fitting, "FETCH_LAG", 0)
     told: list[list[int] | Position] = []
 
     def tell(records: list[StepRecord]) -> None:

@@ -80,7 +80,7 @@ def assert_same(run: Path, undisturbed: Path) -> None:
     [
         ("json", "config.json", "before", set()),
         ("hash", "step6.partial", "before", {"before", "step3", "step6.partial"}),  # in the middle of a checkpoint
-        ("drop", ", 0, 1)", "before", {"before", "after", "step9"}),  # task 1 is stored, its in-task state still there
+        ("drop", ", 0, 1, ", "before", {"before", "after", "step9"}),  # task 1 is stored, its in-task state still there
     ],
 )
 def test_a_killed_run_ends_with_the_same_bits(

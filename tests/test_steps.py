@@ -1,6 +1,7 @@
 """The compiled steps: draws, schedule, optimizer, one compilation for all tasks, padding, portability."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from ntkcl_jax import steps
 from ntkcl_jax.config import ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.data import Batch
-from ntkcl_jax.objective import TERMS, OldRows
+from ntkcl_jax.objective import TERMS, OldRows, orthogonality
 from ntkcl_jax.steps import TaskArrays, draw_old_rows, learning_rate, make_optimizer, train_step, update
 from tests.nn import tiny
 
@@ -194,3 +195,17 @@ def test_the_optimizer_is_sgd_with_coupled_decay_and_heavy_ball_momentum() -> No
         hand = {k: hand[k] - rate * buffer[k] for k in p}
         for k, value in p.items():
             np.testing.assert_allclose(value, hand[k], rtol=1e-5)
+
+
+def test_with_one_stream_alone_its_cross_entropy_and_orthogonality_count_once() -> None:
+    single = tiny.network(replace(tiny.SHALLOW, streams="patch"))
+    images, rows = batch([0, 1, 2, 1]), OldRows(jnp.zeros((1, 16)), jnp.zeros(1, jnp.int32), jnp.zeros(1, bool))
+    found = {}
+    for net in (NET, single):
+        compute = jax.jit(functools.partial(steps.loss_terms, net, OBJECTIVE), static_argnums=5)
+        found[net], (features, _) = compute(*tiny.randomised(NET), task_arrays(0, 3, 0), images, rows, None)
+    assert found[single]["ce_channel"] == found[single]["ce_patch"] == 0
+    np.testing.assert_allclose(found[single]["ce_hybrid"], found[NET]["ce_patch"], rtol=1e-5)
+    wanted = orthogonality(features._replace(channel=jnp.zeros_like(features.channel)), images.valid,
+                           task_arrays(0, 3, 0).basis, OBJECTIVE.orthogonality)  # fmt: skip
+    np.testing.assert_allclose(found[single]["orthogonality"], wanted, rtol=1e-5)

@@ -6,7 +6,7 @@ optimizer, the checkpoint and the kernel analysis.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from ntkcl_jax.nn.fusion import Fusion
 from ntkcl_jax.nn.heads import PrototypeHead, ProxyHead
 from ntkcl_jax.nn.streams import channel_stream, patch_stream, shared_start
 from ntkcl_jax.nn.variables import Adaptation, Prototype, RunningMean
-from ntkcl_jax.nn.vit import ViT
+from ntkcl_jax.nn.vit import ViT, rebuilt
 
 Tree = dict[str, Array]
 """Flat parameters: path of the variable, parts joined by `/`, to its value."""
@@ -28,7 +28,10 @@ Output = Literal["scores", "proxy", "features"]
 
 
 class Features(NamedTuple):
-    """The three views of a batch, each (b, sections * dim), sections in the order [pretrained?, mean, current]."""
+    """The three views of a batch, each (b, sections * dim), sections in the order [pretrained?, mean, current].
+
+    With one stream alone (`model.streams`) all three are its features.
+    """
 
     channel: Float[Array, "b e"]
     patch: Float[Array, "b e"]
@@ -77,18 +80,36 @@ class NTKCL(nnx.Module):
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         start = shared_start(vit, images)
         sections = [channel_stream(vit, None, start)] if c.pretrained_view else []
-        channel = [
-            *sections,
-            channel_stream(vit, self.mean, start, keys[0]),
-            channel_stream(vit, self.current, start, keys[1]),
-        ]
-        patch = [
-            *sections,
-            patch_stream(vit, self.mean, start, c.prompts, c.prompt_carry),
-            patch_stream(vit, self.current, start, c.prompts, c.prompt_carry),
-        ]
+        sets = (self.mean, self.current)
+        channel, patch = [*sections], [*sections]
+        if c.streams != "patch":
+            channel += [channel_stream(vit, x, start, key) for x, key in zip(sets, keys[:2], strict=True)]
+        if c.streams != "channel":
+            patch += [patch_stream(vit, x, start, c.prompts, c.prompt_carry) for x in sets]
+        if c.streams != "both":
+            one = jnp.concatenate(channel if c.streams == "channel" else patch, axis=-1)
+            return Features(one, one, one)
         joined = [jnp.concatenate(views, axis=-1) for views in (channel, patch)]
         return Features(*joined, self.fusion(*joined, keys[2]))
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What evaluation and analysis need of a network; hashable, with all arrays as arguments of its functions."""
+
+    @property
+    def classes(self) -> int:
+        """Classes of the whole stream."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Side of the network's input, pixels."""
+        ...
+
+    def apply_fn(self, trainable: Tree, frozen: Any, images: Float[Array, "b h w c"], output: Any = "scores") -> Array:
+        """Evaluate the network without dropout; rows are independent of each other."""
+        ...
 
 
 def _path(parts: tuple) -> str:
@@ -122,6 +143,11 @@ class Network:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     normalize: Normalize = "none"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the network's input, pixels."""
+        return self.config.backbone.image_size
 
     def build(self, key: Key) -> NTKCL:
         """Make the Flax module with fresh parameters."""
@@ -172,9 +198,7 @@ class Network:
 
     def backbone_fn(self, backbone: Tree, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Feature of the untouched backbone (float32) for images with pixels in [0, 1]."""
-        graph, abstract = nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0)).backbone))
-        leaves = [(path, v.replace(backbone[f"backbone/{_path(path)}"])) for path, v in nnx.to_flat_state(abstract)]
-        return nnx.merge(graph, nnx.from_flat_state(leaves))(images)
+        return rebuilt(backbone, lambda: self.build(jax.random.key(0)).backbone)(images)
 
     def features(
         self, adaptation: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
@@ -183,12 +207,12 @@ class Network:
         return self.module(adaptation, frozen).features(images, key)
 
     def apply_fn(
-        self, adaptation: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: Output = "scores"
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: Output = "scores"
     ) -> Float[Array, "b k"]:
         """Evaluate the network without dropout; rows are independent of each other.
 
         Args:
-            adaptation: the trainable tree.
+            trainable: the trainable tree.
             frozen: backbone, running mean and prototypes.
             images: pixels in [0, 1].
             output: `scores` of the prototype head over all classes of the stream, logits of the `proxy` head over the
@@ -202,8 +226,8 @@ class Network:
         """
         if output not in get_args(Output):
             raise ValueError(f"output must be one of {', '.join(get_args(Output))}; got {output!r}")
-        hybrid = self.features(adaptation, frozen, images).hybrid
+        hybrid = self.features(trainable, frozen, images).hybrid
         if output == "features":
             return hybrid
-        module = self.module(adaptation, frozen)
+        module = self.module(trainable, frozen)
         return module.prototypes(hybrid) if output == "scores" else module.proxy(hybrid)

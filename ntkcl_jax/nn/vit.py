@@ -16,6 +16,8 @@ from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.data_config import NORMALIZATIONS, Normalize
 
 LAYER_NORM_EPS = 1e-6
+KeysValues = Callable[[Array, Array, Array], tuple[Array, Array]]
+"""Changes what a block attends to: see `Block.attend`."""
 
 
 def layer_norm(dim: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -56,11 +58,18 @@ class Block(nnx.Module):
         self.fc1 = linear(dim, hidden)
         self.fc2 = linear(hidden, dim)
 
-    def attend(self, x: Float[Array, "b l d"], rows: int | None = None) -> Float[Array, "b r d"]:
+    def attend(
+        self, x: Float[Array, "b l d"], rows: int | None = None, change: KeysValues | None = None
+    ) -> Float[Array, "b r d"]:
         """Compute `x + attn(norm1(x))` for the first `rows` rows (all when None).
 
         Keys and values always come from every row, so `rows=1` gives exactly the class row of the full result at a
         fraction of the cost: that is all that the last block is asked for.
+
+        Args:
+            x: tokens.
+            rows: how many of the first rows to compute.
+            change: (norm1(x), keys, values) -> the keys and values to use instead; they may have more rows.
         """
         d = x.shape[-1]
         h = self.norm1(x)
@@ -72,6 +81,8 @@ class Block(nnx.Module):
             kernel, bias = self.qkv.kernel[...].astype(h.dtype), self.qkv.bias[...].astype(h.dtype)
             q = h[:, :rows] @ kernel[:, :d] + bias[:d]
             k, v = jnp.split(h @ kernel[:, d:] + bias[d:], 2, axis=-1)
+        if change is not None:
+            k, v = change(h, k, v)
         heads = [t.reshape(*t.shape[:2], self.heads, d // self.heads) for t in (q, k, v)]
         return x + self.proj(attention(*heads).reshape(*q.shape))
 
@@ -147,3 +158,17 @@ class ViT(nnx.Module):
         last = list(self.blocks)[-1]
         z = last.attend(x, rows=1)
         return self.class_feature(z + last.mlp(z))
+
+
+def rebuilt(backbone: dict[str, Array], make: Callable[[], ViT]) -> ViT:
+    """Put weights back into a backbone (cheap; works on tracers).
+
+    Args:
+        backbone: flat tree, paths beginning with `backbone/`.
+        make: makes a backbone of the same shape; never computed.
+    """
+    graph, abstract = nnx.split(nnx.eval_shape(make))
+    leaves = [
+        (path, v.replace(backbone["backbone/" + "/".join(map(str, path))])) for path, v in nnx.to_flat_state(abstract)
+    ]
+    return nnx.merge(graph, nnx.from_flat_state(leaves))

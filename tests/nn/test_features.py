@@ -1,6 +1,7 @@
 """Features and heads equal a slow twin; what must be independent is; what must be unchanged is."""
 
 from dataclasses import replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,16 @@ def test_features_and_heads_equal_the_slow_twin(name: str) -> None:
             np.testing.assert_allclose(ours[i], theirs, atol=3e-5, err_msg=f"{view} of image {i}")
         np.testing.assert_allclose(proxy[i], twins.proxy(numbers, expected[2]), atol=1e-5)
         np.testing.assert_allclose(scores[i], twins.prototype_scores(numbers, model, expected[2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("stream", ["channel", "patch"])
+def test_one_stream_alone_is_its_view_of_both(stream: Literal["channel", "patch"]) -> None:
+    both = tiny.network(tiny.WET)
+    alone = tiny.network(replace(tiny.WET, streams=stream))
+    parameters, x = tiny.randomised(both), tiny.images(4)
+    wanted = getattr(tiny.features(both, *parameters, x), stream)
+    for view in tiny.features(alone, *parameters, x):
+        np.testing.assert_allclose(view, wanted, atol=1e-6)
 
 
 def test_the_current_channel_section_starts_as_the_backbones_class_token() -> None:
