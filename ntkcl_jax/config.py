@@ -11,6 +11,7 @@ from typing import Literal
 
 from ntkcl_jax.data_config import DataConfig
 from ntkcl_jax.errors import require
+from ntkcl_jax.method_config import METHODS, BaselineConfig, ReadoutConfig
 
 Variant = Literal["paper", "reference"]
 
@@ -69,6 +70,9 @@ class ModelConfig:
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Shape of the frozen backbone."""
+    streams: Literal["both", "channel", "patch"] = "both"
+    """Adaptation streams to run. One alone is an ablation: its features stand for the hybrid ones, and its
+    cross-entropy and L_orth count once."""
     adapter_rank: int = 16
     """Bottleneck width r of the channel stream's adapters."""
     adapter_scale: float = 0.1
@@ -212,9 +216,6 @@ class ComputeConfig:
         )
 
 
-METHODS = ("ntkcl", "ntkcl-ridge", "prototypes", "sequential", "joint", "ridge", "ranpac")
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """One run: seeds x methods over one stream of tasks."""
@@ -229,8 +230,7 @@ class RunConfig:
     seeds: tuple[int, ...] = (0,)
     """Each seed fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
     methods: tuple[str, ...] = ("ntkcl",)
-    """What to run on each seed, in this order: `ntkcl`, `ntkcl-ridge` (its features under a ridge classifier; after
-    it), `prototypes`, `sequential`, `joint`, `ridge`, `ranpac`."""
+    """What to run on each seed, in this order; docs/method.md says what each is."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and tasks."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -239,6 +239,10 @@ class RunConfig:
     """Loss."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Optimizer."""
+    baselines: BaselineConfig = field(default_factory=BaselineConfig)
+    """Training of the methods beside NTK-CL."""
+    readout: ReadoutConfig = field(default_factory=ReadoutConfig)
+    """Ridge classifiers."""
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     """Arithmetic, memory and checkpoints."""
 

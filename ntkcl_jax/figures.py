@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from ntkcl_jax.config import METHODS
 from ntkcl_jax.drawing import COLOURS, GREY, save, style
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.method_config import METHODS
 from ntkcl_jax.tables import percent, short_name, summary_of
 
 _MARKERS = "osD^vPX"

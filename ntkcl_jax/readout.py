@@ -1,44 +1,164 @@
 """NTK-CL's features under another classifier: method `ntkcl-ridge`.
 
-After each task the run's own checkpoint gives the features of that task's training images, and `ntkcl_jax.ridge` adds
-them to what it keeps of earlier tasks: no old image is seen again, nothing is trained. Features of earlier tasks stay
-as they were when their task ended; what that costs is how far adaptation has moved since (`ntk-analysis forecast`).
+After each task the run's own checkpoint gives the features of that task's training images, as they are and in a few
+random crops (`readout.views`), and `ntkcl_jax.ridge` adds them to what it keeps of earlier tasks: no old image is seen
+again, nothing is trained. With the hybrid feature h of a view and a fixed random normal R the classifier's input is
+
+    x = (max(0, R h), 1),   scores = xᵀ W,   W = (Σ x xᵀ + λ I)⁻¹ Σ x yᵀ.
+
+Features of earlier tasks stay as they were when their task ended; what that costs is how far adaptation has moved since
+(`ntk-analysis forecast`). The sums are stored in the run folder after each task, so the head can go on learning.
 """
 
 import functools
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ntkcl_jax import checkpoint
-from ntkcl_jax.baselines import RANDOM_FEATURES, top_classes, with_constant
-from ntkcl_jax.data import Batch
-from ntkcl_jax.learner import LearnerState
+from ntkcl_jax.baselines.frozen import top_classes, with_constant
+from ntkcl_jax.data import Batch, train_batches
 from ntkcl_jax.metrics import TaskEvaluation
-from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.nn.model import Classifier, Frozen, Network, Tree
 from ntkcl_jax.ridge import RidgeClassifier, learn, random_relu
+from ntkcl_jax.runfolder import RunFolder
 from ntkcl_jax.seedrun import SeedRun
 from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.setup import Setup
 from ntkcl_jax.steps import pixels_of
 
 METHOD = "ntkcl-ridge"
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _hybrid(network: Network, adaptation: Tree, frozen: Frozen, batch: Batch) -> Float[Array, "b e"]:
-    return network.apply_fn(adaptation, frozen, pixels_of(batch, network.config.backbone.image_size), "features")
+def _features(network: Classifier, trainable: Tree, frozen: Any, batch: Batch) -> Float[Array, "b e"]:
+    return network.apply_fn(trainable, frozen, pixels_of(batch, network.image_size), "features")
 
 
-def hybrid_features(network: Network, state: LearnerState, batches: Iterable[Batch]) -> Float[np.ndarray, "n e"]:
-    """Hybrid feature of every valid row, in order."""
-    parts = [(_hybrid(network, state.adaptation, state.frozen, batch), batch.valid) for batch in batches]
-    return np.concatenate([np.asarray(x)[valid] for x, valid in parts])
+def network_features(
+    network: Classifier, trainable: Tree, frozen: Any, batches: Iterable[Batch]
+) -> tuple[Float[np.ndarray, "n e"], Int[np.ndarray, "n"]]:
+    """What a network's classifier reads (NTK-CL: the hybrid feature), and label, of every valid row, in order."""
+    parts = [(_features(network, trainable, frozen, batch), batch.labels, batch.valid) for batch in batches]
+    features, labels = zip(*((np.asarray(x)[valid], np.asarray(y)[valid]) for x, y, valid in parts), strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def view_features(
+    setup: Setup, adaptation: Tree, frozen: Frozen, members: Int[np.ndarray, "n"], seed: int, task: int, views: int
+) -> Float[np.ndarray, "n v e"]:
+    """Hybrid features of training images: under the test transform, then in `views` random crops.
+
+    The crops are those of the epochs that would have followed the task's training, so none was trained on.
+
+    Args:
+        setup: images and network.
+        adaptation: the trained tree.
+        frozen: the network's other arrays.
+        members: places of the images in the training side.
+        seed: the run's seed.
+        task: their task, from 0.
+        views: crops of each image.
+    """
+    size, places = setup.config.compute.eval_batch_size, np.arange(len(members))
+    plain, _ = network_features(setup.network, adaptation, frozen, setup.train_views.batches(members, places, size))
+    out = [plain]
+    for view in range(views):
+        batches = train_batches(
+            setup.source.train,
+            members,
+            places,  # in the labels' stead: they say where each row of a shuffled batch belongs
+            data=setup.config.data,
+            size=setup.size,
+            batch_size=size,
+            seed=seed,
+            task=task,
+            epoch=setup.config.optimizer.epochs + view,
+            on_device=setup.on_device,
+        )
+        features, order = network_features(setup.network, adaptation, frozen, batches)
+        out.append(features[np.argsort(order)])
+    return np.stack(out, axis=1)
+
+
+@dataclass(frozen=True)
+class RidgeHead:
+    """The ridge classifier of a seed, and what it scored after each of the tasks that it has learnt.
+
+    Attributes:
+        classifier: sums over all images seen, in the random features.
+        seed: the run's seed, which fixes R.
+        evaluations: one for each task learnt.
+    """
+
+    classifier: RidgeClassifier
+    seed: int
+    evaluations: tuple[TaskEvaluation, ...] = ()
+
+    @classmethod
+    def stored(cls, folder: RunFolder, seed: int, tasks: int) -> Self | None:
+        """The newest head that a run folder holds.
+
+        Args:
+            folder: of the run.
+            seed: one of the run's seeds.
+            tasks: how many the stream has.
+
+        Returns:
+            None where none was stored yet.
+
+        Raises:
+            RunFolderError: it is damaged.
+        """
+        for task in reversed(range(tasks)):
+            path = folder.task(seed, task, "after", METHOD)
+            if checkpoint.exists(path):
+                trees, meta = checkpoint.load(path)
+                evaluations = tuple(TaskEvaluation(**record) for record in meta["evaluations"])
+                return cls(RidgeClassifier(**trees["ridge"], images=meta["images"]), seed, evaluations)
+        return None
+
+    def store(self, folder: RunFolder) -> None:
+        """Write the head as the state after its last task, then drop the one before: it holds nothing that this lacks.
+
+        Raises:
+            RunFolderError: the disk is full or read-only.
+        """
+        task, kept = len(self.evaluations) - 1, self.classifier
+        arrays = {"gram": kept.gram, "sums": kept.sums, "losses": kept.losses}
+        meta = {"images": kept.images, "evaluations": [e.to_record() for e in self.evaluations], "seed": self.seed}
+        checkpoint.save(folder.task(self.seed, task, "after", METHOD), {"ridge": arrays}, meta)
+        for earlier in range(task):
+            checkpoint.remove(folder.task(self.seed, earlier, "after", METHOD))
+
+    def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
+        """The classifier's input x = (max(0, R h), 1) of hybrid features h."""
+        width = len(self.classifier.gram) - 1
+        return with_constant(random_relu(features, width, stream_seed(self.seed, METHOD)))
+
+    def scores(
+        self, network: Network, adaptation: Tree, frozen: Frozen, batches: Iterable[Batch]
+    ) -> Float[np.ndarray, "n c"]:
+        """Score of every class of the stream for each image; classes not learnt yet score zero.
+
+        Args:
+            network: the architecture.
+            adaptation: the trainable tree at the end of the last task learnt.
+            frozen: the network's other arrays then.
+            batches: images under the test transform.
+        """
+        features, _ = network_features(network, adaptation, frozen, batches)
+        return self.expand(features) @ self.classifier.weights()
 
 
 def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
     """Classify with a ridge on random ReLU features of the hybrid features, task after task.
+
+    Every task's state is stored; a readout that was interrupted goes on after the last one.
 
     Args:
         run: a seed of NTK-CL, all of its tasks finished.
@@ -47,23 +167,24 @@ def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
         One evaluation per task.
 
     Raises:
-        RunFolderError: a task isn't finished, or its checkpoint is damaged.
+        RunFolderError: a task isn't finished, or a checkpoint is damaged.
     """
-    setup, scenario, network = run.setup, run.scenario, run.setup.network
-    size, seed = setup.config.compute.eval_batch_size, stream_seed(run.seed, METHOD)
-    test_labels = scenario.relabel(setup.source.test.labels)
-    classifier = RidgeClassifier.empty(RANDOM_FEATURES + 1, scenario.num_classes)
-    for task in range(scenario.num_tasks):
-        state = run.restored(checkpoint.load(run.folder.task(run.seed, task, "after"))[0])
-        offsets = scenario.offsets[: task + 2]
-        new = np.flatnonzero(np.isin(run.labels, scenario.classes(task)))
+    setup, scenario, folder = run.setup, run.scenario, run.folder
+    size, test_labels = setup.config.compute.eval_batch_size, scenario.relabel(setup.source.test.labels)
+    width, views = setup.config.readout.random_features, setup.config.readout.views
+    head = RidgeHead.stored(folder, run.seed, scenario.num_tasks)
+    if head is None:
+        head = RidgeHead(RidgeClassifier.empty(width + 1, scenario.num_classes), run.seed)
+    yield from head.evaluations
+    for task in range(len(head.evaluations), scenario.num_tasks):
+        state = run.restored(checkpoint.load(folder.task(run.seed, task, "after"))[0])
+        network, offsets = (setup.network, state.adaptation, state.frozen), scenario.offsets[: task + 2]
+        members = np.flatnonzero(np.isin(run.labels, scenario.classes(task)))
+        features = view_features(setup, *network[1:], members, run.seed, task, views)
+        head = replace(head, classifier=learn(head.classifier, features, run.labels[members], head.expand))
         seen = np.flatnonzero(test_labels < offsets[-1])
-        train, test = (
-            with_constant(random_relu(hybrid_features(network, state, batches), RANDOM_FEATURES, seed))
-            for batches in (
-                setup.train_views.batches(new, run.labels[new], size),
-                setup.test_views.batches(seen, test_labels[seen], size),
-            )
-        )
-        classifier = learn(classifier, train, run.labels[new])
-        yield top_classes(test @ classifier.weights()[:, : offsets[-1]], test_labels[seen], offsets)
+        scores = head.scores(*network, setup.test_views.batches(seen, test_labels[seen], size))
+        evaluation = top_classes(scores[:, : offsets[-1]], test_labels[seen], offsets)
+        head = replace(head, evaluations=(*head.evaluations, evaluation))
+        head.store(folder)
+        yield evaluation

@@ -1,11 +1,17 @@
 """A ridge classifier that learns tasks one after the other and forgets nothing: exemplar-free, independent of order.
 
-Ridge regression of one-hot targets needs the features' Gram matrix and their class sums only, and both are sums over
-images. So the classifier after the last task is that of all tasks at once: its task interplay is zero (docs/theory.md),
-which holds as long as the features stay the same. Its ridge is chosen by leave-one-out: the residual of an image of the
-current task, had it been left out of everything, follows from the same sums.
+With features x of an image (several rows where it is learnt in several views) and its one-hot class y,
+
+    W = (G + λ I)⁻¹ S,   G = Σ x xᵀ,   S = Σ x yᵀ   (sums over all rows seen),
+
+is the ridge regression of all tasks at once. G and S are sums over rows, so the order of the tasks doesn't matter, and
+neither does when they came: the task interplay of the head is zero (docs/theory.md), as long as the features stay the
+same. λ is chosen by leave-one-out: the residual of an image of the current task, had it been left out of everything
+with all its views, follows from the same sums (`learn`).
 """
 
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -14,11 +20,15 @@ from jaxtyping import Float, Int
 
 RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 """Ridges that are tried, as fractions of the Gram matrix's mean diagonal: 1e-6 to 100, two a decade."""
+CHUNK = 128
+"""Images whose features are expanded at a time."""
+Expand = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n w"]]
+"""A fixed map of each row to the row that the classifier sees."""
 
 
 @dataclass(frozen=True)
 class RidgeClassifier:
-    """What is kept of all images seen: d (d + classes) numbers, whatever their number.
+    """What is kept of all images seen: w (w + classes) numbers, whatever their number.
 
     Attributes:
         gram: Σ x xᵀ.
@@ -27,8 +37,8 @@ class RidgeClassifier:
         losses: leave-one-out squared errors summed over images, one for each of `RIDGES`.
     """
 
-    gram: Float[np.ndarray, "d d"]
-    sums: Float[np.ndarray, "d c"]
+    gram: Float[np.ndarray, "w w"]
+    sums: Float[np.ndarray, "w c"]
     images: int
     losses: Float[np.ndarray, "ridges"]
 
@@ -42,7 +52,7 @@ class RidgeClassifier:
         """The chosen ridge, as a fraction of the Gram matrix's mean diagonal."""
         return RIDGES[int(np.argmin(self.losses))]
 
-    def weights(self) -> Float[np.ndarray, "d c"]:
+    def weights(self) -> Float[np.ndarray, "w c"]:
         """W = (G + λ I)⁻¹ S; a class's score of x is xᵀ W. Columns of unseen classes are zero."""
         size = len(self.gram)
         ridge = self.fraction * np.trace(self.gram) / size
@@ -50,17 +60,26 @@ class RidgeClassifier:
 
 
 def learn(
-    classifier: RidgeClassifier, features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"]
+    classifier: RidgeClassifier,
+    features: Float[np.ndarray, "n *views d"],
+    labels: Int[np.ndarray, "n"],
+    expand: Expand = lambda rows: rows,
 ) -> RidgeClassifier:
     """Learn a task.
 
-    The leave-one-out residual of image i is (y_i - Wᵀ x_i) / (1 - x_iᵀ (G + λ I)⁻¹ x_i), with G and W of everything
-    seen, this task included. Residuals of earlier tasks stay as they were computed: their images are gone.
+    An image's v views X (v, w) all enter G and S. Had it been left out, the residual of its views would be
+
+        (I - X (G + λ I)⁻¹ Xᵀ)⁻¹ (1 yᵀ - X W),
+
+    with G and W of everything seen, this task included (the block form of the leave-one-out identity; one view: divide
+    by one minus the leverage). The loss is the squared residual of the first view, the one that test images look like.
+    Residuals of earlier tasks stay as they were computed: their images are gone.
 
     Args:
         classifier: what was learnt so far.
-        features: of the task's images.
+        features: of the task's images; with views, the untransformed one first.
         labels: their classes in the stream's numbering.
+        expand: maps rows of `features` to the classifier's own, a few images at a time.
 
     Returns:
         A new classifier.
@@ -71,23 +90,39 @@ def learn(
         >>> (x @ one.weights()).argmax(axis=1).tolist(), one.images
         ([0, 0, 1, 1], 4)
     """
-    x = np.asarray(features, np.float64)
-    y = np.eye(classifier.sums.shape[1])[labels]
-    seen = replace(
-        classifier,
-        gram=classifier.gram + x.T @ x,
-        sums=classifier.sums + x.T @ y,
-        images=classifier.images + len(x),
-    )
-    values, vectors = np.linalg.eigh(seen.gram)
-    inside, wanted = x @ vectors, vectors.T @ seen.sums
-    losses = []
-    for fraction in RIDGES:
-        inverse = 1 / (np.maximum(values, 0) + fraction * values.mean())
-        left = 1 - np.square(inside) @ inverse
-        residual = y - (inside * inverse) @ wanted
-        losses.append(np.square(residual / left[:, None]).sum())
-    return replace(seen, losses=seen.losses + np.array(losses))
+    views = features.reshape(len(features), -1, features.shape[-1])
+    wanted = np.eye(classifier.sums.shape[1])[labels]
+    gram, sums, losses = classifier.gram.copy(), classifier.sums.copy(), classifier.losses.copy()
+    for x, y in _chunks(views, wanted, expand):
+        rows = x.reshape(-1, len(gram))
+        gram += rows.T @ rows
+        sums += x.sum(axis=1).T @ y
+    values, vectors = np.linalg.eigh(gram)
+    turned = vectors.T @ sums
+    inverses = [1 / (np.maximum(values, 0) + fraction * values.mean()) for fraction in RIDGES]
+    for x, y in _chunks(views, wanted, expand):
+        inside = x @ vectors
+        for i, inverse in enumerate(inverses):
+            scaled = inside * inverse
+            left = np.eye(x.shape[1]) - scaled @ inside.transpose(0, 2, 1)
+            residual = np.linalg.solve(left, y[:, None] - scaled @ turned)
+            losses[i] += np.square(residual[:, 0]).sum()
+    return replace(classifier, gram=gram, sums=sums, images=classifier.images + len(features), losses=losses)
+
+
+def _chunks(
+    views: Float[np.ndarray, "n v d"], wanted: Float[np.ndarray, "n c"], expand: Expand
+) -> Iterator[tuple[Float[np.ndarray, "b v w"], Float[np.ndarray, "b c"]]]:
+    """Expanded views and one-hot classes, a few images at a time: all of a task's wouldn't fit."""
+    for at in range(0, len(views), CHUNK):
+        part = views[at : at + CHUNK]
+        rows = np.asarray(expand(part.reshape(-1, part.shape[-1])), np.float64)
+        yield rows.reshape(*part.shape[:2], -1), wanted[at : at + CHUNK]
+
+
+@functools.lru_cache(maxsize=2)
+def _projection(features: int, width: int, seed: int) -> Float[np.ndarray, "d w"]:
+    return np.random.default_rng(seed).standard_normal((features, width))
 
 
 def random_relu(features: Float[np.ndarray, "n d"], width: int, seed: int) -> Float[np.ndarray, "n w"]:
@@ -98,5 +133,4 @@ def random_relu(features: Float[np.ndarray, "n d"], width: int, seed: int) -> Fl
         width: number of random features.
         seed: of R.
     """
-    projection = np.random.default_rng(seed).standard_normal((features.shape[1], width))
-    return np.maximum(features @ projection, 0)
+    return np.maximum(features @ _projection(features.shape[1], width, seed), 0)

@@ -3,22 +3,27 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from ntkcl_jax import checkpoint
-from ntkcl_jax.baselines import backbone_features, run_baseline
+from ntkcl_jax.baselines.frozen import backbone_features, run_baseline
+from ntkcl_jax.baselines.ranpac import METHOD as RANPAC
+from ntkcl_jax.baselines.ranpac import ranpac
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.data import Arrays, Source
+from ntkcl_jax.data import Arrays, Batch, Source
 from ntkcl_jax.logs import MetricsLog, Progress
+from ntkcl_jax.method_config import TUNED_METHODS
+from ntkcl_jax.methodrun import log_task, task_name
 from ntkcl_jax.metrics import TaskEvaluation, aggregate, summarise
 from ntkcl_jax.readout import METHOD as READOUT
-from ntkcl_jax.readout import ridge_readout
+from ntkcl_jax.readout import network_features, ridge_readout
 from ntkcl_jax.runfolder import FORMAT, RunFolder, package_changes
-from ntkcl_jax.seedrun import SeedRun, log_task, task_name
+from ntkcl_jax.seedrun import SeedRun
 from ntkcl_jax.setup import Setup, initial_state, set_up
+from ntkcl_jax.tunedrun import TunedRun
 
 
 def learn_other(
@@ -34,7 +39,8 @@ def learn_other(
     path = folder.baseline(seed, method)
     if path.exists():
         return [TaskEvaluation(**record) for record in folder.read_json(str(path.relative_to(folder.path)))["tasks"]]
-    log.truncate(lambda r: (r["method"], r["seed"]) != (method, seed))  # of a process that died before storing them
+    # of a process that died before storing them; records of a first session stay: they aren't made again
+    log.truncate(lambda r: (r["method"], r["seed"], r["kind"]) != (method, seed, "task"))
     evaluations = []
     with progress.stage(f"seed {seed} · {method}", total=setup.scenarios[seed].num_tasks) as stage:
         for evaluation in learn():
@@ -99,9 +105,13 @@ def train(
             for method in config.methods:
                 if method == "ntkcl":
                     evaluations = SeedRun(setup, folder, log, progress, seed).learn()
+                elif method in TUNED_METHODS:
+                    evaluations = TunedRun(setup, folder, log, progress, seed, method).learn()
                 else:
                     if method == READOUT:
                         learn = partial(ridge_readout, SeedRun(setup, folder, log, progress, seed))
+                    elif method == RANPAC and config.baselines.first_session:
+                        learn = partial(adapted_ranpac, TunedRun(setup, folder, log, progress, seed, method))
                     else:
                         if features is None or setup.backbone is None:  # each seed draws its own random backbone
                             features = baseline_features(setup, seed)
@@ -135,7 +145,29 @@ def baseline(setup: Setup, seed: int, method: str, features: tuple[np.ndarray, n
     """Learn a baseline from the features of training and test images."""
     scenario = setup.scenarios[seed]
     labels = [scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test)]
-    return run_baseline(method, scenario, seed, features[0], labels[0], features[1], labels[1])
+    arrays = (scenario, seed, features[0], labels[0], features[1], labels[1])
+    if method == RANPAC:
+        return ranpac(*arrays, width=setup.config.readout.random_features)
+    return run_baseline(method, *arrays)
+
+
+def adapted_ranpac(run: TunedRun) -> Iterator[TaskEvaluation]:
+    """Train on task 0, then learn the stream from the adapted backbone's features."""
+    state = run.first_session()
+    features = [
+        network_features(run.network, state.trainable, state.held, all_views(run.setup, side))[0]
+        for side in ("train", "test")
+    ]
+    yield from baseline(run.setup, run.seed, run.method, (features[0], features[1]))
+
+
+def all_views(setup: Setup, side: Literal["train", "test"]) -> Iterator[Batch]:
+    """All images of a side, in order, under the test transform."""
+    views, images = {
+        "train": (setup.train_views, setup.source.train),
+        "test": (setup.test_views, setup.source.test),
+    }[side]
+    return views.batches(np.arange(len(images)), images.labels, setup.config.compute.eval_batch_size)
 
 
 def baseline_features(setup: Setup, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,12 +175,10 @@ def baseline_features(setup: Setup, seed: int) -> tuple[np.ndarray, np.ndarray]:
     backbone = setup.backbone
     if backbone is None:
         backbone = initial_state(setup, seed).frozen.backbone
-    out = []
-    for views, image_set in ((setup.train_views, setup.source.train), (setup.test_views, setup.source.test)):
-        everything = np.arange(len(image_set))
-        batches = views.batches(everything, image_set.labels, setup.config.compute.eval_batch_size)
-        out.append(backbone_features(setup.network, backbone, batches))
-    return out[0], out[1]
+    return (
+        backbone_features(setup.network, backbone, all_views(setup, "train")),
+        backbone_features(setup.network, backbone, all_views(setup, "test")),
+    )
 
 
 def assemble(setup: Setup, seeds: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Integer
 
-from ntkcl_jax.baselines import backbone_features
+from ntkcl_jax.baselines.frozen import backbone_features
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import ImageSet, eval_batches, prepare
 from ntkcl_jax.data.images import copies, first_of_each_class

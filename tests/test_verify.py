@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from ntkcl_jax import cli
-from ntkcl_jax.baselines import prototype_scores
+from ntkcl_jax.baselines.frozen import prototype_scores
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import to_json
 from ntkcl_jax.data.transforms import preprocessing

@@ -19,7 +19,7 @@ from analysis.probes import Probes
 from analysis.records import Records
 from analysis.theory.losses import CrossEntropy, loss_change
 from analysis.theory.recursion import Sgd, Trained, descend
-from ntkcl_jax.baselines import (
+from ntkcl_jax.baselines.frozen import (
     LINEAR_BATCH,
     LINEAR_EPOCHS,
     LINEAR_MOMENTUM,

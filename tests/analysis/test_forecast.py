@@ -134,7 +134,7 @@ def test_a_linear_classifier_trained_otherwise_is_told_apart(
 
     monkeypatch.setattr("analysis.forecast.sequential.own_training", other)
     monkeypatch.setattr("analysis.forecast.sequential.LINEAR_BATCH", 4)  # else a task here is one batch
-    monkeypatch.setattr("ntkcl_jax.baselines.LINEAR_BATCH", 4)
+    monkeypatch.setattr("ntkcl_jax.baselines.frozen.LINEAR_BATCH", 4)
     monkeypatch.setattr("analysis.forecast.sequential.check_same", lambda *_: None)
     found = compute_forecast(shutil.copytree(run, tmp_path / "run"), ForecastRequest(method="sequential"), quiet=True)
     assert all(p["relative_error"] > 1e-3 for p in pairs(found))

@@ -15,7 +15,7 @@ from analysis.theory.losses import CrossEntropy, SquaredError, loss_change
 from analysis.theory.modes import modes
 from analysis.theory.procedures import Descent
 from analysis.theory.recursion import Sgd, Trained, apply_kernel, descend
-from ntkcl_jax.baselines import LINEAR_MOMENTUM, LINEAR_RATE, fit_linear
+from ntkcl_jax.baselines.frozen import LINEAR_MOMENTUM, LINEAR_RATE, fit_linear
 
 CLASSES, FEATURES = 7, 10
 

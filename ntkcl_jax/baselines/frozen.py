@@ -1,11 +1,9 @@
-"""What NTK-CL is measured against, on the same frozen backbone, images, class orders and metrics.
+"""Baselines that train nothing inside the backbone, on the same frozen backbone, images, class orders and metrics.
 
 All use the untouched backbone's class token, computed once per run: `prototypes` (cosine to class means, no training at
 all; Janson et al., arXiv:2210.04428), `sequential` (one linear classifier over all classes, trained by SGD on each task
 in turn, nothing done against forgetting), `joint` (the same classifier trained on all tasks so far at once: what
-forgetting nothing would give), `ridge` (the exemplar-free ridge classifier of `ntkcl_jax.ridge`) and `ranpac` (the same
-on random ReLU features; RanPAC without its first-session training, McDonnell et al., arXiv:2307.02251, whose published
-numbers have 10,000 of them and another rule for the ridge).
+forgetting nothing would give) and `ridge` (the exemplar-free ridge classifier of `ntkcl_jax.ridge`).
 """
 
 import functools
@@ -22,7 +20,7 @@ from ntkcl_jax.data import Batch, Scenario, steps_per_epoch
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.heads import unit
 from ntkcl_jax.nn.model import Network, Tree
-from ntkcl_jax.ridge import RidgeClassifier, learn, random_relu
+from ntkcl_jax.ridge import RidgeClassifier, learn
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import pixels_of
 
@@ -30,8 +28,6 @@ LINEAR_EPOCHS = 20
 LINEAR_BATCH = 64
 LINEAR_RATE = 0.05
 LINEAR_MOMENTUM = 0.9
-RANDOM_FEATURES = 2000
-"""Random features of `ranpac`."""
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -183,9 +179,9 @@ def run_baseline(
     """Learn the stream with a baseline and evaluate after every task.
 
     Args:
-        method: one of the five above.
+        method: one of the four above.
         scenario: class order and tasks.
-        seed: the run's seed (order of the images, random features).
+        seed: the run's seed (order of the images).
         train: backbone features of the training images.
         train_labels: their labels in the stream's numbering.
         test: backbone features of the test images.
@@ -194,11 +190,9 @@ def run_baseline(
     Yields:
         One evaluation per task.
     """
-    if method == "ranpac":
-        train, test = (random_relu(x, RANDOM_FEATURES, stream_seed(seed, method)) for x in (train, test))
     if method == "prototypes":
         learnt = itertools.repeat(None)
-    elif method in ("ridge", "ranpac"):
+    elif method == "ridge":
         train, test = with_constant(train), with_constant(test)
         learnt = ridge_weights(scenario, train, train_labels)
     else:
