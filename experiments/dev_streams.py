@@ -1,7 +1,8 @@
-"""Streams for choosing hyper-parameters: none of their images is in a stream that results are reported on.
+"""Streams for choosing hyper-parameters: none of their images is in `digits`, `scripts` or Omniglot.
 
-`dev-digits` are scikit-learn's 1,797 digits (8 x 8, another source than MNIST); `dev-scripts` are 120 characters of the
-same held-out writing systems as the `scripts` stream, none of them in it.
+`dev-digits` are scikit-learn's 1,797 digits (8 x 8, another source than MNIST), the same as the stream `uci-digits`,
+which therefore is no held-out stream; `dev-scripts` are 120 characters of the same held-out writing systems as the
+`scripts` stream, none of them in it.
 """
 
 import unicodedata
@@ -10,6 +11,7 @@ import numpy as np
 
 from ntkcl_jax import Arrays
 from ntkcl_jax.data.glyphs import PRETRAINING_FONTS, SCRIPT_STRENGTH, SCRIPTS, is_digit
+from ntkcl_jax.data.offline import uci_digits
 from ntkcl_jax.data.strokes import distance_field, draw, font_characters
 from ntkcl_jax.seeds import stream_seed
 
@@ -17,18 +19,8 @@ CLASSES, TRAIN, TEST = 120, 20, 10
 
 
 def dev_digits() -> Arrays:
-    """scikit-learn's digits, upscaled to 20 pixels inside 28, every fifth image for testing."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    images = np.zeros((len(found.images), 28, 28), np.uint8)
-    for out, image in zip(images, found.images, strict=True):
-        small = Image.fromarray(np.rint(image * 255 / 16).astype(np.uint8))
-        out[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
-    test = np.arange(len(images)) % 5 == 0
-    labels = found.target.astype(np.int64)
-    return Arrays(images[~test], labels[~test], images[test], labels[test])
+    """The 1,797 digits of the stream `uci-digits`."""
+    return Arrays(*uci_digits())
 
 
 def dev_scripts() -> Arrays:

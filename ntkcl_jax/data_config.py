@@ -5,7 +5,7 @@ from typing import Literal
 
 from ntkcl_jax.errors import require
 
-SourceName = Literal["digits", "scripts", "folder", "lists", "huggingface", "cifar100", "arrays"]
+SourceName = Literal["digits", "uci-digits", "scripts", "folder", "lists", "huggingface", "cifar100", "arrays"]
 Normalize = Literal["none", "imagenet", "half"]
 NORMALIZATIONS: dict[Normalize, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -22,7 +22,8 @@ class DataConfig:
     """Where the images come from, how they are cut into tasks, and how they are transformed."""
 
     source: SourceName = "digits"
-    """`digits` and `scripts` need no files; `arrays` come from Python; the others read `data.path` (docs/data.md)."""
+    """`digits`, `uci-digits` and `scripts` need no files; `arrays` come from Python; the others read `data.path`
+    (docs/data.md)."""
     path: str = ""
     """Image folder, folder below which the listed files lie, Hugging Face dataset (folder or hub name), or CIFAR-100's
     published archive or its folder."""

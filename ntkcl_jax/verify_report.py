@@ -13,7 +13,7 @@ from ntkcl_jax.weights.convert import read_whole
 from ntkcl_jax.weights.layout import NumpyTree
 from ntkcl_jax.weights.reading import open_tensors
 
-NO_FILES = ("digits", "scripts")
+NO_FILES = ("digits", "uci-digits", "scripts")
 RESIZE_OVER_SIZE = 256 / 224
 """Shorter side over crop, where nothing says otherwise."""
 

@@ -16,7 +16,7 @@ from ntkcl_jax.data.folder import has_sides, read_classes, read_folder
 from ntkcl_jax.data.hub import read_hub
 from ntkcl_jax.data.images import ArrayImages, ImageSet, copies, first_of_each_class
 from ntkcl_jax.data.lists import read_lists
-from ntkcl_jax.data.offline import digits, scripts
+from ntkcl_jax.data.offline import digits, scripts, uci_digits
 from ntkcl_jax.data.splits import hashed_split, split_sha256
 from ntkcl_jax.errors import DataError
 
@@ -200,8 +200,8 @@ def _open(data: DataConfig, arrays: Arrays | None) -> tuple[ImageSet, ImageSet |
         return read_hub(data.path, data.image_column, data.label_column, data.invert)
     found = arrays
     if found is None:
-        read = {"cifar100": lambda: read_cifar100(path), "digits": digits, "scripts": scripts}[data.source]
-        found = Arrays(*read())
+        offline = {"digits": digits, "uci-digits": uci_digits, "scripts": scripts}
+        found = Arrays(*(read_cifar100(path) if data.source == "cifar100" else offline[data.source]()))
     assert found.class_names is not None  # Arrays numbers the classes if nobody names them
     train = ArrayImages(found.train_images, found.train_labels, "train_images", data.invert)
     test = ArrayImages(found.test_images, found.test_labels, "test_images", data.invert)

