@@ -12,7 +12,8 @@ USAGE = """usage: ntkcl COMMAND ...
 Parameter-efficient continual learning on a frozen vision transformer (NTK-CL, arXiv:2407.17120).
 
   demo             train on real handwritten digits, with pictures, in minutes; needs no files
-  train PRESET     train on a stream of tasks; every field of the configuration is an option
+  train PRESET     train on a stream of tasks; every field of the configuration is an option;
+                   --rehearse tells the memory, time and disk that it will take
   evaluate RUN     classify again with the checkpoints of a finished run
   verify [PRESET]  check weights, images, split and transforms, without training
   presets          list the named configurations
@@ -42,14 +43,36 @@ def train(args: list[str]) -> None:
         print("usage: ntkcl train PRESET --run-dir RUN [options]\n")
         print(_preset_lines())
         print("\nntkcl train PRESET --help lists every option with the preset's values.")
+        print("ntkcl train PRESET --rehearse tells the memory, time and disk that the run will take.")
         return
     if not args or args[0].startswith("-"):
         raise ConfigError(f"expected a preset first, e.g. `ntkcl train digits --run-dir RUN`: {', '.join(PRESETS)}")
     config = preset(args[0])
+    if "--rehearse" in args[1:]:
+        _rehearse(args[0], config, [word for word in args[1:] if word != "--rehearse"])
+        return
     from ntkcl_jax.options import parse_train
 
     options = parse_train(args[0], config, args[1:])
     _train(options.config, options)
+
+
+def _rehearse(name: str, config: Any, args: list[str]) -> None:
+    from ntkcl_jax.options import parse_rehearse
+
+    options = parse_rehearse(name, config, args)
+    from ntkcl_jax.rehearsal.play import rehearse
+    from ntkcl_jax.rehearsal.report import report
+
+    found = rehearse(
+        options.config,
+        near=options.run_dir,
+        tasks=options.tasks,
+        steps=options.steps,
+        minutes=options.minutes,
+        quiet=options.quiet or options.json,
+    )
+    print(json.dumps(found.to_json()) if options.json else report(found), end="\n" if options.json else "")
 
 
 def _train(config: Any, options: Any) -> None:

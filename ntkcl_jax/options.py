@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ntkcl_jax.config import RunConfig
+from ntkcl_jax.errors import require
 from ntkcl_jax.parsing import parse
 
 
@@ -35,10 +36,36 @@ class Train:
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     resume: bool = False
     """Go on with the interrupted run in --run-dir; repeat its other options."""
+    rehearse: bool = False
+    """Train nothing: find out what the run will take (memory, time, disk), by a few steps at full size on noise. Needs
+    neither weights nor images nor --run-dir; has options of its own, see --rehearse --help."""
     quiet: bool = False
     """No progress on the terminal."""
     json: bool = False
     """Print the results as JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Rehearse:
+    """Find out what a training run will take: every task at full size for a few steps, on noise.
+
+    Compiles, trains, evaluates, writes checkpoints and resumes as the run would; leaves nothing behind. Neither weights
+    nor images need to exist. Exit code 2: it doesn't fit into memory, or would stop for another reason.
+    """
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run_dir: Path | None = None
+    """Folder of the later run: checkpoints are tried on its disk; the folder itself is left alone."""
+    tasks: int = 0
+    """Rehearse the first tasks only; 0 chooses by --minutes."""
+    steps: int = 0
+    """Training steps of the largest task; 0 chooses by --minutes."""
+    minutes: float = 5.0
+    """About how long it may take, compiling excepted: fewer steps, smaller evaluation batches, then fewer tasks."""
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what was found as JSON."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,7 @@ class Verify:
     """Weights file (default: the preset's)."""
     data: str = ""
     """Image folder, or what the preset's or --source's data are (default: the preset's path)."""
-    source: Literal["", "digits", "scripts", "folder", "lists", "huggingface", "cifar100"] = ""
+    source: Literal["", "digits", "uci-digits", "scripts", "folder", "lists", "huggingface", "cifar100"] = ""
     """Kind of the data (default: the preset's, else folder)."""
     train_list: str = ""
     """For lists: file or pattern."""
@@ -137,3 +164,16 @@ class ConvertWeights:
 def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:
     """Read `ntkcl train`'s options over a preset."""
     return parse(Train, f"ntkcl train {name}", args, Train(run_dir=tyro.MISSING, config=config))
+
+
+def parse_rehearse(name: str, config: RunConfig, args: list[str]) -> Rehearse:
+    """Read `ntkcl train --rehearse`'s options over a preset.
+
+    Raises:
+        ConfigError: besides those of `parse`: a negative number.
+    """
+    options = parse(Rehearse, f"ntkcl train {name} --rehearse", args, Rehearse(config))
+    require(options.tasks >= 0, f"--tasks must be >= 0, got {options.tasks}")
+    require(options.steps >= 0, f"--steps must be >= 0, got {options.steps}")
+    require(options.minutes > 0, f"--minutes must be positive, got {options.minutes}")
+    return options

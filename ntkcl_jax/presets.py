@@ -14,8 +14,19 @@ from ntkcl_jax.config import (
     OptimizerConfig,
     RunConfig,
 )
+from ntkcl_jax.costs import Stream, run_flops, task_sizes, training_flops
 from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.memory import checkpoint_bytes, evaluation_bytes, training_bytes
+from ntkcl_jax.progress import seconds
 
+DEVICES: tuple[tuple[str, float], ...] = (
+    ("2 CPU cores", 0.1),
+    ("32 CPU cores", 1),
+    ("a gaming GPU", 8),
+    ("A100, TF32", 40),
+    ("H100, bfloat16", 150),
+)
+"""Kinds of device, and the TFLOP/s that one of them may sustain on this network: assumed, `--rehearse` measures."""
 VARIANT_PARTS = ("dissimilarity", "orthogonality", "regularization", "fusion", "initialisation")
 """The parts of the method that have a `reference` and a `paper` form."""
 
@@ -73,7 +84,7 @@ def _nano(name: str, data: DataConfig) -> RunConfig:
     """The shipped backbone on small greyscale characters: no mirroring, mild crops, two epochs.
 
     The `paper` forms, a high rate in the first task, a low one later and a strong pull to the anchor were chosen by
-    `experiments.choose`.
+    `python -m experiments.sweep choose`.
     """
     config = RunConfig(
         preset=name,
@@ -89,6 +100,10 @@ def _nano(name: str, data: DataConfig) -> RunConfig:
 
 def _digits() -> RunConfig:
     return _nano("digits", DataConfig(source="digits", classes_per_task=2))
+
+
+def _uci_digits() -> RunConfig:
+    return _nano("uci-digits", DataConfig(source="uci-digits", classes_per_task=2))
 
 
 def _scripts() -> RunConfig:
@@ -153,6 +168,9 @@ def _cell(benchmark: str, pretraining: Pretraining) -> tuple[str, Preset]:
 
 PRESETS: dict[str, Preset] = {
     "digits": Preset(_digits, "5,000 real handwritten digits, 5 tasks x 2; shipped backbone, no files needed"),
+    "uci-digits": Preset(
+        _uci_digits, "1,797 real handwritten digits, 13 writers, 5 tasks x 2; shipped backbone, no files"
+    ),
     "scripts": Preset(_scripts, "120 characters of unseen writing systems, 10 tasks x 12; shipped backbone, no files"),
     "characters": Preset(_characters, "dark-on-light characters in a folder, 16 classes a task; shipped backbone"),
     **dict(_cell(benchmark, pretraining) for benchmark in BENCHMARKS for pretraining in WEIGHTS),
@@ -207,5 +225,32 @@ def header(name: str) -> str:
         f"DATA      {benchmark.layout}; split {benchmark.split}",
         f"source    {benchmark.note}",
         f"published NTK-CL {100 * published.average:.2f} / {100 * published.final:.2f} % (mean over tasks / final)",
+        *estimates(made.make(), *benchmark.images),
     )
     return "\n".join(lines) + "\n"
+
+
+def estimates(config: RunConfig, train: int, test: int) -> tuple[str, ...]:
+    """Estimate memory, disk and time of NTK-CL from its configuration, a line each.
+
+    Args:
+        config: the run.
+        train: training images of all tasks.
+        test: test images of all tasks.
+
+    Returns:
+        Lines of `header`.
+    """
+    images = Stream(task_sizes(config), train, test)
+    flops = run_flops(config, images)
+    disk = 2 * len(images.task_sizes) * checkpoint_bytes(config)
+    times = [f"{name + ',':<16} {speed:5g} TFLOP/s   {seconds(flops / speed / 1e12)}" for name, speed in DEVICES]
+    return (
+        f"images    {train:,} train, {test:,} test; {images.steps(config):,} steps of "
+        f"{training_flops(config) / 1e12:.1f} TFLOP a seed",
+        f"memory    {training_bytes(config) / 2**30:.1f} GiB to train, {evaluation_bytes(config) / 2**30:.1f} GiB to "
+        f"evaluate (estimated); disk {disk / 2**30:.1f} GiB a seed",
+        "time      of a seed, on a device that sustains (estimated)",
+        *(f"          {line}" for line in times),
+        f"measure   ntkcl train {config.preset} --rehearse",
+    )

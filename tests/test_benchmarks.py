@@ -167,6 +167,14 @@ def test_there_is_a_preset_for_each_benchmark_and_pretraining_with_its_numbers()
     assert len(frozen) == 6
 
 
+def test_images_are_counted_so_that_every_class_of_every_stream_has_some() -> None:
+    for name, benchmark in BENCHMARKS.items():
+        train, test = benchmark.images
+        assert min(train, test) >= 5 * benchmark.classes
+        if benchmark.split == "seeded":
+            assert test == pytest.approx((train + test) * preset(name).data.test_share, abs=1)
+
+
 def test_a_run_says_its_split_and_its_copies_and_keeps_them(
     tmp_path: Path, weights: str, capsys: pytest.CaptureFixture
 ) -> None:

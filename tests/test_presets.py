@@ -1,13 +1,19 @@
 """Every preset can be built, stored and read back, and says what the documents say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from ntkcl_jax.config import METHODS, RunConfig
+from ntkcl_jax.benchmarks import BENCHMARKS
+from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import from_json, to_json
+from ntkcl_jax.costs import Stream, run_flops, task_sizes, training_flops
 from ntkcl_jax.errors import ConfigError
-from ntkcl_jax.presets import PRESETS, VARIANT_PARTS, preset, with_variants
+from ntkcl_jax.memory import training_bytes
+from ntkcl_jax.method_config import METHODS
+from ntkcl_jax.presets import PRESETS, VARIANT_PARTS, estimates, header, preset, with_variants
+from ntkcl_jax.progress import seconds
 from ntkcl_jax.setup import check_settings
 
 
@@ -62,3 +68,24 @@ def test_fields_can_be_replaced_and_are_checked() -> None:
     assert preset("digits", seeds=(4,)).seeds == (4,)
     with pytest.raises(ConfigError, match="seeds must differ"):
         preset("digits", seeds=(4, 4))
+
+
+@pytest.mark.parametrize("name", [name for name, cell in PRESETS.items() if cell.benchmark])
+def test_a_header_estimates_memory_disk_and_time_from_the_configuration(name: str) -> None:
+    config, benchmark = preset(name), BENCHMARKS[PRESETS[name].benchmark or ""]
+    text = header(name)
+    run = Stream(task_sizes(config), *benchmark.images)
+    assert f"{run.steps(config):,} steps of {training_flops(config) / 1e12:.1f} TFLOP a seed" in text
+    assert f"memory    {training_bytes(config) / 2**30:.1f} GiB to train" in text
+    hours = run_flops(config, run) / 1e12
+    assert f"0.1 TFLOP/s   {seconds(10 * hours)}" in text
+    assert f"150 TFLOP/s   {seconds(hours / 150)}" in text
+    assert f"ntkcl train {name} --rehearse" in text
+    assert all(len(line) <= 150 for line in text.splitlines())
+
+
+def test_estimates_follow_changes_of_the_configuration() -> None:
+    config = preset("cifar100")
+    small = replace(config, optimizer=replace(config.optimizer, batch_size=8, epochs=5))
+    assert "62,600 steps of 3.0 TFLOP" in estimates(config, 50_000, 10_000)[0]
+    assert "31,250 steps of 1.5 TFLOP" in estimates(small, 50_000, 10_000)[0]
