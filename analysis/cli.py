@@ -35,12 +35,15 @@ def kernels(args: list[str]) -> None:
     if options.json:
         print(json.dumps(made))
         return
-    index, count = options.request.part
+    (index, count), method = options.request.part, options.request.method
     if count > 1:
-        print(f"part {index} of {count} is done; when all are: ntk-analysis kernels {options.run} --resume")
+        again = f"ntk-analysis kernels {options.run}{'' if method == 'ntkcl' else f' --method {method}'} --resume"
+        print(f"part {index} of {count} is done; when all are: {again}")
         return
-    print(table(made))
-    print(f"\nsummary   {options.run / 'analysis' / 'summary.json'}\npictures  {options.run / 'analysis' / 'figures'}")
+    from analysis.store import analysis_folder
+
+    home = analysis_folder(options.run, method)
+    print(f"{table(made)}\n\nsummary   {home / 'summary.json'}\npictures  {home / 'figures'}")
 
 
 def gaps(args: list[str]) -> None:

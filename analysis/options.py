@@ -11,7 +11,10 @@ from analysis.request import ForecastRequest, GapsRequest, Request
 
 @dataclass(frozen=True)
 class Kernels:
-    """Compute the intra-task and inter-task kernels of a run's checkpoints into RUN/analysis."""
+    """Compute the intra-task and inter-task kernels of a run's checkpoints into RUN/analysis.
+
+    Those of another method than ntkcl go into RUN/analysis/METHOD.
+    """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, finished or still running."""

@@ -1,4 +1,4 @@
-"""A run's checkpoints as functions to take kernels of: apply_fn and parameters, parameter groups, probes.
+"""Checkpoints of a run's method as functions to take kernels of: apply_fn and parameters, parameter groups, probes.
 
 Checkpoint 0 is the state before task 0, checkpoint t + 1 the state after task t. A running run has the checkpoints of
 its finished tasks (and 0, once task 0 is finished).
@@ -6,10 +6,10 @@ its finished tasks (and 0, once task 0 is finished).
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from analysis.errors import RecordError
+from analysis.kernels.dependence import leaves_used
 from analysis.probes import Probes, choose_probes
+from ntkcl_jax.baselines.tuned import SEEN, Tuned, TunedOutput
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError
 from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
@@ -30,8 +32,9 @@ PARTS = {
     "fusion": ("fusion/",),
     "head": ("proxy/",),
 }
-"""Parameter groups by what they adapt, as prefixes of their paths."""
-HEAD = PARTS["head"]
+"""NTK-CL's parameter groups by what they adapt, as prefixes of their paths."""
+READOUT = (SEEN, "prototypes", "task_of_class")
+"""What a baseline keeps of the classes: which have come; EASE: their means and tasks."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,17 @@ class Evaluate:
     """The network's outputs as a function whose arrays are all arguments; equal for all checkpoints of a run.
 
     Attributes:
-        network: the architecture.
+        network: the method's network.
         output: which outputs.
-        classes: scores: how many of the stream's classes have a prototype; the others are left out.
+        classes: scores: how many of the stream's classes the run has learned; the others are left out.
     """
 
-    network: Network
-    output: Output
+    network: Network | Tuned
+    output: Any
     classes: int
 
     def __call__(
-        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Frozen, rest: Tree
+        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Any, rest: Tree
     ) -> Float[Array, "n k"]:
         """Evaluate the network; `rest` are trainable parameters that the outputs don't depend on."""
         out = self.network.apply_fn({**params, **rest}, frozen, images, self.output)
@@ -57,20 +60,15 @@ class Evaluate:
 
 
 class Records:
-    """A finished or running run, read for analysis; `open_run` is the way here.
-
-    Attributes:
-        run: the run.
-    """
+    """One method of a finished or running `run`, read for analysis; `open_run` is the way here."""
 
     def __init__(self, run: RecordedRun) -> None:
         """Wrap the run; checkpoints are read when asked for."""
         self.run = run
         # A random backbone is drawn for each task again: keep the last few.
         self._task = functools.lru_cache(maxsize=4)(self._read_task)
-        self._prototypes = functools.lru_cache(maxsize=1)(
-            lambda seed, done: self.task(seed, done - 1).frozen.prototypes
-        )
+        self._last = functools.lru_cache(maxsize=1)(lambda seed, done: self.task(seed, done - 1).frozen)
+        self._used: dict[str, frozenset[str]] = {}
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -78,19 +76,11 @@ class Records:
         return self.run.seeds
 
     def checkpoints(self, seed: int) -> tuple[int, ...]:
-        """Checkpoints that can be read: 0 before task 0, t + 1 after task t.
-
-        Raises:
-            RecordError: no such seed.
-        """
+        """Checkpoints that can be read: 0 before task 0, t + 1 after task t; RecordError without such a seed."""
         return tuple(range(self._done(seed) + 1)) if self._done(seed) else ()
 
     def tasks(self, seed: int) -> tuple[int, ...]:
-        """Finished tasks.
-
-        Raises:
-            RecordError: no such seed.
-        """
+        """Finished tasks; RecordError without such a seed."""
         return tuple(range(self._done(seed)))
 
     def _done(self, seed: int) -> int:
@@ -105,14 +95,16 @@ class Records:
         Raises:
             RecordError: no such seed or task, one that isn't finished, or a damaged checkpoint.
         """
-        done = self._done(seed)
-        if not 0 <= task < done:
-            some = f"tasks 0 to {done - 1}" if done else "a task"
-            raise RecordError(
-                f"expected {some} of seed {seed}, as {done} of {self.run.num_tasks} are finished in {self.run.path}; "
-                f"got task {task}: " + ("name one of those" if done else "train first")
-            )
+        self._check(seed, "task", task, self.tasks(seed))
         return self._task(seed, task)
+
+    def _check(self, seed: int, what: str, number: int, there: tuple[int, ...]) -> None:
+        if number not in there:
+            some, todo = (f"{what}s 0 to {there[-1]}", "name one of those") if there else (f"a {what}", "train first")
+            raise RecordError(
+                f"expected {some} of seed {seed}, as {self._done(seed)} of {self.run.num_tasks} tasks are finished in "
+                f"{self.run.path}; got {what} {number}: {todo}"
+            )
 
     def _read_task(self, seed: int, task: int) -> RecordedTask:
         try:
@@ -131,27 +123,31 @@ class Records:
     ) -> tuple[Partial, Tree | dict[str, np.ndarray]]:
         """Make the function of a checkpoint, and the parameters to differentiate it by.
 
-        `scores` are those of the prototype head with **the prototypes of the run's last finished task, at every
-        checkpoint**. A class's prototype is written when its task ends and never changes, so for the classes that the
-        checkpoint has seen these are its own scores, and their part of the kernel is the kernel of its own classifier.
-        For the others, the checkpoint's own head gives a constant, whose kernel is zero (everywhere, at checkpoint 0).
-        With one readout for all, what changes from checkpoint to checkpoint is the adaptation and nothing else. While
-        the run goes on, k is the number of classes learnt so far, so it grows with the run.
+        `scores` of NTK-CL are those of the prototype head with **the prototypes of the run's last finished task, at
+        every checkpoint**. A class's prototype is written when its task ends and never changes, so for the classes that
+        the checkpoint has seen these are its own scores, and their part of the kernel is the kernel of its own
+        classifier. For the others, the checkpoint's own head gives a constant, whose kernel is zero. With one readout
+        for all, what changes from checkpoint to checkpoint is the adaptation and nothing else. While the run goes on, k
+        is the number of classes learnt so far, so it grows with the run.
 
-        `proxy` are the logits of the head that trains with a task: that of task 0 at checkpoint 0, of task t at
-        checkpoint t + 1. It is as wide as the largest task; rows beyond the task's own classes were never trained.
-        `features` are the hybrid features.
+        `scores` of a baseline are the checkpoint's own, over the classes **seen by the run's last finished task, at
+        every checkpoint**: k is equal at all. A linear head's rows of classes not yet seen, at their start, count too.
+        EASE's class means are those after that task, as NTK-CL's prototypes are (before task 0 it has none).
 
-        Scores and features don't depend on the proxy head: then its parameters are not among those returned, unless
+        `proxy` (NTK-CL only) are the logits of the head that trains with a task: that of task 0 at checkpoint 0, of
+        task t at checkpoint t + 1. It is as wide as the largest task; rows beyond the task's own classes were never
+        trained. `features` are what the classifier reads, NTK-CL's hybrid features.
+
+        Parameters by which the outputs have no derivative, as NTK-CL's scores by the proxy head, aren't returned unless
         `every` asks for them, as a kernel between scores and proxy logits does.
 
         Args:
             seed: one of the run's seeds.
             checkpoint: 0 before task 0, t + 1 after task t.
             output: `scores`, `proxy` or `features`.
-            dtype: arithmetic of the backbone and streams, whatever the run was trained with. `float64` gives NumPy
-                arrays of that type; call the function under `jax.enable_x64`.
-            every: take all trainable parameters, also those without influence; the same for every output.
+            dtype: arithmetic of the network, whatever the run was trained with. `float64` gives NumPy arrays of that
+                type; call the function under `jax.enable_x64`.
+            every: take all trainable parameters; the same for every output.
 
         Returns:
             apply_fn(params, images) -> (n, k), a pytree whose leaves are the frozen arrays and whose static part is
@@ -160,27 +156,37 @@ class Records:
         Raises:
             RecordError: no such seed, checkpoint or output, or a damaged checkpoint.
         """
-        if output not in get_args(Output):
-            raise RecordError(f"expected outputs {', '.join(get_args(Output))}; got {output!r}: name one of them")
-        done = self._done(seed)
-        if checkpoint not in self.checkpoints(seed):
-            there = f"checkpoints 0 to {done}" if done else "a checkpoint"
+        outputs = get_args(Output if isinstance(self.run.network, Network) else TunedOutput)
+        if output not in outputs:
             raise RecordError(
-                f"expected {there} of seed {seed}, as {done} of {self.run.num_tasks} tasks are finished in "
-                f"{self.run.path}; got checkpoint {checkpoint}: " + ("name one of those" if done else "train first")
+                f"expected outputs {', '.join(outputs)}; got {output!r}: name one that method {self.run.method} has"
             )
+        self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
+        done = self._done(seed)
         task = self.task(seed, max(checkpoint - 1, 0))
         adaptation, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
-        frozen = frozen._replace(prototypes=self._prototypes(seed, done))
-        moved = [path for path in adaptation if every or output == "proxy" or not path.startswith(HEAD)]
-        params = {path: adaptation[path] for path in moved}
-        rest = {path: value for path, value in adaptation.items() if path not in params}
+        frozen = _with_readout(frozen, self._last(seed, done))
+        moved = adaptation if every else self._depends(output, adaptation, frozen)
+        params = {path: x for path, x in adaptation.items() if path in moved and jnp.issubdtype(x.dtype, jnp.floating)}
+        rest = {path: x for path, x in adaptation.items() if path not in params}
         classes = self.run.setup.scenarios[seed].offsets[done]
-        network = replace(task.network, dtype=dtype)
-        apply_fn = Partial(Evaluate(network, cast(Output, output), classes), frozen=frozen, rest=rest)
-        if dtype == "float64":
-            return jax.tree.map(_double, (apply_fn, params))
-        return apply_fn, params
+        apply_fn = Partial(Evaluate(replace(self.run.network, dtype=dtype), output, classes), frozen=frozen, rest=rest)
+        return jax.tree.map(_double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
+
+    def _depends(self, output: Any, adaptation: Tree, frozen: Any) -> Iterable[str]:
+        """Paths of the parameters by which the outputs have a derivative: a matter of the network, so found once."""
+        if isinstance(self.run.network, Network):
+            return [path for path in adaptation if output == "proxy" or not path.startswith(PARTS["head"])]
+        if output not in self._used:
+            x = jax.ShapeDtypeStruct((1, self.run.network.image_size, self.run.network.image_size, 3), jnp.float32)
+            reals = {path: value for path, value in adaptation.items() if jnp.issubdtype(value.dtype, jnp.floating)}
+
+            def derivative(step: Tree, *rest: Any) -> Array:
+                fn = lambda moved: self.run.network.apply_fn({**adaptation, **moved}, *rest, output)  # noqa: E731
+                return jax.jvp(fn, (reals,), (step,))[1]
+
+            self._used[output] = frozenset(sorted(reals)[at] for at in leaves_used(derivative, reals, frozen, x))
+        return self._used[output]
 
     def probes(
         self, seed: int, per_task: int, *, side: Side = "test", tasks: Sequence[int] | None = None, record: bool = True
@@ -195,8 +201,7 @@ class Records:
             record: write the choice into RUN/analysis/probes, or check that it is the one recorded there.
 
         Raises:
-            RecordError: no such seed, task or side, fewer images than asked for, images that can't be read, or that
-                aren't the recorded ones.
+            RecordError: no such seed, task or side, too few images, or ones that can't be read or aren't the recorded.
             StoreError: the record can't be written or read.
         """
         chosen = self.tasks(seed) if tasks is None else tuple(tasks)
@@ -213,37 +218,52 @@ class Records:
         return probes
 
 
+def _with_readout(frozen: Any, last: Any) -> Any:
+    """Know the classes as `last` does."""
+    if isinstance(frozen, Frozen):
+        return frozen._replace(prototypes=last.prototypes)
+    return frozen._replace(kept=frozen.kept | {name: last.kept[name] for name in READOUT if name in last.kept})
+
+
 def _double(leaf: Any) -> Any:
     array = np.asarray(leaf)
     return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
-def open_run(run: str | Path, *, arrays: Arrays | None = None) -> Records:
+def open_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> Records:
     """Open a run folder for analysis.
 
     Args:
         run: the folder of a finished or running run.
+        method: whose checkpoints to analyse: `ntkcl`, or a baseline that trains modules inside the backbone.
         arrays: the images again, when the run had `data.source="arrays"`.
 
     Raises:
-        RecordError: no run there, a damaged one, or its images are gone or others.
+        RecordError: no run there, a damaged one, one without that method, or its images are gone or others.
     """
     try:
-        return Records(load_run(run, arrays=arrays))
+        opened = load_run(run, method, arrays=arrays)
+        opened.check_method()
     except NtkclError as error:
         raise RecordError(str(error)) from error
+    return Records(opened)
 
 
-def default_groups(paths: Sequence[str], by: Literal["part", "layer"] = "part") -> dict[str, tuple[str, ...]]:
+def default_groups(
+    paths: Sequence[str], by: Literal["part", "layer"] = "part", parts: Mapping[str, tuple[str, ...]] = PARTS
+) -> dict[str, tuple[str, ...]]:
     """Parameter groups of the network, those without any of `paths` left out.
 
     Args:
         paths: paths of the parameters.
-        by: `part`: channel (adapters), patch (prompts), fusion, head (proxy); `layer`: adapter and prompts of each
-            block together, fusion, head.
+        by: `part`: `parts`; `layer`: adapter and prompts of each block together, fusion, head.
+        parts: the method's groups; those of NTK-CL are channel (adapters), patch (prompts), fusion, head (proxy).
 
     Returns:
         Group to prefixes of paths, as `analysis.kernels` takes them; each of the network's paths has one group.
+
+    Raises:
+        RecordError: layers of a baseline, which keeps them in one array.
 
     Example:
         >>> paths = ["current/adapters/0/up/bias", "current/prompts/0/norm_bias", "proxy/scale"]
@@ -252,8 +272,10 @@ def default_groups(paths: Sequence[str], by: Literal["part", "layer"] = "part") 
         >>> default_groups(paths, by="layer")
         {'layer0': ('current/adapters/0/', 'current/prompts/0/'), 'head': ('proxy/',)}
     """
-    groups = dict(PARTS)
+    groups = dict(parts)
     if by == "layer":
+        if parts != PARTS:
+            raise RecordError("expected groups part or none, as a baseline's layers share arrays; got layer")
         streams = (*groups.pop("channel"), *groups.pop("patch"))
         layers = {int(path.split("/")[2]) for path in paths if path.startswith(streams)}
         groups = {f"layer{i}": tuple(f"{stream}{i}/" for stream in streams) for i in sorted(layers)} | groups

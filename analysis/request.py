@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from analysis.errors import PlanError
 from analysis.kernels.kinds import Outputs, Precision, Way
@@ -21,6 +21,9 @@ MIN_PER_TASK = 4
 class Request:
     """Which kernels of a run, and how."""
 
+    method: str = "ntkcl"
+    """Whose checkpoints: ntkcl, or a baseline of the run that trains modules inside the backbone (such as adapters);
+    its results go to RUN/analysis/METHOD."""
     seeds: tuple[int, ...] = ()
     """Seeds of the run; all when empty."""
     checkpoints: tuple[int, ...] = ()
@@ -34,9 +37,9 @@ class Request:
     outputs: Outputs = "full"
     """full (n, n, k, k), trace (its mean over outputs), diagonal, or pseudo (one backward pass an image)."""
     head: Head = "scores"
-    """Outputs of the network: prototype scores, the proxy head that trains, or the hybrid features."""
+    """Outputs of the network: scores, the features that they are made of, or NTK-CL's proxy head that trains."""
     groups: GroupBy = "part"
-    """Parameter groups whose share is stored beside the whole: by part, by layer, or none."""
+    """Parameter groups whose share is stored beside the whole: by part, by layer (ntkcl only), or none."""
     way: Way = "auto"
     """How kernels are computed; auto lets the planner choose."""
     precision: Precision | None = None
@@ -120,6 +123,8 @@ class ForecastRequest:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing, and options that don't go together."""
+        if self.method not in get_args(Method):
+            raise PlanError(f"forecasts are of methods {' and '.join(get_args(Method))}; got {self.method}")
         if self.per_task is not None and self.per_task < 1:
             raise PlanError(f"expected at least 1 image a task; got {self.per_task}")
         for name, value in (("rate", self.rate), ("time", self.time), ("steps", self.steps)):

@@ -22,10 +22,19 @@ from analysis.kernels.health import check_kernel
 from analysis.kernels.kinds import Precision
 from analysis.kernels.planner import Plan, plan
 from analysis.probes import Probes
-from analysis.records import Records, default_groups, open_run, tree_sha256
+from analysis.records import PARTS, Records, default_groups, open_run, tree_sha256
 from analysis.request import Request
-from analysis.store import KernelSpec, KernelStore, OpenKernel, code_version, code_version_json, load_analysis
+from analysis.store import (
+    KernelSpec,
+    KernelStore,
+    OpenKernel,
+    analysis_folder,
+    code_version,
+    code_version_json,
+    load_analysis,
+)
 from analysis.store.files import write_json
+from ntkcl_jax.baselines.tuned import Tuned
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.progress import Progress, Stage
 
@@ -50,12 +59,12 @@ class Session:
         """Open the run and check the request against it.
 
         Raises:
-            RecordError: no run, seed, task or checkpoint like that.
+            RecordError: no run, method, seed, task or checkpoint like that.
         """
         self.request = request
-        self.records: Records = open_run(run, arrays=arrays)
+        self.records: Records = open_run(run, request.method, arrays=arrays)
         self.run = Path(run).expanduser()
-        self.store = KernelStore(self.run)
+        self.store = KernelStore(self.run, request.method)
         self.mesh = tiled.data_mesh(None)
         self.precision: Precision = request.precision or default_precision()
         self.version = code_version()
@@ -95,9 +104,10 @@ class Session:
             fn, params = self.records.function(seed, checkpoint, self.request.head)
             groups = None
             if self.request.groups != "none":
-                groups = default_groups(sorted(params), by=self.request.groups)
-            # Its rows are independent: that is a property of the network, tested where it is defined.
-            check_params(params)
+                network = self.records.run.network
+                parts = network.parts if isinstance(network, Tuned) else PARTS
+                groups = default_groups(sorted(params), self.request.groups, parts)
+            check_params(params)  # that rows are independent is a property of the network, tested where it is defined
             shape = inspect(fn, params, probes.images, groups)
             # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
             begun = self.store.begun(seed, checkpoint, self.request.outputs)
@@ -124,9 +134,10 @@ class Session:
         groups = tuple(name for name, _ in shape.groups) if self.request.groups != "none" else ()
         return KernelSpec(
             seed=seed, checkpoint=checkpoint, outputs=self.request.outputs, head=self.request.head,
-            n=len(probes.images), k=shape.outputs, tile=planned.tile, groups=groups if len(groups) > 1 else (),
-            tasks=probes.tasks, offsets=probes.offsets, parameters=tree_sha256((fn, params)), probes=probes.sha256,
-            way=planned.way, precision=self.precision, **self.version,
+            method=self.request.method, n=len(probes.images), k=shape.outputs, tile=planned.tile,
+            groups=groups if len(groups) > 1 else (), tasks=probes.tasks, offsets=probes.offsets,
+            parameters=tree_sha256((fn, params)), probes=probes.sha256, way=planned.way, precision=self.precision,
+            **self.version,
         )  # fmt: skip
 
     def compute(self, *, resume: bool, progress: Progress) -> list[KernelSpec]:
@@ -196,7 +207,7 @@ class Session:
 
     def summarise(self) -> dict[str, Any]:
         """Summary of all stored kernels of the request's kind on the request's probes, also those of earlier calls."""
-        stored = load_analysis(self.run)
+        stored = load_analysis(self.run, self.request.method)
         seeds: dict[str, Any] = {}
         for seed in self.request.seeds or self.records.seeds:
             probes = self.probes(seed)
@@ -211,7 +222,7 @@ class Session:
                     "tasks": list(probes.tasks),
                     "checkpoints": self._checkpoints(stored, specs, probes),
                 }
-        kind = {name: getattr(self.request, name) for name in ("outputs", "head", "per_task", "side")}
+        kind = {name: getattr(self.request, name) for name in ("method", "outputs", "head", "per_task", "side")}
         return {**kind, "ridge_fraction": summary.RIDGE_FRACTION, **code_version_json(), "seeds": seeds}
 
     def _checkpoints(self, stored: Any, specs: list[KernelSpec], probes: Probes) -> dict[str, Any]:
@@ -242,7 +253,7 @@ def compute_kernels(
     quiet: bool = False,
     arrays: Arrays | None = None,
 ) -> dict[str, Any]:
-    """Compute the kernels of a run into `RUN/analysis`, with `summary.json` and figures.
+    """Compute the kernels of a run into `RUN/analysis`, or `RUN/analysis/<method>`, with `summary.json` and figures.
 
     Args:
         run: folder of a finished or running run.
@@ -263,8 +274,9 @@ def compute_kernels(
         session.compute(resume=resume, progress=progress)
     made = session.summarise()
     if made["seeds"]:
-        write_json(session.run / "analysis" / "summary.json", made)
-        save_figures(made, session.run / "analysis" / "figures")
+        home = analysis_folder(session.run, session.request.method)
+        write_json(home / "summary.json", made)
+        save_figures(made, home / "figures")
     return made
 
 

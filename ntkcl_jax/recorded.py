@@ -1,10 +1,11 @@
 """A run read back: the states of every task, as functions and arrays, for analysis and evaluation."""
 
 import functools
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,33 +13,33 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ntkcl_jax import checkpoint
+from ntkcl_jax.baselines.tuned import Held, Tuned
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import from_json
 from ntkcl_jax.data import Arrays, ImageSet, prepare
 from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
+from ntkcl_jax.method_config import TUNED_METHODS
+from ntkcl_jax.methodrun import task_name
 from ntkcl_jax.metrics import summarise
-from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
+from ntkcl_jax.nn.model import Frozen, Network, Tree
 from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
-from ntkcl_jax.seedrun import task_name
 from ntkcl_jax.setup import Setup, evaluate, initial_state, set_up
+from ntkcl_jax.tunedrun import make_method
 
 Side = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class RecordedTask:
-    """One task of one seed: its parameters before and after, and the images that it brought.
+    """One task of one seed: a method's parameters before and after it, and the images that it brought.
 
     Attributes:
-        before: trainable tree at the task's start, with the task's new proxy head.
+        before: trainable tree at the task's start, with the task's new proxy head where the method has one.
         after: trainable tree at its end.
-        frozen: backbone, running mean and prototypes at the task's end: what test predictions use.
+        frozen: the other arrays at the task's end, which test predictions use: a `Frozen` (backbone, running mean and
+            prototypes) of NTK-CL, a `Held` (backbone and what the method keeps) of a baseline.
         frozen_before: the same at the task's start: what the training steps of the task used.
-        network: the architecture.
-        labels: the task's classes in the numbering of labels and score columns.
-        class_names: their names.
-        name: the same in one line, cut after a few.
     """
 
     run: "RecordedRun"
@@ -46,36 +47,36 @@ class RecordedTask:
     seed: int
     before: Tree
     after: Tree
-    frozen: Frozen
-    frozen_before: Frozen
+    frozen: Any
+    frozen_before: Any
 
     @property
-    def network(self) -> Network:
-        """The architecture."""
-        return self.run.setup.network
+    def network(self) -> Network | Tuned:
+        """The method's network."""
+        return self.run.network
 
-    def apply_fn(self, trainable: Tree, frozen: Frozen, images: jax.Array, output: Output = "scores") -> jax.Array:
-        """Evaluate the network: see `ntkcl_jax.nn.model.Network.apply_fn`.
+    def apply_fn(self, trainable: Tree, frozen: Any, images: jax.Array, output: Any = "scores") -> jax.Array:
+        """Evaluate the network: see `ntkcl_jax.nn.model.Network.apply_fn` or `ntkcl_jax.baselines.tuned.Tuned`.
 
         Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
-        `frozen` get the lowest score that a cosine can give.
+        `frozen` get the lowest score that there is.
         """
         return self.network.apply_fn(trainable, frozen, images, output)
 
     @property
     def labels(self) -> range:
-        """Labels of the task's classes."""
+        """The task's classes in the numbering of labels and score columns."""
         return self.run.setup.scenarios[self.seed].classes(self.task)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the task's classes."""
+        """Their names."""
         order = self.run.setup.scenarios[self.seed].class_order
         return tuple(self.run.setup.source.class_names[order[label]] for label in self.labels)
 
     @property
     def name(self) -> str:
-        """The task's class names in one line, cut after a few."""
+        """The same in one line, cut after a few."""
         return task_name(self.run.setup.source, self.run.setup.scenarios[self.seed], self.task)
 
     def _members(self, side: Side) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
@@ -85,16 +86,12 @@ class RecordedTask:
         return places, labels[places]
 
     def _image_set(self, side: Side) -> ImageSet:
-        sides = {"train": self.run.setup.source.train, "test": self.run.setup.source.test}
-        if side not in sides:
+        if side not in get_args(Side):
             raise ConfigError(f"expected side 'train' or 'test', got {side!r}; name one of them")
-        return sides[side]
+        return self.run.setup.source.train if side == "train" else self.run.setup.source.test
 
     def labels_of(self, side: Side) -> Int[np.ndarray, "n"]:
-        """Labels of the task's images in the run's numbering; no image is read.
-
-        Args:
-            side: `train` or `test`.
+        """Labels of the images of `train` or `test` in the run's numbering, int64; no image is read.
 
         Raises:
             ConfigError: another side.
@@ -108,9 +105,8 @@ class RecordedTask:
 
         Args:
             side: `train` or `test`.
-            positions: which of the task's images, in which order: `images(side, at)` belong to `labels_of(side)[at]`.
-                Only these are read and transformed. None means all; then the whole side of the run is transformed
-                once, and kept where it fits in memory.
+            positions: which of the task's images, in which order, those of `labels_of(side)[positions]`; only these are
+                read. None means all; then the whole side of the run is transformed once, and kept if it fits in memory.
 
         Returns:
             Pixels in [0, 1], one image for each position.
@@ -134,7 +130,7 @@ class RecordedTask:
 
     @property
     def train_labels(self) -> Int[np.ndarray, "n"]:
-        """Their labels, int64."""
+        """Their labels."""
         return self.labels_of("train")
 
     @property
@@ -144,7 +140,7 @@ class RecordedTask:
 
     @property
     def test_labels(self) -> Int[np.ndarray, "n"]:
-        """Their labels, int64."""
+        """Their labels."""
         return self.labels_of("test")
 
 
@@ -161,25 +157,41 @@ def _checked(positions: Sequence[int] | Int[np.ndarray, "m"], count: int) -> Int
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """A run folder, opened.
+    """A run folder, opened for one of its methods.
 
     Attributes:
         path: the folder.
         config: the run's configuration.
         header: `config.json` whole.
-        results: `results.json`, empty while no seed is finished.
+        method: whose checkpoints are read: `ntkcl`, or a baseline that trains modules inside the backbone.
     """
 
     path: Path
     config: RunConfig
     header: dict[str, Any]
     setup: Setup
+    method: str = "ntkcl"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods of the run that leave checkpoints; the others leave evaluations only."""
+        return tuple(method for method in self.config.methods if method in ("ntkcl", *TUNED_METHODS))
+
+    def check_method(self) -> None:
+        """Raise RunFolderError if the run doesn't have the method."""
+        if self.method not in self.methods:
+            there = f"checkpoints of {', '.join(self.methods)}" if self.methods else "no checkpoints"
+            raise RunFolderError(f"{self.path} has {there}, none of method {self.method}; name one that it has")
+
+    @functools.cached_property
+    def network(self) -> Network | Tuned:
+        """The method's network."""
+        return self.setup.network if self.method == "ntkcl" else make_method(self.method, self.setup)
 
     @property
     def results(self) -> dict[str, Any]:
         """`results.json`, or an empty dict while no seed is finished."""
-        folder = RunFolder(self.path)
-        return folder.read_json("results.json") if (folder.path / "results.json").exists() else {}
+        return RunFolder(self.path).read_json("results.json") if (self.path / "results.json").exists() else {}
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -192,9 +204,9 @@ class RecordedRun:
         return self.setup.scenarios[self.seeds[0]].num_tasks
 
     def tasks_done(self, seed: int) -> int:
-        """How many tasks of a seed are finished."""
+        """How many tasks of a seed the method has learned."""
         folder = RunFolder(self.path)
-        done = [checkpoint.exists(folder.task(seed, t, "after")) for t in range(self.num_tasks)]
+        done = [checkpoint.exists(folder.task(seed, t, "after", self.method)) for t in range(self.num_tasks)]
         return done.index(False) if False in done else len(done)
 
     @functools.cached_property
@@ -210,8 +222,9 @@ class RecordedRun:
             seed: one of the run's seeds; the first when None.
 
         Raises:
-            RunFolderError: no such seed or task, not finished yet, or a damaged checkpoint.
+            RunFolderError: no such method, seed or task, not finished yet, or a damaged checkpoint.
         """
+        self.check_method()
         seed = self.seeds[0] if seed is None else seed
         if seed not in self.seeds or not 0 <= task < self.num_tasks:
             raise RunFolderError(
@@ -219,67 +232,67 @@ class RecordedRun:
                 f"got seed {seed}, task {task}"
             )
         folder = RunFolder(self.path)
-        trees = [
-            jax.tree.map(jnp.asarray, checkpoint.load(folder.task(seed, task, when))[0]) for when in ("before", "after")
-        ]
-        backbone = self.backbone
-        if backbone is None:
-            backbone = initial_state(self.setup, seed).frozen.backbone
-        before, after = (Frozen(backbone, t["mean"], t["prototypes"]) for t in trees)
+        paths = [folder.task(seed, task, when, self.method) for when in ("before", "after")]
+        trees = [jax.tree.map(jnp.asarray, checkpoint.load(path)[0]) for path in paths]
+        backbone = initial_state(self.setup, seed).frozen.backbone if self.backbone is None else self.backbone
+        own = self.method == "ntkcl"
+        before, after = (
+            Frozen(backbone, t["mean"], t["prototypes"]) if own else Held(backbone, t["kept"]) for t in trees
+        )
         return RecordedTask(self, task, seed, trees[0]["adaptation"], trees[1]["adaptation"], after, before)
 
 
-def load_run(run: str | Path, *, arrays: Arrays | None = None) -> RecordedRun:
-    """Open a finished or running run.
+def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> RecordedRun:
+    """Open a finished or running run; tasks are read when asked for.
 
     Args:
         run: the run folder.
+        method: whose checkpoints to read. That a run hasn't any of NTK-CL is said when a task is asked for.
         arrays: the images again, when the run had `data.source="arrays"`.
 
-    Returns:
-        The run; tasks are read when asked for.
-
     Raises:
-        RunFolderError: no run folder, a damaged one, or the images aren't those of the run any more.
+        RunFolderError: no run folder, a damaged one, no such method, or the images aren't those of the run any more.
         NtkclError: the images can't be read.
     """
     folder = RunFolder(run)
     header = folder.header()
     config = from_json(RunConfig, header["config"])
-    stored = folder.checkpoints / "backbone"
     backbone = None
     if config.weights != "random":
-        backbone = jax.tree.map(jnp.asarray, checkpoint.load(stored)[0]["backbone"])
+        backbone = jax.tree.map(jnp.asarray, checkpoint.load(folder.checkpoints / "backbone")[0]["backbone"])
     setup = set_up(config, arrays, stored=(backbone, header["weights"]["sha256"]))
     check_same_run(header, setup.header(), folder.path)
-    return RecordedRun(folder.path, config, header, setup)
+    opened = RecordedRun(folder.path, config, header, setup, method)
+    if method != "ntkcl":
+        opened.check_method()
+    return opened
 
 
 def evaluate_run(run: str | Path, *, arrays: Arrays | None = None) -> tuple[dict[str, Any], bool]:
-    """Classify the test images again with every stored checkpoint of NTK-CL.
+    """Classify the test images again with every stored checkpoint of every method.
 
     Args:
         run: the run folder.
         arrays: the images again, when the run had `data.source="arrays"`.
 
     Returns:
-        Results of the finished tasks in the form of `results.json` (method `ntkcl` alone), and whether they equal
-        the stored ones.
+        Results of the finished tasks in the form of `results.json` (methods with checkpoints only), and whether they
+        equal the stored ones.
 
     Raises:
         RunFolderError: no run there, or no finished task.
     """
     opened = load_run(run, arrays=arrays)
-    seeds = {}
-    for seed in opened.seeds:
-        evaluations = []
-        for t in range(opened.tasks_done(seed)):
-            task = opened.task(t, seed)
-            evaluations.append(evaluate(opened.setup, opened.setup.scenarios[seed], t, task.after, task.frozen)[0])
-        if evaluations:
-            seeds[str(seed)] = {"ntkcl": summarise(evaluations)}
+    setup, stored = opened.setup, opened.results.get("seeds", {})
+    seeds: dict[str, dict[str, Any]] = {}
+    same = True
+    for seed, method in itertools.product(opened.seeds, opened.methods):
+        one = replace(opened, method=method)
+        tasks = (one.task(t, seed) for t in range(one.tasks_done(seed)))
+        found = [evaluate(setup, one.network, setup.scenarios[seed], t.task, t.after, t.frozen)[0] for t in tasks]
+        if found:
+            made = seeds.setdefault(str(seed), {})[method] = summarise(found)
+            same &= stored.get(str(seed), {}).get(method, made) == made
     if not seeds:
-        raise RunFolderError(f"{opened.path} has no finished task of method ntkcl yet; train first")
-    stored = opened.results.get("seeds", {})
-    same = all(stored[s]["ntkcl"] == done["ntkcl"] for s, done in seeds.items() if "ntkcl" in stored.get(s, {}))
-    return assemble(opened.setup, seeds), same
+        raise RunFolderError(f"{opened.path} has no finished task of a method with checkpoints yet; train first")
+    return assemble(setup, seeds), same

@@ -14,7 +14,7 @@ from analysis.report.output import check_target, render, write
 from analysis.report.page import Node, node
 from analysis.report.provenance import provenance_of, seeds_note
 from analysis.report.reading import RunFiles, read_run
-from analysis.report.sections import SECTIONS, Part, all_tables
+from analysis.report.sections import Part, all_tables, sections_of
 from analysis.report.tables import SHOWN_ROWS, Table, Value
 from analysis.report.verdict import verdict
 from analysis.report.words import CAPTIONS
@@ -47,7 +47,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     out = Path(out).expanduser() if out else Path(runs[0]).expanduser() / "analysis" / "report.html"
     check_target(out)
     files = [read_run(Path(run)) for run in runs]
-    parts = {key: [make(one) for one in files] for key, (_, make) in SECTIONS.items()}
+    parts = {key: [make(one) for one in files] for key, (_, make) in sections_of(files).items()}
     drawings = [_draw(one, [of_runs[i] for of_runs in parts.values()]) for i, one in enumerate(files)]
     return write(out, _document(files, parts, drawings))
 
@@ -67,12 +67,12 @@ def _draw(files: RunFiles, parts: Sequence[Part]) -> dict[str, bytes]:
 def _document(files: Sequence[RunFiles], parts: Mapping[str, Sequence[Part]], drawings: Sequence[Drawings]) -> bytes:
     title = "Report of " + " and ".join(one.name for one in files)
     names = [part for one in files for part in (" and ", page.name(one.name))][1:]
-    links = [node("li", node("a", heading, href=f"#{key}")) for key, (heading, _) in SECTIONS.items()]
+    links = [node("li", node("a", heading, href=f"#{key}")) for key, (heading, _) in sections_of(files).items()]
     links.append(node("li", node("a", "Provenance", href="#provenance")))
     note = "What theory says about training, beside what training did. Tasks are counted from 1."
     header = node("header", node("h1", "Report of ", *names), node("p", note), node("nav", node("ul", *links)))
     body = [header, _verdict(files)]
-    body += [_section(key, heading, files, parts[key], drawings) for key, (heading, _) in SECTIONS.items()]
+    body += [_section(key, heading, files, parts[key], drawings) for key, (heading, _) in sections_of(files).items()]
     said = [page.facts(provenance_of(one)) for one in files]
     body.append(node("section", node("h2", "Provenance"), _columns(files, said), id="provenance"))
     return page.document(title, [node("main", *body)])

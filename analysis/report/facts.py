@@ -52,6 +52,11 @@ def shown_method(files: RunFiles) -> str:
     return METHOD if METHOD in methods or not methods else methods[0]
 
 
+def by_method(files: RunFiles) -> dict[str, dict[str, Any]]:
+    """Summary of the kernels of every method that has one, the run's own first."""
+    return ({files.method: files.summary} if files.summary else {}) | files.others
+
+
 def pairs_of(matrix: Sequence[Sequence[float | None]]) -> list[float]:
     """Entries above the diagonal that are known."""
     return known(value for t, row in enumerate(matrix) for value in row[t + 1 :])
@@ -67,6 +72,8 @@ class KernelFacts:
         unrelated: what unrelated tasks would give at the last.
         same: what another sample of the same tasks would give at the last.
         drift: mean relative change of a task's kernel from one checkpoint to the next.
+        dimension: mean effective dimension of a task's kernel at the last checkpoint.
+        alignment: mean alignment of a task's kernel with its targets there.
         closest: the pair of tasks (from 0) with the largest ratio at the last checkpoint of the first seed.
         closest_ratio: that ratio.
     """
@@ -76,6 +83,8 @@ class KernelFacts:
     unrelated: float | None
     same: float | None
     drift: float | None
+    dimension: float | None
+    alignment: float | None
     closest: tuple[int, int] | None
     closest_ratio: float | None
 
@@ -96,8 +105,25 @@ def kernel_facts(summary: Mapping[str, Any]) -> KernelFacts:
     return KernelFacts(
         of_pairs(first, "inter_intra_ratio"), of_pairs(last, "inter_intra_ratio"), of_pairs(last, "unrelated_ratio"),
         of_pairs(last, "same_task_ratio"), drift,
+        mean(value for figures in last for value in figures["effective_dimension"]),
+        mean(value for figures in last for value in figures["target_alignment"]),
         (tasks[t], tasks[k]) if several else None, float(ratios[t, k]) if several else None,
     )  # fmt: skip
+
+
+def method_curves(files: RunFiles) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Checkpoint and mean over tasks (or pairs of tasks) of the first seed, by method and figure."""
+
+    def points(summary: Mapping[str, Any], name: str) -> list[tuple[int, float]]:
+        checkpoints = next(iter(summary["seeds"].values()))["checkpoints"]
+        values = {
+            int(c): mean(pairs_of(figures[name]) if name == "inter_intra_ratio" else figures[name])
+            for c, figures in checkpoints.items()
+        }
+        return [(c, value) for c, value in sorted(values.items()) if value is not None]
+
+    names = ("inter_intra_ratio", "effective_dimension", "target_alignment", "drift")
+    return {method: {name: points(made, name) for name in names} for method, made in by_method(files).items()}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Figures of the report: each small enough that its text can be read at the width of a phone."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from analysis.figures import (
     spectrum_panel,
 )
 from analysis.report.reading import TaskKernel
-from ntkcl_jax.drawing import style
+from ntkcl_jax.drawing import COLOURS, style
 from ntkcl_jax.figures import label
 
 SIZE = (4.6, 3.5)
@@ -141,6 +142,26 @@ def line_figure(checkpoints: Mapping[str, Any], tasks: Sequence[int], name: str)
     if name == "drift":
         axes.set_ylim(bottom=0)
     _tasks_legend(figure, axes, tasks)
+    return figure
+
+
+@style()
+def methods_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]) -> Figure:
+    """Draw what the kernels of several methods say over checkpoints.
+
+    Args:
+        curves: checkpoints and values of `inter_intra_ratio` and each of `LABELS`, by method.
+    """
+    figure = Figure(figsize=(7.4, 6.0), layout="constrained")
+    titles = {"inter_intra_ratio": "inter-task / intra-task kernel", **{n: title for n, (title, _) in LABELS.items()}}
+    for axes, (name, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
+        for colour, (method, values) in zip(cycle(COLOURS), curves.items(), strict=False):
+            x, y = [c for c, _ in values[name]], [value for _, value in values[name]]
+            axes.plot(x, y, "o-", ms=3.5, lw=1.3, color=colour, label=method)
+        shown = [0.0, *(value for values in curves.values() for _, value in values[name])]
+        axes.set(title=title, xlabel="checkpoint (tasks learned)", ylim=(1.1 * min(shown), 1.1 * max(shown) or 1))
+        axes.grid(alpha=0.25)
+    legend_below(figure, figure.axes[0], columns=4)
     return figure
 
 

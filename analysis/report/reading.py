@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from analysis.errors import StoreError
 from analysis.report import schema
 from analysis.report.forms import FormError
-from analysis.store import load_analysis
+from analysis.store import analysis_folder, load_analysis
 from analysis.store.files import read_json
 from analysis.summary import sample_kernel
+from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.tables import short_name
 
 PREFERRED = ("trace", "full", "diagonal", "pseudo")
@@ -51,7 +52,9 @@ class RunFiles:
         run: the folder.
         config: `config.json`.
         results: `results.json`.
-        summary: `analysis/summary.json`.
+        method: whose kernels are shown: NTK-CL's, or those of the first other method with any in a run without it.
+        summary: `analysis/summary.json`, or `analysis/<method>/summary.json`.
+        others: the same of every other method, by method.
         gaps: `analysis/gaps.json`.
         forecast: `analysis/forecast.json`.
         new_data: `analysis/forecast-NAME.json` by NAME.
@@ -61,7 +64,9 @@ class RunFiles:
     run: Path
     config: dict[str, Any]
     results: dict[str, Any] | None = None
+    method: str = "ntkcl"
     summary: dict[str, Any] | None = None
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
     gaps: dict[str, Any] | None = None
     forecast: dict[str, Any] | None = None
     new_data: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -113,7 +118,12 @@ def read_run(run: Path) -> RunFiles:
     if config is None:
         raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
     home = run / "analysis"
-    summary = _read(home / "summary.json", schema.check_summary)
+    methods = [method for method in ("ntkcl", *TUNED_METHODS) if method in config["config"]["methods"]]
+    summaries = {
+        method: _read(analysis_folder(run, method) / "summary.json", schema.check_summary) for method in methods
+    }
+    method = "ntkcl" if "ntkcl" in methods else next((m for m in methods if summaries[m]), [*methods, "ntkcl"][0])
+    summary = summaries.pop(method, None)
     new_data = {}
     for path in sorted(home.glob("forecast-*.json")):
         name = path.stem.removeprefix("forecast-")
@@ -122,11 +132,13 @@ def read_run(run: Path) -> RunFiles:
         run=run,
         config=config,
         results=_read(run / "results.json", schema.check_results),
+        method=method,
         summary=summary,
+        others={method: made for method, made in summaries.items() if made},
         gaps=_read(home / "gaps.json", schema.check_gaps),
         forecast=_read(home / "forecast.json", lambda value: schema.check_forecast(value, "forecast.json")),
         new_data=new_data,
-        kernels=_kernels(run, summary) if summary else (),
+        kernels=_kernels(run, method, summary) if summary else (),
     )
 
 
@@ -148,11 +160,11 @@ def _read(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]
     return value
 
 
-def _kernels(run: Path, summary: dict[str, Any]) -> tuple[TaskKernel, ...]:
+def _kernels(run: Path, method: str, summary: dict[str, Any]) -> tuple[TaskKernel, ...]:
     """Kernels of the first seed at its first and last checkpoint; none where they were deleted to save space."""
     seed, part = next(iter(summary["seeds"].items()))
     numbers = sorted(map(int, part["checkpoints"]))
-    analysis = load_analysis(run)
+    analysis = load_analysis(run, method)
     there = {(spec.seed, spec.checkpoint, spec.outputs) for spec in analysis.kernels}
     found = []
     for number in dict.fromkeys((numbers[0], numbers[-1])):

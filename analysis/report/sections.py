@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 
 from analysis.figures import checkpoint_name
 from analysis.report import figures, tables, theory_figures, words
+from analysis.report.facts import method_curves
 from analysis.report.reading import RunFiles, clean, known
 from analysis.report.tables import Table
+from analysis.report.verdict import methods_says
 from ntkcl_jax.figures import accuracy_curves, accuracy_matrix_figure
 
 PANELS = 6
@@ -53,7 +55,8 @@ class Part:
 
 def command(program: str, files: RunFiles) -> str:
     """A command line about this run that can be pasted into a shell."""
-    return f"{program} {shlex.quote(printable(str(files.run)))}"
+    whose = "" if files.method == "ntkcl" or "kernels" not in program else f" --method {files.method}"
+    return f"{program} {shlex.quote(printable(str(files.run)))}{whose}"
 
 
 def printable(line: str) -> str:
@@ -249,6 +252,15 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", name)
 
 
+def methods(files: RunFiles) -> Part:
+    """Kernels of all methods that have some, side by side; nothing where one has."""
+    if not files.others:
+        return Part()
+    alt = "Kernel ratio, effective dimension, alignment and drift over checkpoints, for each method"
+    panel = Panel("methods", alt, figures.methods_figure(method_curves(files)))
+    return Part([panel], methods_says(files), [tables.methods(files)])
+
+
 def all_tables(files: RunFiles) -> list[Table]:
     """Every table that there is of a run, for CSV files."""
     made: list[Table] = []
@@ -256,6 +268,8 @@ def all_tables(files: RunFiles) -> list[Table]:
         made += [tables.headline(files), tables.accuracy(files)]
     if files.summary:
         made += tables.of_summary(files.summary)
+    if files.others:
+        made.append(tables.methods(files))
     if files.gaps:
         made += tables.of_gaps(files.gaps)
     if files.forecast:
@@ -276,3 +290,10 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
     "shares": ("Which parts of the network learn", shares),
 }
 """Title and maker of each section, in order; its words are in `words.CAPTIONS`."""
+
+
+def sections_of(files: Sequence[RunFiles]) -> dict[str, tuple[str, Callable[[RunFiles], Part]]]:
+    """The sections of a report: without what only NTK-CL has, with the methods' comparison, as the runs demand."""
+    lacking = () if any(one.method == "ntkcl" for one in files) else ("gaps", "bounds", "forecast", "curves")
+    compared = {"methods": ("Kernels of all methods", methods)} if any(one.others for one in files) else {}
+    return {key: part for key, part in SECTIONS.items() if key not in lacking} | compared

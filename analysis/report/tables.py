@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.report.facts import by_method, kernel_facts
 from analysis.report.reading import RunFiles, clean
 from analysis.report.schema import CURVES
 
@@ -83,6 +84,20 @@ def accuracy(files: RunFiles) -> Table:
         for k, value in enumerate(line[: t + 1])
     ]
     return Table("accuracy_matrix", "", ["method", "after_task", "test_images_of_task", "accuracy"], rows)
+
+
+def methods(files: RunFiles) -> Table:
+    """What the kernels of every method say, means over seeds, tasks and pairs of tasks; see `facts.KernelFacts`."""
+    rows: list[Sequence[Value]] = []
+    for method, summary in by_method(files).items():
+        facts = kernel_facts(summary)
+        part = (files.results or {"summary": {}})["summary"].get(method)
+        right = [round(100 * part[name]["mean"], 2) if part else None for name in ("final_accuracy", "forgetting")]
+        rows.append([method, *right, facts.first, facts.last, facts.unrelated, facts.drift, facts.dimension,
+                     facts.alignment, summary["outputs"], summary["per_task"]])  # fmt: skip
+    header = ["method", "final accuracy, %", "forgetting, points", "inter/intra kernel, first", "last", "if unrelated",
+              "drift", "effective dimension", "target alignment", "outputs", "probe images of a task"]  # fmt: skip
+    return Table("methods", "Kernels of each method's own trainable parameters", header, rows)
 
 
 def of_summary(summary: Mapping[str, Any]) -> list[Table]:

@@ -1,6 +1,6 @@
 """The verdict: a few sentences in plain words, each computed from the run's numbers."""
 
-from analysis.report.facts import KernelFacts, forecast_facts, gap_facts, kernel_facts, shown_method
+from analysis.report.facts import KernelFacts, by_method, forecast_facts, gap_facts, kernel_facts, shown_method
 from analysis.report.reading import RunFiles, clean
 
 UNKNOWN = "unknown"
@@ -131,6 +131,21 @@ def closeness(facts: KernelFacts) -> str:
         f"In the kernels, tasks {share}: the inter-task kernel is {number(facts.last, 2)} of the intra-task ones, "
         f"where unrelated tasks would give {number(low, 2)} and a second sample of the same task {number(high, 2)}."
     )
+
+
+def methods_says(files: RunFiles) -> str:
+    """Which method's tasks share most in the kernels, and whose kernel changes most."""
+    facts = {method_name(method): kernel_facts(summary) for method, summary in by_method(files).items()}
+    said = []
+    for what, value in (
+        ("inter-task kernels at the last checkpoint", {name: one.last for name, one in facts.items()}),
+        ("changes of a task's kernel", {name: one.drift for name, one in facts.items()}),
+    ):
+        known_ones = sorted((size, name) for name, size in value.items() if size is not None)
+        if len(known_ones) > 1:
+            (low, least), (high, most) = known_ones[0], known_ones[-1]
+            said.append(f"The largest {what} has {most} ({number(high, 2)}), the smallest {least} ({number(low, 2)}).")
+    return " ".join(said)
 
 
 def _gaps(files: RunFiles) -> str:

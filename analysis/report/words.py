@@ -95,6 +95,11 @@ CAPTIONS = {
         "The axis is logarithmic; the shares add up to 1.",
         "No single answer is good; a group that stays near zero hardly learns and could be left out.",
     ),
+    "methods": Caption(
+        "Kernels on the same probe images, each of a method's own trainable parameters: means over tasks and pairs.",
+        "A low ratio and little drift. Dimension and alignment also depend on the number of probe images: compare them "
+        "only where the last column of the table is the same.",
+    ),
 }
 
 

@@ -8,6 +8,7 @@ RUN/analysis/kernels/seed<S>/checkpoint<C>/<outputs>/         one finished kerne
     group-<name>/       the same for the part of each parameter group
 RUN/analysis/kernels/seed<S>/checkpoint<C>/<outputs>.partial/  a kernel under work
     tiles/<i>-<j>.json  SHA-256 of a tile's chunks, written after them: without it the tile is absent
+RUN/analysis/<method>/kernels/...                             the same of every other method than NTK-CL
 
 A kernel is symmetric, so tiles below the diagonal are not stored; reading mirrors them.
 
@@ -22,7 +23,7 @@ A kernel is symmetric, so tiles below the diagonal are not stored; reading mirro
 """
 
 from analysis.store.reading import Analysis, StoredKernel, load_analysis
-from analysis.store.spec import KernelSpec, code_version, code_version_json
+from analysis.store.spec import KernelSpec, analysis_folder, code_version, code_version_json
 from analysis.store.writing import KernelStore, OpenKernel
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "KernelStore",
     "OpenKernel",
     "StoredKernel",
+    "analysis_folder",
     "code_version",
     "code_version_json",
     "load_analysis",

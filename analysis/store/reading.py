@@ -18,7 +18,7 @@ from analysis.store.files import (
     read_spec,
     sha256,
 )
-from analysis.store.spec import KernelSpec
+from analysis.store.spec import KernelSpec, analysis_folder
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
 
 
@@ -62,11 +62,11 @@ class StoredKernel(Readable):
 
 
 class Analysis:
-    """The analysis of a run, as far as it is finished."""
+    """The analysis of a method of a run, as far as it is finished."""
 
-    def __init__(self, run: Path) -> None:
-        """Name the run; `load_analysis` is the way here."""
-        self.run = run
+    def __init__(self, run: Path, method: str = "ntkcl") -> None:
+        """Name the run and the method; `load_analysis` is the way here."""
+        self.run, self.folder = run, analysis_folder(run, method)
         self._opened = functools.lru_cache(StoredKernel)
 
     @property
@@ -76,7 +76,7 @@ class Analysis:
         Raises:
             StoreError: a `kernel.json` that is missing or can't be read.
         """
-        folders = (self.run / "analysis" / "kernels").glob("seed*/checkpoint*/*")
+        folders = (self.folder / "kernels").glob("seed*/checkpoint*/*")
         found = [read_spec(path) for path in folders if path.is_dir() and not path.name.endswith(PARTIAL)]
         return tuple(sorted(found, key=lambda spec: (spec.seed, spec.checkpoint, spec.outputs)))
 
@@ -87,7 +87,7 @@ class Analysis:
         Raises:
             StoreError: it can't be read.
         """
-        path = self.run / "analysis" / "summary.json"
+        path = self.folder / "summary.json"
         return read_json(path) if path.exists() else {}
 
     def stored(self, seed: int, checkpoint: int, outputs: str | None = None) -> StoredKernel:
@@ -104,7 +104,7 @@ class Analysis:
         there = [spec for spec in self.kernels if (spec.seed, spec.checkpoint) == (seed, checkpoint)]
         fitting = [spec for spec in there if outputs in (None, spec.outputs)]
         if len(fitting) == 1:
-            return self._opened(self.run / "analysis" / "kernels" / fitting[0].place)
+            return self._opened(self.folder / "kernels" / fitting[0].place)
         asked = f"seed {seed}, checkpoint {checkpoint}" + (f", outputs {outputs}" if outputs else "")
         if fitting:
             raise StoreError(
@@ -135,16 +135,20 @@ class Analysis:
         return self.stored(seed, checkpoint, outputs).block(t, k, group)
 
 
-def load_analysis(run: str | Path) -> Analysis:
+def load_analysis(run: str | Path, method: str = "ntkcl") -> Analysis:
     """Open what has been analysed of a run; kernels are read when asked for.
 
     Args:
         run: the run folder.
+        method: whose kernels.
 
     Raises:
         StoreError: nothing has been analysed there.
     """
     path = Path(run).expanduser()
-    if not (path / "analysis").is_dir():
-        raise StoreError(f"{path} has no analysis; check the path, or run `ntk-analysis kernels {path}` first")
-    return Analysis(path)
+    if not analysis_folder(path, method).is_dir():
+        whose, option = ("", "") if method == "ntkcl" else (f" of method {method}", f" --method {method}")
+        raise StoreError(
+            f"{path} has no analysis{whose}; check the path, or run `ntk-analysis kernels {path}{option}` first"
+        )
+    return Analysis(path, method)

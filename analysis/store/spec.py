@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from analysis.errors import StoreError
@@ -25,6 +26,7 @@ class KernelSpec:
         checkpoint: 0 before task 0, t + 1 after task t.
         outputs: `full` (n, n, k, k), `trace` (n, n), `diagonal` (n, n, k) or `pseudo` (n, n).
         head: which outputs of the network, `scores`, `proxy` or `features`.
+        method: whose network it is.
         n: images of all tasks.
         k: outputs of the function.
         tile: images in a tile; the last tile may hold fewer.
@@ -54,6 +56,7 @@ class KernelSpec:
     checkpoint: int
     outputs: str
     head: str
+    method: str = "ntkcl"
     n: int
     k: int
     tile: int
@@ -178,6 +181,17 @@ class KernelSpec:
         made: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
         made["versions"] = tuple(value["versions"].items())
         return cls(**made)
+
+
+def analysis_folder(run: Path, method: str = "ntkcl") -> Path:
+    """Where the kernels, summary and figures of a method of a run lie.
+
+    Example:
+        >>> print(analysis_folder(Path("runs/demo")), analysis_folder(Path("runs/demo"), "l2p"))
+        runs/demo/analysis runs/demo/analysis/l2p
+    """
+    home = run / "analysis"
+    return home if method == "ntkcl" else home / method
 
 
 def place(seed: int, checkpoint: int, outputs: str) -> str:

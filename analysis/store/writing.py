@@ -26,7 +26,7 @@ from analysis.store.files import (
     sync_file,
     write_json,
 )
-from analysis.store.spec import KernelSpec, place
+from analysis.store.spec import KernelSpec, analysis_folder, place
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
 
 SYNC_THREADS = 16
@@ -34,12 +34,12 @@ SYNC_THREADS = 16
 
 
 class KernelStore:
-    """The kernels of one run, for writing."""
+    """The kernels of one method of a run, for writing."""
 
-    def __init__(self, run: str | Path) -> None:
-        """Name the run; nothing is read or written yet."""
+    def __init__(self, run: str | Path, method: str = "ntkcl") -> None:
+        """Name the run and the method; nothing is read or written yet."""
         self.run = Path(run).expanduser()
-        self.root = self.run / "analysis" / "kernels"
+        self.root = analysis_folder(self.run, method) / "kernels"
 
     def path(self, spec: KernelSpec) -> Path:
         """Folder of a finished kernel."""
