@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,9 +13,10 @@ from ntkcl_jax.baselines.ranpac import METHOD, RIDGES, choose_ridge, ranpac
 from ntkcl_jax.data import make_scenario
 from ntkcl_jax.data_config import DataConfig
 from ntkcl_jax.metrics import TaskEvaluation
+from ntkcl_jax.readout import network_features
 from ntkcl_jax.recorded import load_run
 from ntkcl_jax.ridge import random_relu
-from ntkcl_jax.run import train
+from ntkcl_jax.run import all_views, train
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.tunedrun import make_method
 from ntkcl_jax.weights import save_backbone
@@ -102,12 +104,18 @@ def test_the_first_session_trains_on_task_0_alone_and_features_stay(run: tuple[P
     held = small.start(method)[1]
     scenario = setup.scenarios[0]
     found = []
-    for side in (setup.source.train, setup.source.test):
-        pixels = np.stack([side.load(i) for i in range(len(side))]).astype(np.float32) / 255
-        found += [small.adapter_twin(held, states[1]["adaptation"], pixels), scenario.relabel(side.labels)]
+    for side in ("train", "test"):
+        images, views = (
+            (setup.source.train, setup.train_views) if side == "train" else (setup.source.test, setup.test_views)
+        )
+        trainable = jax.tree.map(jnp.asarray, states[1]["adaptation"])
+        made, _ = network_features(method, trainable, held, all_views(setup, side))
+        pixels = views.images(np.arange(len(images))).astype(np.float32) / 255
+        np.testing.assert_allclose(made, small.adapter_twin(held, trainable, pixels), atol=1e-4)
+        found += [made, scenario.relabel(images.labels)]
     wanted = list(ranpac(scenario, 0, *found, width=WIDTH))
     stored = json.loads((folder / "baselines" / f"seed0-{METHOD}.json").read_text())["tasks"]
-    assert [TaskEvaluation(**record) for record in stored] == wanted
+    assert stored == [e.to_record() for e in wanted]
 
 
 def test_a_run_broken_off_in_its_first_session_resumes_to_the_same_bits(
