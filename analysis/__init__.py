@@ -5,6 +5,7 @@
     theta = analysis.empirical_ntk(apply_fn, params, x1, x2)           # (n1, n2, k, k), exact, in bounded memory
     analysis.compute_kernels("runs/demo")                              # every checkpoint, into runs/demo/analysis
     block = analysis.load_analysis("runs/demo").kernel(0, 5, 1, 3)     # seed 0, after task 5, tasks 1 and 3
+    analysis.load_analysis("runs/demo", "ease")                        # of another method: Request(method="ease")
     analysis.compute_gaps("runs/demo")                                 # what theory says, beside what the run did
     analysis.compute_forecast("runs/demo")                             # what each task would make it forget
     analysis.write_report(["runs/demo"])                               # all of it, to look at

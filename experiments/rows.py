@@ -19,6 +19,8 @@ from ntkcl_jax.presets import PRESETS, VARIANT_PARTS, preset
 
 READS = {"ntkcl-ridge": "ntkcl"}
 """Methods that go on from another one's checkpoints, and therefore share its cell."""
+DEIT_112 = {"image_size": 112, "patch_size": 16, "dim": 192, "depth": 12, "heads": 3}
+"""DeiT-Ti, at a size that a CPU bears."""
 OURS = ("ntkcl-ridge", "ridge")
 """Methods that are this project's own."""
 
@@ -106,7 +108,22 @@ def one_stream(name: str) -> Stream:
     """
     from experiments.dev_streams import dev_digits, dev_scripts
 
+    deit = (
+        *((f"model.backbone.{name}", value) for name, value in DEIT_112.items()),
+        ("data.normalize", "imagenet"),
+        ("data.resize", 112),
+        ("data.invert", False),
+        ("optimizer.learning_rate", 0.02),
+        ("optimizer.later_learning_rate", None),
+        ("optimizer.weight_decay", 5e-3),
+        ("objective.lambda_dis", 0.2),
+        ("objective.lambda_reg", 1e-3),
+        ("readout.views", 1),
+    )
+    photos = (("data.classes_per_task", 10), ("data.crop_scale", (0.2, 1.0)), ("data.flip", True))
     own = {
+        "deit-omniglot": Stream("characters", needs_path=True, changes=deit),
+        "deit-tiny-imagenet": Stream("characters", needs_path=True, changes=(*deit, *photos)),
         "omniglot": Stream("characters", needs_path=True),
         "icons": Stream("characters", needs_path=True, changes=(("data.classes_per_task", 10),)),
         "dev-digits": Stream("digits", dev_digits, changes=(("data.source", "arrays"),)),

@@ -63,6 +63,19 @@ def table_rows(_: RunConfig) -> Sequence[Row]:
     return [at_rate(row.name, NANO_RATES[row.name]) if row.name in NANO_RATES else row for row in rows]
 
 
+def deit_rows(_: RunConfig) -> Sequence[Row]:
+    """NTK-CL in both forms, with both heads, and what costs one pass over the images."""
+    both = ("ntkcl", "ntkcl-ridge")
+    return [
+        *(
+            Row(f"ntkcl {form}" if form == "reference" else "ntkcl", forms(form), both)
+            for form in ("paper", "reference")
+        ),
+        *(Row(method, (), (method,)) for method in ("prototypes", "ridge", "ranpac")),
+        Row("ranpac without first session", (("baselines.first_session", False),), ("ranpac",)),
+    ]
+
+
 def benchmark_rows(_: RunConfig) -> Sequence[Row]:
     """Every method with the published settings, which are `reference`, and the `paper` forms."""
     own, *others = method_rows()
@@ -159,6 +172,17 @@ SWEEPS: dict[str, Sweep] = {
         "ViT-B/16, the published settings; needs the data, the weights and an accelerator.",
         tuple(benchmark + end for benchmark in BENCHMARKS for end in ("", IN1K)),
         benchmark_rows,
+    ),
+    "deit": Sweep(
+        "A real pre-trained backbone: DeiT-Ti at 112 px",
+        "DeiT-Ti/16 (ImageNet-1K, Apache-2.0; a copy whose LayerNorms were rounded), positions resampled from 224 to "
+        "112 px. `deit-omniglot`: 192 handwritten characters that it hasn't seen, 12 x 16. `deit-tiny-imagenet`: 100 "
+        "classes of Tiny-ImageNet, 10 x 10; **DeiT was trained on these classes**, so this is no test of transfer. "
+        "NTK-CL has the published ImageNet-R settings but for the epochs (2), chosen for the time that a CPU takes; "
+        "the ridge heads have 2,000 random features, `ntkcl-ridge` one crop beside each image.",
+        ("deit-omniglot", "deit-tiny-imagenet"),
+        deit_rows,
+        (0,),
     ),
     "choose": Sweep(
         "Choice of the nano presets' hyper-parameters",
