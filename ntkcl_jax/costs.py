@@ -154,9 +154,17 @@ def backbone_flops(config: RunConfig) -> int:
     return _embedding(vit) + sum(block.forward for block in blocks)
 
 
+def _streams(model: ModelConfig) -> Work:
+    """One parameter set of the streams that run."""
+    work = Work() if model.streams == "patch" else _channel(model)
+    return work if model.streams == "channel" else work + _patch(model)
+
+
 def _fusion(model: ModelConfig) -> Work:
-    """The fusion layer; its paper form has three maps and an attention over sections."""
+    """The fusion layer; its paper form has three maps and an attention over sections. One stream alone has none."""
     d, s = model.backbone.dim, model.sections
+    if model.streams != "both":
+        return Work()
     if model.fusion == "reference":
         product = 2 * model.feature_dim**2
         return Work(product, 2 * product)
@@ -165,10 +173,10 @@ def _fusion(model: ModelConfig) -> Work:
 
 
 def features_flops(config: RunConfig) -> int:
-    """FLOPs of the network's three features of one image, forward: two adapted streams, their means, the fusion."""
+    """FLOPs of the network's features of one image, forward: the adapted streams, their means, the fusion."""
     model, vit = config.model, config.model.backbone
     start = _embedding(vit) + _block(vit, vit.tokens, vit.tokens if vit.depth > 1 else 1).forward
-    streams = 2 * (_channel(model).forward + _patch(model).forward)
+    streams = 2 * _streams(model).forward
     untouched = backbone_flops(config) - start if model.pretrained_view else 0
     return start + streams + untouched + _fusion(model).forward
 
@@ -196,16 +204,18 @@ def training_flops(config: RunConfig, classes: int = 0) -> int:
     model, objective, batch = config.model, config.objective, config.optimizer.batch_size
     vit, e = model.backbone, model.feature_dim
     sizes = task_sizes(config, classes)
-    backward = _channel(model).backward + _patch(model).backward + _fusion(model).backward
+    backward = _streams(model).backward + _fusion(model).backward
     if config.compute.remat:
         n = vit.tokens
-        for rows in (n, n + model.prompts):
+        rows_of = {"channel": n, "patch": n + model.prompts}
+        for rows in rows_of.values() if model.streams == "both" else [rows_of[model.streams]]:
             backward += sum(_recomputed(vit, rows, 1 if i == vit.depth - 1 else rows) for i in range(1, vit.depth))
     proxy = 3 * 2 * e * max(sizes)
     rows = min(objective.orthogonality_rank, sum(sizes), e)
     old = batch + min(batch, sum(sizes))
     loss = proxy + 2 * (2 if objective.orthogonality == "reference" else 1) * 2 * e * rows + 2 * old * e
-    return batch * (features_flops(config) + backward + 3 * loss)
+    views = 3 if model.streams == "both" else 1
+    return batch * (features_flops(config) + backward + views * loss)
 
 
 def run_flops(config: RunConfig, stream: Stream) -> int:

@@ -19,6 +19,7 @@ from ntkcl_jax.fitting import Position, StepRecord
 from ntkcl_jax.logs import MetricsLog, Progress, Stage
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Tree
+from ntkcl_jax.peaks import peak_tflops
 from ntkcl_jax.runfolder import RunFolder
 from ntkcl_jax.setup import Setup, epoch_batches, initial_state
 
@@ -36,6 +37,11 @@ class MethodRun(ABC, Generic[State]):
         self.setup, self.folder, self.log, self.progress, self.seed = setup, folder, log, progress, seed
         self.scenario = setup.scenarios[seed]
         self.labels = self.scenario.relabel(setup.source.train.labels)
+
+    @property
+    def image_flops(self) -> float | None:
+        """FLOPs of training on one image, where they can be counted from the configuration."""
+        return None
 
     @property
     @abstractmethod
@@ -178,6 +184,7 @@ class MethodRun(ABC, Generic[State]):
     def recorder(self, task: int, stage: Stage) -> Any:
         """Make the function that turns step results into log lines and progress."""
         batch_size = self.setup.config.optimizer.batch_size
+        peak = peak_tflops(jax.devices()[0].device_kind, self.setup.config.compute.dtype)
         last = time.perf_counter()
 
         def record(records: list[StepRecord]) -> None:
@@ -188,10 +195,13 @@ class MethodRun(ABC, Generic[State]):
             rate = len(records) * batch_size / max(now - last, 1e-9)
             last = now
             mean = {name: float(np.mean([r.terms[name] for r in records])) for name in records[0].terms}
+            speed = {"images_per_s": rate}
+            if self.image_flops is not None:
+                speed["tflops"] = rate * self.image_flops / 1e12
+                if peak is not None:
+                    speed["mfu"] = speed["tflops"] / peak
             step = records[-1].step + 1
-            self.log.append(
-                kind="train", method=self.method, seed=self.seed, task=task, step=step, images_per_s=rate, **mean
-            )
+            self.log.append(kind="train", method=self.method, seed=self.seed, task=task, step=step, **speed, **mean)
             stage.advance(len(records), loss=f"{mean['total']:.3f}", images_per_s=rate)
 
         return record

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntkcl_jax import checkpoint
+from ntkcl_jax.costs import training_flops
 from ntkcl_jax.fitting import Position
 from ntkcl_jax.learner import LearnerState, finish_task, fit_task, start_task, task_arrays
 from ntkcl_jax.logs import Stage
@@ -21,6 +22,12 @@ class SeedRun(MethodRun[LearnerState]):
     """NTK-CL on one seed: learns task after task, and leaves every state in the run folder."""
 
     method = "ntkcl"
+
+    @property
+    def image_flops(self) -> float:
+        """FLOPs of training on one image."""
+        config = self.setup.config
+        return training_flops(config, self.scenario.num_classes) / config.optimizer.batch_size
 
     @property
     def epochs(self) -> int:

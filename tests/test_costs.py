@@ -36,6 +36,8 @@ VARIANTS = {
     "reference": WIDE,
     "paper": with_variants(WIDE, all="paper"),
     "pretrained view": replace(WIDE, model=replace(WIDE.model, pretrained_view=True)),
+    "channel alone": replace(WIDE, model=replace(WIDE.model, streams="channel")),
+    "patch alone": replace(WIDE, model=replace(WIDE.model, streams="patch")),
     "remat": replace(WIDE, compute=ComputeConfig(remat=True)),
     "one block": replace(
         WIDE,

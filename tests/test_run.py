@@ -12,7 +12,9 @@ from jax import numpy as jnp
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.config import ComputeConfig
+from ntkcl_jax.costs import training_flops
 from ntkcl_jax.data import Arrays
+from ntkcl_jax.logs import read_metrics
 from ntkcl_jax.nn.model import Network
 from ntkcl_jax.run import train
 from ntkcl_jax.steps import train_step
@@ -133,6 +135,21 @@ def test_metrics_tell_losses_by_step_and_accuracies_by_task(run: Path, results: 
         assert [r["task_accuracies"] for r in told] == rows
     times = [r["time"] for r in records]
     assert times == sorted(times)
+
+
+def test_a_log_line_tells_speed_in_flops_counted_from_the_config_and_utilisation_where_the_peak_is_known(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flops = training_flops(tiny.config(), tiny.CLASSES) / tiny.config().optimizer.batch_size
+    for line in read_metrics(run / "metrics.jsonl"):
+        if line["kind"] == "train":
+            assert line["tflops"] == pytest.approx(line["images_per_s"] * flops / 1e12)
+            assert "mfu" not in line  # nobody's data sheet has this CPU
+    monkeypatch.setattr("ntkcl_jax.methodrun.peak_tflops", lambda kind, dtype: 2.0)
+    train(tiny.config(optimizer__epochs=1), tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "train"]
+    assert lines
+    assert all(line["mfu"] == pytest.approx(line["tflops"] / 2) for line in lines)
 
 
 def test_every_task_leaves_its_state_before_and_after_and_no_in_task_state(run: Path) -> None:

@@ -108,4 +108,4 @@ def same_states(one: Path, other: Path) -> bool:
 def records(run: Path) -> list[dict[str, Any]]:
     """Lines of `metrics.jsonl` without what a clock puts into them."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_s")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("time", "images_per_s", "tflops", "mfu")} for line in lines]
