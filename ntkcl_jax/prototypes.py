@@ -1,7 +1,8 @@
-"""Prototypes: the class means of hybrid features that classify at test time, and the running mean of the streams."""
+"""Prototypes: the class means of features that classify at test time, and the running mean of the streams."""
 
 import functools
 from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,33 +11,33 @@ from jaxtyping import Array, Float, Int
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import DataError
-from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.nn.model import Classifier, Tree
 from ntkcl_jax.steps import pixels_of
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _class_sums(
-    network: Network, adaptation: Tree, frozen: Frozen, batch: Batch, offset: Int[Array, ""]
+    network: Classifier, trainable: Tree, frozen: Any, batch: Batch, offset: Int[Array, ""]
 ) -> tuple[Float[Array, "n e"], Int[Array, "n"]]:
-    """Sum of hybrid features and number of images of each of the task's classes in a batch."""
+    """Sum of features and number of images of each of the task's classes in a batch."""
     n = network.task_classes
     local = jnp.where(batch.valid, batch.labels - offset, n)  # padding falls off the end
-    hybrid = network.features(adaptation, frozen, pixels_of(batch, network.config.backbone.image_size)).hybrid
+    features = network.apply_fn(trainable, frozen, pixels_of(batch, network.image_size), "features")
     # The padded rows of an image batch may hold anything: they must not reach the sum, not even times zero.
-    hybrid = jnp.where(batch.valid[:, None], hybrid, 0.0)
-    sums = jax.ops.segment_sum(hybrid, local, num_segments=n + 1)[:n]
+    features = jnp.where(batch.valid[:, None], features, 0.0)
+    sums = jax.ops.segment_sum(features, local, num_segments=n + 1)[:n]
     return sums, jax.ops.segment_sum(batch.valid.astype(jnp.int32), local, num_segments=n + 1)[:n]
 
 
 def class_means(
-    network: Network, adaptation: Tree, frozen: Frozen, batches: Iterable[Batch], offset: int, classes: int
+    network: Classifier, trainable: Tree, frozen: Any, batches: Iterable[Batch], offset: int, classes: int
 ) -> np.ndarray:
-    """Mean hybrid feature, not normalised, of each class of a task.
+    """Mean feature (NTK-CL: hybrid), not normalised, of each class of a task.
 
     Args:
-        network: the architecture.
-        adaptation: trainable tree at the task's end.
-        frozen: backbone and the *updated* running mean.
+        network: NTK-CL's network or that of another method.
+        trainable: trainable tree at the task's end.
+        frozen: its other arrays; NTK-CL: with the *updated* running mean.
         batches: the task's training images under the test transform.
         offset: the task's first class.
         classes: number of classes of the task.
@@ -47,7 +48,7 @@ def class_means(
     Raises:
         DataError: a class has no image.
     """
-    parts = [_class_sums(network, adaptation, frozen, batch, jnp.int32(offset)) for batch in batches]
+    parts = [_class_sums(network, trainable, frozen, batch, jnp.int32(offset)) for batch in batches]
     total = np.sum([np.asarray(s, np.float64) for s, _ in parts], axis=0)[:classes]
     count = np.sum([np.asarray(c) for _, c in parts], axis=0)[:classes]
     if (count == 0).any():

@@ -29,12 +29,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ntkcl_jax.baselines.prompting import NORM_FLOOR, encoded, layers_of, query_of, unit
+from ntkcl_jax.baselines.prompting import encoded, layers_of, query_of
 from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
 from ntkcl_jax.data import Batch
 from ntkcl_jax.nn.adapters import Key
+from ntkcl_jax.nn.heads import unit
 from ntkcl_jax.nn.model import Tree
 
+SQUARE_FLOOR = 1e-12
+"""Smallest squared length of q ⊙ A: components that are still zero have weight 0 and a finite gradient."""
 PUBLISHED = {"cifar100": (0.9136, 0.8670), "imagenet-r": (0.7716, 0.7159), "imagenet-a": (0.5613, 0.4534)}
 """(A̅, A_T) on ImageNet-21K weights by benchmark, as NTK-CL's table reports them (arXiv:2407.17120)."""
 IN_USE = "in_use"
@@ -72,7 +75,7 @@ def weights_of(
     """Weights α = cos(q ⊙ A, K) of a block's components."""
     # The norm of q ⊙ A_m without the (b, m, d) array of the products.
     squares = (query * query) @ (attention * attention).T
-    lengths = jnp.sqrt(jnp.maximum(squares, NORM_FLOOR))
+    lengths = jnp.sqrt(jnp.maximum(squares, SQUARE_FLOOR))
     return query @ (attention * unit(keys)).T / lengths
 
 

@@ -13,27 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ntkcl_jax.nn.adapters import Key
+from ntkcl_jax.nn.heads import unit
 from ntkcl_jax.nn.vit import Block, KeysValues, ViT
 
 Prefix = tuple[Array, Array]
 """Rows in front of a block's keys and values: (l, d), or (b, l, d) where images have their own."""
-NORM_FLOOR = 1e-12
-"""Smallest squared length by which a vector is divided: the cosine of a zero vector is 0 and has a gradient."""
 
 
 def uniform(key: Key, shape: tuple[int, ...]) -> Array:
     """Draw prompts or keys from U(-1, 1)."""
     return jax.random.uniform(key, shape, minval=-1, maxval=1)
-
-
-def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Scale vectors to length 1; a zero vector stays zero.
-
-    Example:
-        >>> [[round(float(x), 4) for x in row] for row in unit(jnp.array([[3.0, 4.0], [0.0, 0.0]]))]
-        [[0.6, 0.8], [0.0, 0.0]]
-    """
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), NORM_FLOOR))
 
 
 def cosine(queries: Float[Array, "b d"], keys: Float[Array, "m d"]) -> Float[Array, "b m"]:

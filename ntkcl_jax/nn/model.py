@@ -103,6 +103,11 @@ class Classifier(Protocol):
         ...
 
     @property
+    def task_classes(self) -> int:
+        """Classes of the largest task."""
+        ...
+
+    @property
     def image_size(self) -> int:
         """Side of the network's input, pixels."""
         ...
