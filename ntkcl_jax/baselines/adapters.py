@@ -86,12 +86,6 @@ class AdapterTuning(Tuned):
         """Class feature of the adapted backbone."""
         return adapted_feature(self.vit(held), trainable, images)
 
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b d"]
-    ) -> Float[Array, "b k"]:
-        """Logits of the linear classifier."""
-        return apply_head(trainable, features)
-
     def loss(
         self,
         trainable: Tree,

@@ -170,12 +170,6 @@ class CodaPrompt(Tuned):
             prefixes[layer] = (rows[:, : self.length // 2], rows[:, self.length // 2 :])
         return encoded(vit, tokens, prefixes=prefixes)[:, 0]
 
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b d"]
-    ) -> Float[Array, "b k"]:
-        """Logits of the linear classifier."""
-        return apply_head(trainable, features)
-
     def loss(
         self,
         trainable: Tree,

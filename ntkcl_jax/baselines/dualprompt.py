@@ -108,12 +108,6 @@ class DualPrompt(Tuned):
         task = jnp.argmax(jnp.where(held.kept[BEGUN], near, -jnp.inf), axis=1)
         return self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task])
 
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b d"]
-    ) -> Float[Array, "b k"]:
-        """Logits of the linear classifier."""
-        return apply_head(trainable, features)
-
     def loss(
         self,
         trainable: Tree,

@@ -139,9 +139,7 @@ class Ease(Tuned):
         made = jax.lax.fori_loop(0, number, add, made)  # as many rounds as there are old tasks
         return made.at[:, number].set(current).reshape(len(images), -1)
 
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b e"]
-    ) -> Float[Array, "b k"]:
+    def logits(self, trainable: Tree, held: Held, features: Float[Array, "b e"]) -> Float[Array, "b k"]:
         """Weighted sum of the cosines to class means in all subspaces."""
         task_of = held.kept["task_of_class"]
         own = task_of[:, None] == jnp.arange(self.tasks)

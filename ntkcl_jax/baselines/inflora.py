@@ -178,12 +178,6 @@ class InfLora(Tuned):
         """Class feature of the changed backbone."""
         return self.walk(trainable, held, images)[1]
 
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b d"]
-    ) -> Float[Array, "b k"]:
-        """Logits of all tasks' linear classifiers."""
-        return apply_head(trainable, features)
-
     def loss(
         self,
         trainable: Tree,

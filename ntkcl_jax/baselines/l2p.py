@@ -81,12 +81,6 @@ class L2P(Tuned):
         """Mean over the rows of the prompts."""
         return self.chosen(trainable, held, images)[0]
 
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b d"]
-    ) -> Float[Array, "b k"]:
-        """Logits of the linear classifier."""
-        return apply_head(trainable, features)
-
     def loss(
         self,
         trainable: Tree,

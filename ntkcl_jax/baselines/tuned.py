@@ -188,11 +188,9 @@ class Tuned(ABC):
     def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """What the classifier reads; rows are independent of each other."""
 
-    @abstractmethod
-    def logits(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"], features: Float[Array, "b e"]
-    ) -> Float[Array, "b k"]:
-        """Scores of all classes of the stream, those not yet seen included (they don't matter)."""
+    def logits(self, trainable: Tree, held: Held, features: Float[Array, "b e"]) -> Float[Array, "b k"]:
+        """Scores of all classes of the stream, seen or not; by default those of the linear classifier."""
+        return apply_head(trainable, features)
 
     def apply_fn(
         self, trainable: Tree, frozen: Held, images: Float[Array, "b h w c"], output: TunedOutput = "scores"
@@ -213,7 +211,7 @@ class Tuned(ABC):
         features = self.features(trainable, frozen, images)
         if output == "features":
             return features
-        scores = self.logits(trainable, frozen, images, features)
+        scores = self.logits(trainable, frozen, features)
         return jnp.where(frozen.kept[SEEN], scores, UNSEEN)
 
 
