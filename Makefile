@@ -13,7 +13,7 @@ MAX_LINES := 300
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser lint bench pins clean
+.PHONY: help setup demo test test-slow test-browser lint bench faults pins clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='more options for the command']"
@@ -53,6 +53,9 @@ lint: $(READY) ## check style, types, import floors and file lengths
 
 bench: $(READY) ## measure steps and kernels on this machine
 	$(BIN)/python -m experiments.bench $(ARGS)
+
+faults: $(READY) ## kill and hurt a small run in a hundred ways; each must end with the same bits
+	$(BIN)/python -m experiments.faults $(ARGS)
 
 pins: $(READY) ## resolve requirements/*.txt again from pyproject.toml
 	for v in 11 12; do $(BIN)/uv pip compile pyproject.toml --extra analysis --group dev --python-version 3.$$v \

@@ -7,12 +7,14 @@ alone doesn't notice a flipped bit, the manifest does.
 
 import contextlib
 import errno
+import gc
 import json
 import logging
 import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -72,13 +74,18 @@ def _check_room(folder: Path, trees: Trees) -> None:
 
 @contextlib.contextmanager
 def _no_traces() -> Generator[None]:
-    """Keep orbax's threads from logging the trace of an error that is raised here as well."""
-    logger = logging.getLogger("absl")
-    was, logger.disabled = logger.disabled, True
+    """Keep orbax's threads from logging or printing the traces of an error that is raised here as well."""
+    loggers, hook = [logging.getLogger(name) for name in ("absl", "asyncio")], sys.unraisablehook
+    was = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    sys.unraisablehook = lambda _: None  # its storage tells it that orbax, failing, has closed the event loop
     try:
         yield
     finally:
-        logger.disabled = was
+        sys.unraisablehook = hook
+        for logger, disabled in zip(loggers, was, strict=True):
+            logger.disabled = disabled
 
 
 @contextlib.contextmanager
@@ -112,24 +119,28 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
     from orbax.checkpoint import v1 as ocp  # half a second of imports that `evaluate --help` needn't pay
 
     partial = path.with_name(path.name + PARTIAL)
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        trees = jax.tree.map(np.asarray, trees)
-        _check_room(partial, trees)
-        with _uninterrupted(), _no_traces():
-            ocp.save(str(partial.absolute() / "arrays"), trees)
-        (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
-        manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
-        (partial / MANIFEST).write_text(json.dumps(manifest))
-        for file in [*_files(partial), partial / MANIFEST]:
-            with open(file, "rb") as f:
-                os.fsync(f.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-    except (OSError, ValueError, RuntimeError) as error:
+    with _no_traces():
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            trees = jax.tree.map(np.asarray, trees)
+            _check_room(partial, trees)
+            with _uninterrupted():
+                ocp.save(str(partial.absolute() / "arrays"), trees)
+            (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
+            manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
+            (partial / MANIFEST).write_text(json.dumps(manifest))
+            for file in [*_files(partial), partial / MANIFEST]:
+                with open(file, "rb") as f:
+                    os.fsync(f.fileno())
+            shutil.rmtree(path, ignore_errors=True)
+            partial.rename(path)
+            return
+        except (OSError, ValueError, RuntimeError) as error:
+            said = write_error(path, error)  # not `from` it: it would keep orbax's tasks alive
         _discard(partial)
-        raise write_error(path, error) from error
+        gc.collect()  # those that failed too complain when they are collected: here, where nothing is printed
+    raise said
 
 
 def _discard(partial: Path) -> None:

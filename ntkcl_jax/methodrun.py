@@ -84,6 +84,9 @@ class MethodRun(ABC, Generic[State]):
             after = self.path(task, "after")
             if checkpoint.exists(after):
                 trees, meta = checkpoint.load(after)
+                before = self.path(task, "before")
+                if not checkpoint.exists(before):  # deleted because it was damaged
+                    self.save(before, self.begin(task, self.initial() if state is None else state), {"task": task})
                 evaluations.append(TaskEvaluation(**meta["evaluation"]))
                 state = self.restored(trees)
                 self.folder.drop_steps(self.seed, task, self.method)  # of a process that died just before this

@@ -116,6 +116,23 @@ def test_an_error_inside_the_library_becomes_the_systems_own_words(
     assert "_SignalingThread" not in capfd.readouterr().err
 
 
+def test_of_many_arrays_that_cannot_be_written_none_leaves_a_trace(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    rng = np.random.default_rng(0)
+    many = {"a": {f"x{i}": rng.normal(size=(40, 40)) for i in range(60)}}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        for _ in range(2):  # most tasks of the library complain only when others have ended it
+            with pytest.raises(RunFolderError, match=r"can't write [^ ]*one: File too large; free some space"):
+                checkpoint.save(tmp_path / "one", many, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=r"can't write .*file/one: Not a directory"):

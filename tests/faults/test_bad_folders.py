@@ -150,6 +150,15 @@ def test_a_damaged_checkpoint_is_named_and_learned_again(finished: Path, tmp_pat
     assert (run / "results.json").read_bytes() == (finished / "results.json").read_bytes()
 
 
+def test_the_state_before_a_finished_task_is_made_again_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    run = copy(finished, tmp_path)
+    for task in (0, 2):
+        shutil.rmtree(run / f"checkpoints/seed0/task{task}/before")  # as a damaged one's message says
+    resume(run)
+    assert tiny.same_states(run, finished)
+    assert tiny.records(run) == tiny.records(finished)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_what_was_good(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(NonFiniteError, match=r"loss term \w+ is (nan|inf|-inf) at step \d+ of task 0; lower") as error:
