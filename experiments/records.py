@@ -177,7 +177,7 @@ def entry_of(line: Line, records: Sequence[Record], seeds: tuple[int, ...]) -> E
         seeds: those that were asked for.
     """
     key = settings_key(to_json(line.config))
-    own = [r for r in records if (r.settings, r.method) == (key, line.method)]
+    own = [r for r in records if (r.settings, r.method) == (key, line.method) and r.seed in seeds]
     chosen: dict[int, Record] = {}
     refused, notes = "", []
     for record in own:

@@ -17,7 +17,7 @@ from experiments.collect import page_with, write_report
 from experiments.published import reported
 from experiments.records import Entry, Record, entries_of, read_records
 from experiments.rows import Line, changed, leaves, lines, method_rows, one_stream, stream_config
-from experiments.sweeps import OFFLINE, SWEEPS
+from experiments.sweeps import NANO_RATES, OFFLINE, SWEEPS
 from experiments.tables import as_csv, draw, section, stream_table
 from ntkcl_jax import preset
 from ntkcl_jax.config import RunConfig
@@ -102,8 +102,11 @@ def test_each_ablation_differs_from_the_preset_in_exactly_one_field(stream: str)
 def test_the_table_of_methods_has_every_method_on_every_offline_stream() -> None:
     own = lines(SWEEPS["methods"], [], [], {})
     for stream in OFFLINE:
-        plain = [line.method for line in own if line.stream == stream and not line.row.changes]
-        assert sorted(plain) == sorted(METHODS)
+        plain = [line for line in own if line.stream == stream and not line.name.startswith("ntkcl reference")]
+        assert sorted(line.method for line in plain) == sorted(METHODS)
+        for line in plain:  # a baseline's rate at most
+            rate = NANO_RATES.get(line.method)
+            assert line.row.changes == ((("baselines.learning_rate", rate),) if rate else ())
     assert {(line.name, line.origin) for line in own} >= {
         ("ntkcl", "ours"), ("ntkcl-ridge", "ours"), ("ntkcl reference", "reproduced"),
         ("ntkcl reference, ntkcl-ridge", "ours"), ("ranpac", "reproduced"),
@@ -128,8 +131,12 @@ def test_hyper_parameters_are_chosen_on_other_seeds_and_streams() -> None:
     for line in lines(choice, [], [], {}):
         assert line.config.data.source == "arrays"
         assert one_stream(line.stream).arrays
+    rates = SWEEPS["choose-baselines"]
+    assert (rates.streams, rates.seeds) == (choice.streams, choice.seeds)
+    tried = {(line.method, line.config.baselines.learning_rate) for line in lines(rates, [], [], {})}
+    assert set(NANO_RATES.items()) <= tried
     for other in SWEEPS.values():
-        assert other is choice or not set(other.seeds) & set(choice.seeds)
+        assert other in (choice, rates) or not set(other.seeds) & set(choice.seeds)
     assert stream_config("icons", {}).data.classes_per_task == 10
     assert one_stream("dev-digits").arrays is dev_streams.dev_digits
     assert "hyper-parameters on these very images" in SWEEPS["methods"].about
@@ -139,7 +146,7 @@ def test_rows_streams_and_fields_that_do_not_exist_are_refused() -> None:
     sweep = SWEEPS["variants"]
     with pytest.raises(ConfigError, match="no row 'nonsense'; choose from reference, paper"):
         lines(sweep, ["digits"], ["nonsense"], {})
-    with pytest.raises(ConfigError, match="unknown stream 'nonsense'; choose from omniglot"):
+    with pytest.raises(ConfigError, match=r"unknown stream 'nonsense'; choose from deit-omniglot, .*, omniglot, icons"):
         lines(sweep, ["nonsense"], [], {})
     with pytest.raises(ConfigError, match=r"did you mean optimizer\.epochs"):
         lines(sweep, [], [], {"optimizer.epoch": 1})
