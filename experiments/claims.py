@@ -191,6 +191,8 @@ class Claim:
             ClaimLost: another process took the claim over meanwhile.
         """
         thread, begin = threading.Thread(target=self._beat_on, args=(every_s,), daemon=True), time.time()
+        # A shell's background job ignores SIGINT, by which the thread stops the work.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         thread.start()
         note: dict[str, Any] = {"ended": "released"}
         try:
@@ -206,6 +208,7 @@ class Claim:
         finally:
             self._end.set()
             thread.join()
+            signal.signal(signal.SIGINT, before)
             self.beat()
             if not self.lost:
                 whole = self.owner | note | {"seconds": round(time.time() - begin, 1)}

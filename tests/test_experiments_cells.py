@@ -231,7 +231,7 @@ def test_cluster_scripts_are_bash_and_name_only_options_that_exist(script: Path)
 def test_cluster_workers_stop_when_told(tmp_path: Path) -> None:
     fake = tmp_path / "python"  # in place of the sweep: says how it was called, then waits for the signal
     fake.write_text(
-        '#!/bin/bash\necho "$TPU_VISIBLE_CHIPS $*" >> "$LOG"\ntrap \'echo stopped >> "$LOG"; exit 143\' TERM\n'
+        '#!/bin/bash\ntrap \'echo stopped >> "$LOG"; exit 143\' TERM\necho "$TPU_VISIBLE_CHIPS $*" >> "$LOG"\n'
         "while true; do sleep 0.05; done\n"
     )
     fake.chmod(0o755)

@@ -88,6 +88,7 @@ def check_demo(form: str, depth: int, cases: list[tuple[Any, int | None, str]]) 
         assert relative_error(got, dense) < bound, (way, tile, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["paper", "reference"])
 def test_one_block_of_the_demos_model_has_the_dense_kernel(form: str) -> None:
     check_demo(form, 1, QUICK[form])

@@ -188,6 +188,7 @@ def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.folder(path, classes=2)
 
 
+@pytest.mark.slow
 def test_new_data_are_forecast_as_the_network_then_learns_them(run: Path, more: Path, records: Records) -> None:
     found = compute_forecast(run, ForecastRequest(new_data=more), quiet=True)
     file = run / "analysis" / "forecast-more-of-it.json"

@@ -111,6 +111,7 @@ def test_a_second_call_computes_nothing_and_changes_nothing(analysed: Path, monk
     assert kernel_files(analysed) == before
 
 
+@pytest.mark.slow
 def test_killed_kernels_end_with_the_same_bytes(run: Path, analysed: Path, tmp_path: Path) -> None:
     path = copy(run, tmp_path / "run")
     for blocks in (4, 9):  # in the middle of the first kernel, and of a later one
