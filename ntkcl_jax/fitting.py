@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import NonFiniteError
@@ -93,12 +94,13 @@ def _collect(pending: list[tuple[int, StepResult]], names: Sequence[str], task: 
 
 def run_steps(
     start: Progressed,
-    update: Callable[[Tree, Any, Batch, int, int], tuple[Tree, Any, StepResult]],
+    update: Callable[[Tree, Any, Batch, Array, Array], tuple[Tree, Any, StepResult]],
     epoch_batches: Callable[[int, int], Iterator[Batch]],
     *,
     names: Sequence[str],
     task: int,
     epochs: int,
+    rate: Callable[[int], float],
     steps_in_epoch: int,
     save_every: int,
     on_records: Callable[[list[StepRecord]], None] = lambda records: None,
@@ -108,11 +110,12 @@ def run_steps(
 
     Args:
         start: trainable tree and optimizer to begin with; their buffers may be donated.
-        update: (trainable, moments, batch, epoch, step of the task) -> those after the step, and its losses.
+        update: (trainable, moments, batch, rate, step of the task) -> those after the step, and its losses.
         epoch_batches: (epoch, first step) -> the rest of the epoch's batches.
         names: names of the loss terms.
         task: its number, from 0.
         epochs: passes over the task's images.
+        rate: learning rate of each epoch.
         steps_in_epoch: batches of an epoch.
         save_every: steps from one `save` to the next.
         on_records: receives the steps' losses in order, some steps late.
@@ -127,10 +130,11 @@ def run_steps(
     position, trainable, moments = start
     pending: list[tuple[int, StepResult]] = []
     for epoch in range(position.epoch, epochs):
+        epoch_rate = jnp.float32(rate(epoch))
         first = position.step_in_epoch if epoch == position.epoch else 0
         for at, batch in enumerate(epoch_batches(epoch, first), start=first):
             step = epoch * steps_in_epoch + at
-            trainable, moments, result = update(trainable, moments, batch, epoch, step)
+            trainable, moments, result = update(trainable, moments, batch, epoch_rate, jnp.int32(step))
             pending.append((step, result))
             if (step + 1) % save_every == 0:
                 on_records(_collect(pending, names, task))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from ntkcl_jax.config import RunConfig, Variant
 from ntkcl_jax.data import Batch, Scenario
@@ -122,8 +123,7 @@ def fit_task(
     momentum = make_optimizer(optimizer).init(state.adaptation)
     task_key = jax.random.key(stream_seed(seed, "steps", task))
 
-    def update(adaptation: Tree, momentum: Any, batch: Batch, epoch: int, step: int) -> tuple[Tree, Any, StepResult]:
-        rate = jnp.float32(learning_rate(optimizer, epoch, task))
+    def update(adaptation: Tree, momentum: Any, batch: Batch, rate: Array, step: Array) -> tuple[Tree, Any, StepResult]:
         return train_step(
             network,
             config.objective,
@@ -135,7 +135,7 @@ def fit_task(
             batch,
             rate,
             task_key,
-            jnp.int32(step),
+            step,
         )
 
     return run_steps(
@@ -145,6 +145,7 @@ def fit_task(
         names=TERMS,
         task=task,
         epochs=optimizer.epochs,
+        rate=lambda epoch: learning_rate(optimizer, epoch, task),
         steps_in_epoch=steps_in_epoch,
         save_every=config.compute.checkpoint_every_steps,
         on_records=on_records,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines.registry import FIRST_SESSION, TUNED
@@ -107,10 +108,11 @@ class TunedRun(MethodRun[TunedState]):
         arrays, task_key = task_of(self.scenario, task), self.key("steps", task)
         compiled = replace(recipe, learning_rate=0.0)  # the rate is an argument of the step: another needs no compiling
 
-        def update(trainable: Tree, moments: Any, batch: Batch, epoch: int, step: int) -> tuple[Tree, Any, StepResult]:
-            rate = jnp.float32(recipe.rate(epoch, self.epochs))
+        def update(
+            trainable: Tree, moments: Any, batch: Batch, rate: Array, step: Array
+        ) -> tuple[Tree, Any, StepResult]:
             return tuned_step(
-                self.network, compiled, trainable, moments, state.held, arrays, batch, rate, task_key, jnp.int32(step)
+                self.network, compiled, trainable, moments, state.held, arrays, batch, rate, task_key, step
             )
 
         moments = recipe.transformation().init(state.trainable)
@@ -121,6 +123,7 @@ class TunedRun(MethodRun[TunedState]):
             names=self.network.terms,
             task=task,
             epochs=self.epochs,
+            rate=lambda epoch: recipe.rate(epoch, self.epochs),
             steps_in_epoch=self.steps_in_epoch(task),
             save_every=self.setup.config.compute.checkpoint_every_steps,
             on_records=self.recorder(task, stage),

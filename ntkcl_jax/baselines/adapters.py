@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
+from ntkcl_jax.baselines.tuned import Held, Recipe, Tuned, linear_head
 from ntkcl_jax.nn.adapters import Key, dropout, uniform_fan_in
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.nn.vit import Block, ViT
@@ -85,17 +85,3 @@ class AdapterTuning(Tuned):
     def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature of the adapted backbone."""
         return adapted_feature(self.vit(held), trainable, images)
-
-    def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
-    ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
-        """Cross-entropy over the task's own classes."""
-        logits = apply_head(trainable, self.features(trainable, held, images))
-        return {"ce": cross_entropy(logits, labels, valid, task.new)}, logits

@@ -27,10 +27,10 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from ntkcl_jax.baselines.prompting import encoded, layers_of, query_of
-from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
+from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, linear_head
 from ntkcl_jax.data import Batch
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.heads import unit
@@ -171,19 +171,11 @@ class CodaPrompt(Tuned):
         return encoded(vit, tokens, prefixes=prefixes)[:, 0]
 
     def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
+        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy over the task's own classes, and the penalty on components that aren't orthogonal."""
-        logits = apply_head(trainable, self.features(trainable, held, images))
+        terms, logits = super().loss(trainable, held, task, batch, key)
         parted = self.parted(trainable, held)
         rows = [parted[name].reshape(*parted[name].shape[:2], -1) for name in COMPONENTS]
         penalties = [penalty(block, held.kept[IN_USE]) for part in rows for block in part]
-        orth = self.orthogonality * jnp.stack(penalties).sum()
-        return {"ce": cross_entropy(logits, labels, valid, task.new), "orth": orth}, logits
+        return terms | {"orth": self.orthogonality * jnp.stack(penalties).sum()}, logits

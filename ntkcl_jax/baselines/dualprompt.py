@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from ntkcl_jax.baselines.prompting import cosine, encoded, layers_of, mean_over, query_of, uniform
 from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
@@ -109,22 +109,15 @@ class DualPrompt(Tuned):
         return self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task])
 
     def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
+        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy over the task's own classes under its own E-prompt, and the pull of its key to the queries."""
         vit = self.vit(held)
-        tokens = vit.embed(images)
+        tokens = vit.embed(batch.images)
         near = cosine(query_of(vit, tokens), trainable["keys/task"][task.number][None])[:, 0]
         logits = apply_head(trainable, self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task.number]))
-        matching = self.matching * mean_over(1 - near, valid)
-        return {"ce": cross_entropy(logits, labels, valid, task.new), "matching": matching}, logits
+        matching = self.matching * mean_over(1 - near, batch.valid)
+        return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new), "matching": matching}, logits
 
 
 def _joined(prompts: list[Array]) -> tuple[Float[Array, "*b l d"], Float[Array, "*b l d"]]:

@@ -28,7 +28,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ntkcl_jax.baselines.adapters import adapted_feature, init_adapters
 from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, cross_entropy, linear_head
@@ -149,19 +149,12 @@ class Ease(Tuned):
         return jnp.einsum("bsd,csd->bc", directions, unit(held.kept["prototypes"]) * weights[:, :, None])
 
     def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
+        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy of the cosine head over the task's own classes."""
-        feature = adapted_feature(self.vit(held), trainable, images, key, self.dropout)
+        feature = adapted_feature(self.vit(held), trainable, batch.images, key, self.dropout)
         logits = trainable["head/scale"] * unit(feature) @ unit(trainable["head/kernel"].T).T
-        return {"ce": cross_entropy(logits, labels, valid, task.new)}, logits
+        return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new)}, logits
 
     def end(self, trainable: Tree, held: Held, task: Task, views: Callable[[], Iterable[Batch]]) -> tuple[Tree, Tree]:
         """Compute the new classes' means and put together what older classes lack."""

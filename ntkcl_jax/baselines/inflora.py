@@ -31,9 +31,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
+from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, linear_head
 from ntkcl_jax.data import Batch
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.model import Tree
@@ -177,20 +177,6 @@ class InfLora(Tuned):
     def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature of the changed backbone."""
         return self.walk(trainable, held, images)[1]
-
-    def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
-    ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
-        """Cross-entropy over the task's own classes: the columns of older ones get no gradient and stay as they are."""
-        logits = apply_head(trainable, self.features(trainable, held, images))
-        return {"ce": cross_entropy(logits, labels, valid, task.new)}, logits
 
     def begin(
         self, trainable: Tree, held: Held, task: Task, key: Key, views: Callable[[], Iterable[Batch]]

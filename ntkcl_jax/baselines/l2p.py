@@ -23,10 +23,11 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from ntkcl_jax.baselines.prompting import cosine, encoded, mean_over, query_of, uniform
 from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
+from ntkcl_jax.data import Batch
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.model import Tree
 
@@ -82,17 +83,10 @@ class L2P(Tuned):
         return self.chosen(trainable, held, images)[0]
 
     def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
+        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy over the task's own classes, and the pull of chosen keys to queries."""
-        features, nearest = self.chosen(trainable, held, images)
+        features, nearest = self.chosen(trainable, held, batch.images)
         logits = apply_head(trainable, features)
-        pull = self.pull * mean_over(jnp.sum(1 - nearest, axis=1), valid)
-        return {"ce": cross_entropy(logits, labels, valid, task.new), "pull": pull}, logits
+        pull = self.pull * mean_over(jnp.sum(1 - nearest, axis=1), batch.valid)
+        return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new), "pull": pull}, logits

@@ -154,31 +154,24 @@ class Tuned(ABC):
         """
         return trainable, held.kept
 
-    @abstractmethod
     def loss(
-        self,
-        trainable: Tree,
-        held: Held,
-        task: Task,
-        images: Float[Array, "b h w c"],
-        labels: Int[Array, "b"],
-        valid: Bool[Array, "b"],
-        key: Key,
+        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
-        """Loss of a batch.
+        """Loss of a batch; by default the linear classifier's cross-entropy over the task's own classes.
 
         Args:
             trainable: what is differentiated.
             held: the backbone and what is kept.
             task: the current task.
-            images: pixels in [0, 1].
-            labels: in the stream's numbering.
-            valid: rows that are images; the others must not matter.
+            batch: pixels in [0, 1], labels in the stream's numbering, and which rows are images: the others must not
+                matter.
             key: for dropout.
 
         Returns:
             Weighted terms by name, which add up to the loss, and logits over all classes of the stream.
         """
+        logits = apply_head(trainable, self.features(trainable, held, batch.images))
+        return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new)}, logits
 
     def end(self, trainable: Tree, held: Held, task: Task, views: Callable[[], Iterable[Batch]]) -> tuple[Tree, Tree]:
         """Do what follows a task's training (class means, bases); by default nothing. Arguments as those of `begin`."""
@@ -262,11 +255,11 @@ def tuned_step(
     step: Int[Array, ""],
 ) -> tuple[Tree, Any, StepResult]:
     """One update; its randomness is a function of (task key, step number) alone, so a resumed task draws the same."""
-    images = pixels_of(batch, method.image_size)
+    batch = Batch(pixels_of(batch, method.image_size), batch.labels, batch.valid)
     key = jax.random.fold_in(task_key, step)
 
     def loss(trainable: Tree) -> tuple[Array, tuple[dict[str, Array], Array]]:
-        terms, logits = method.loss(trainable, held, task, images, batch.labels, batch.valid, key)
+        terms, logits = method.loss(trainable, held, task, batch, key)
         return functools.reduce(jnp.add, (terms[name] for name in method.terms)), (terms, logits)
 
     (total, (terms, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(trainable)

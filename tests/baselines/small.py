@@ -103,7 +103,7 @@ def loss_and_gradient(
     """Sum of the loss terms, logits, and the gradient of the first."""
 
     def total(trainable: Tree) -> tuple[jax.Array, jax.Array]:
-        terms, logits = net.loss(trainable, held, number, images, labels, valid, key)
+        terms, logits = net.loss(trainable, held, number, Batch(images, labels, valid), key)
         return sum(terms[name] for name in net.terms), logits
 
     return jax.value_and_grad(total, has_aux=True)(trainable)

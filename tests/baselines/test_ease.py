@@ -10,6 +10,7 @@ import pytest
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines.ease import NONE, Ease, completed
 from ntkcl_jax.baselines.tuned import UNSEEN, Held
+from ntkcl_jax.data import Batch
 from ntkcl_jax.nn.model import Tree
 from tests.baselines import small
 from tests.nn.tiny import QUICKLY
@@ -120,7 +121,7 @@ def test_dropout_follows_the_key() -> None:
     trainable, held = small.start(net)
     trainable = small.moved(trainable)
     images, labels = small.pixels(small.views(0))
-    rest = (small.task(0), *map(jnp.asarray, (images, labels, np.ones(len(labels), bool))))
+    rest = (small.task(0), Batch(*map(jnp.asarray, (images, labels, np.ones(len(labels), bool)))))
     loss = jax.jit(lambda key: net.loss(trainable, held, *rest, key)[0]["ce"], compiler_options=QUICKLY)
     losses = [float(loss(jax.random.key(key))) for key in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]

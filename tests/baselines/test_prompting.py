@@ -12,6 +12,7 @@ from ntkcl_jax.baselines.coda_prompt import COMPONENTS, CodaPrompt, orthogonal_t
 from ntkcl_jax.baselines.dualprompt import DualPrompt
 from ntkcl_jax.baselines.l2p import L2P
 from ntkcl_jax.baselines.tuned import SEEN, Held, Task, Tuned
+from ntkcl_jax.data import Batch
 from ntkcl_jax.nn.model import Tree
 from tests.baselines import prompting_twins as twins
 from tests.baselines import small
@@ -73,7 +74,7 @@ def gradient(
 
     def total(trainable: Tree, held: Held, images: Any, labels: Any) -> Any:
         terms, logits = METHODS[name].loss(
-            trainable, held, task_of(1), images, labels, jnp.asarray(VALID), jax.random.key(0)
+            trainable, held, task_of(1), Batch(images, labels, jnp.asarray(VALID)), jax.random.key(0)
         )
         return sum(terms.values()), (terms, logits)
 
