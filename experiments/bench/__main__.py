@@ -2,6 +2,7 @@
 
     python -m experiments.bench                              # shipped nano shape
     python -m experiments.bench --backbone base --batch 16 --dtype bfloat16
+    python -m experiments.bench torch --help                 # beside PyTorch, which must be installed
 
 Each figure is the median of `--repeats` calls after one that compiles; one JSON file per figure in --out, with `name`,
 `value`, `unit`, `batch`, `device`, `versions`, `commit`, `command`.
@@ -17,16 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from ntkcl_jax.config import BACKBONES, ModelConfig, ObjectiveConfig, OptimizerConfig
-from ntkcl_jax.data import Batch
-from ntkcl_jax.nn.model import Network
+from experiments.bench import torch_peer
+from experiments.bench.ours import programs
+from ntkcl_jax.config import BACKBONES, ModelConfig
 from ntkcl_jax.runfolder import provenance
-from ntkcl_jax.steps import TaskArrays, eval_step, make_optimizer, pixels_of, train_step
-
-CLASSES, TASK_CLASSES = 100, 10
 
 
 def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
@@ -43,39 +39,9 @@ def milliseconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
 
 
 def measure(backbone: str, batch_size: int, dtype: str, repeats: int) -> dict[str, tuple[float, float]]:
-    """Time one training step, one evaluation step, and the untouched backbone on the same batch."""
-    config = ModelConfig(backbone=BACKBONES[backbone])
-    network = Network(config, task_classes=TASK_CLASSES, classes=CLASSES, dtype=dtype)
-    adaptation, frozen = network.init(jax.random.key(0))
-    optimizer, objective = OptimizerConfig(batch_size=batch_size), ObjectiveConfig()
-    arrays = TaskArrays(
-        jax.tree.map(jnp.copy, adaptation),
-        jnp.zeros((config.feature_dim, objective.orthogonality_rank)),
-        jnp.ones(TASK_CLASSES, bool),
-        jnp.int32(0),
-        jnp.int32(0),
-    )
-    size = config.backbone.image_size
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch_size, size, size, config.backbone.channels), np.uint8)
-    labels = np.arange(batch_size, dtype=np.int32) % TASK_CLASSES
-    batch = Batch(images, labels, np.ones(batch_size, bool))
-    task_of_class = jnp.arange(CLASSES) // TASK_CLASSES
-    state = [jax.tree.map(jnp.copy, adaptation), make_optimizer(optimizer).init(adaptation)]
-    key, rate = jax.random.key(1), jnp.float32(1e-3)
-
-    def one_step() -> Any:
-        state[0], state[1], result = train_step(
-            network, objective, optimizer, *state, frozen, arrays, batch, rate, key, jnp.int32(0)
-        )
-        return result
-
-    backbone_fn = jax.jit(lambda tree, batch: network.backbone_fn(tree, pixels_of(batch, size)))
-    return {
-        "backbone_forward": milliseconds(lambda: backbone_fn(frozen.backbone, batch), repeats),
-        "evaluation_step": milliseconds(lambda: eval_step(network, adaptation, frozen, batch, task_of_class), repeats),
-        "training_step": milliseconds(one_step, repeats),
-    }
+    """Time every program of `experiments.bench.ours`."""
+    made = programs(ModelConfig(backbone=BACKBONES[backbone]), batch_size, dtype)
+    return {name: milliseconds(call, repeats) for name, call in made.items()}
 
 
 def main() -> None:
@@ -109,4 +75,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["torch"]:
+        sys.exit(torch_peer.main(sys.argv[2:]))
     main()
