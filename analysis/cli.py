@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from analysis.errors import AnalysisError
+from analysis.errors import AnalysisError, PlanError
 from ntkcl_jax.console import Program
 from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.memory import exhausted, reason
 
 USAGE = """usage: ntk-analysis COMMAND ...
 
@@ -31,7 +32,12 @@ def kernels(args: list[str]) -> None:
     if options.dry_run:
         print("\n".join(dry_run(options.run, options.request)))
         return
-    made = compute_kernels(options.run, options.request, resume=options.resume, quiet=options.quiet or options.json)
+    try:
+        made = compute_kernels(options.run, options.request, resume=options.resume, quiet=options.quiet or options.json)
+    except Exception as error:
+        if not exhausted(error):
+            raise
+        raise smaller_tile(error, options.request.tile) from error
     if options.json:
         print(json.dumps(made))
         return
@@ -44,6 +50,15 @@ def kernels(args: list[str]) -> None:
 
     home = analysis_folder(options.run, method)
     print(f"{table(made)}\n\nsummary   {home / 'summary.json'}\npictures  {home / 'figures'}")
+
+
+def smaller_tile(error: Exception, tile: int | None) -> PlanError:
+    """Say with which tile kernels would fit, where memory ran out."""
+    from analysis.kernels.memory import planning_memory
+
+    # The planner fills the memory that it may use: with half of it the tile gets smaller.
+    remedy = f"--tile {tile // 2}" if tile and tile > 1 else f"--memory-bytes {planning_memory() // 2}"
+    return PlanError(f"the memory ran out ({reason(error)}); repeat the command with --resume and {remedy}")
 
 
 def gaps(args: list[str]) -> None:
@@ -120,6 +135,7 @@ NTK_ANALYSIS = Program(
     commands={"kernels": kernels, "gaps": gaps, "forecast": forecast, "report": report},
     resumable=("kernels",),
     errors=(AnalysisError, NtkclError),
+    smaller="use fewer images (--per-task) or a machine with more memory",
 )
 
 

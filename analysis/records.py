@@ -24,7 +24,8 @@ from ntkcl_jax.baselines.tuned import SEEN, Tuned, TunedOutput
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError
 from ntkcl_jax.nn.model import Frozen, Network, Output, Tree
-from ntkcl_jax.recorded import RecordedRun, RecordedTask, Side, load_run
+from ntkcl_jax.recorded import RecordedRun, RecordedTask, load_run
+from ntkcl_jax.setup import Side
 
 PARTS = {
     "channel": ("current/adapters/",),

@@ -36,6 +36,7 @@ from analysis.store import (
 from analysis.store.files import write_json
 from ntkcl_jax.baselines.tuned import Tuned
 from ntkcl_jax.data import Arrays
+from ntkcl_jax.errors import user_path
 from ntkcl_jax.progress import Progress, Stage
 
 
@@ -63,7 +64,7 @@ class Session:
         """
         self.request = request
         self.records: Records = open_run(run, request.method, arrays=arrays)
-        self.run = Path(run).expanduser()
+        self.run = user_path(run)
         self.store = KernelStore(self.run, request.method)
         self.mesh = tiled.data_mesh(None)
         self.precision: Precision = request.precision or default_precision()

@@ -4,7 +4,6 @@ A cell is a run folder and nothing else: what is done, running, interrupted or f
 may be run in any order, by many processes on many machines that share a file system (`experiments.claims`).
 """
 
-import json
 import sys
 import time
 import traceback
@@ -17,7 +16,7 @@ from experiments.claims import BEAT_S, DEATHS, STALE_S, ClaimLost, State, deaths
 from experiments.records import settings_key
 from experiments.rows import Line, one_stream
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config_json import to_json
+from ntkcl_jax.config_json import read_json, to_json
 from ntkcl_jax.errors import NtkclError
 
 POLL_S = 15.0
@@ -60,22 +59,26 @@ def cells_of(lines: Sequence[Line], seeds: Sequence[int]) -> list[Cell]:
 
 def finished(folder: Path, config: RunConfig) -> bool:
     """Tell whether a run folder holds every seed and method."""
-    seeds = _read(folder / "results.json").get("seeds", {})
-    return all(set(config.methods) <= set(seeds.get(str(seed), {})) for seed in config.seeds)
+    seeds = _object(_read(folder / "results.json").get("seeds"))
+    return all(set(config.methods) <= set(_object(seeds.get(str(seed)))) for seed in config.seeds)
 
 
 def is_other_run(folder: Path, config: RunConfig) -> bool:
     """Tell whether a folder holds a run with settings that give other numbers."""
-    stored = _read(folder / "config.json").get("config")
-    return stored is not None and settings_key(stored) != settings_key(to_json(config))
+    stored = _object(_read(folder / "config.json").get("config"))
+    return bool(stored) and settings_key(stored) != settings_key(to_json(config))
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A run folder's JSON file; empty where there is none or it is damaged, which resuming the run mends or says."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _object(read_json(path))
     except (OSError, ValueError):
         return {}
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def status(root: Path, cell: Cell, stale_s: float = STALE_S) -> Status:

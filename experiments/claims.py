@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ntkcl_jax.config_json import read_json
+
 BEAT_S = 20.0
 STALE_S = 300.0
 DEATHS = 5
@@ -107,7 +109,7 @@ def _numbers(folder: Path) -> list[int]:
 def _read(path: Path) -> dict[str, Any]:
     """A claim; empty where its owner died between making the file and writing into it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -127,10 +129,13 @@ def state(folder: Path, stale_s: float = STALE_S) -> State:
     owner = _read(path)
     ended = owner.get("ended")
     if ended:
-        return State(ended, numbers[-1], owner)
+        return State(str(ended), numbers[-1], owner)
     silent = max(0.0, file_clock(folder) - path.stat().st_mtime)
-    here = owner.get("machine") == machine()
-    lives = started(owner["pid"]) == owner["started"] if here else silent <= stale_s
+    pid = owner.get("pid")
+    if owner.get("machine") == machine() and type(pid) is int:
+        lives = started(pid) == owner.get("started")
+    else:
+        lives = silent <= stale_s
     return State("running" if lives else "dead", numbers[-1], owner, silent)
 
 
@@ -190,7 +195,7 @@ class Claim:
         Raises:
             ClaimLost: another process took the claim over meanwhile.
         """
-        thread, begin = threading.Thread(target=self._beat_on, args=(every_s,), daemon=True), time.time()
+        thread, begin = threading.Thread(target=self._beat_on, args=(every_s,), daemon=True), time.monotonic()
         # A shell's background job ignores SIGINT, by which the thread stops the work.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         thread.start()
@@ -211,7 +216,7 @@ class Claim:
             signal.signal(signal.SIGINT, before)
             self.beat()
             if not self.lost:
-                whole = self.owner | note | {"seconds": round(time.time() - begin, 1)}
+                whole = self.owner | note | {"seconds": round(time.monotonic() - begin, 1)}
                 partial = self.path.with_suffix(".partial")
                 partial.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
                 partial.replace(self.path)

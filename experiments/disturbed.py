@@ -27,7 +27,7 @@ CLASSES = 6
 TRAIN_EACH, TEST_EACH = 6, 3
 LIMIT_S = 600
 """No child takes that long."""
-BY_CLOCK = ("time", "images_per_s", "tflops", "mfu")
+BY_CLOCK = ("time", "images_per_s", "images_per_s_per_device", "tflops", "mfu")
 DAMAGED = re.compile(r"checkpoint (.+?) (?:is damaged|can't be read).*delete the folder and resume")
 ONE_AT_A_TIME = threading.Lock()
 """Checkpoints are read by one thread at a time."""

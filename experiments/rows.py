@@ -8,10 +8,10 @@ import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config_json import to_json
+from ntkcl_jax.config_json import fits, parse_json, to_json
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.method_config import METHODS
@@ -171,29 +171,11 @@ def _changed(part: Any, changes: Mapping[str, Any], above: str) -> Any:
         if is_dataclass(old):
             values[field.name] = _changed(old, changes, f"{name}.")
         elif name in changes:
-            value = changes[name]
-            if not accepts(field.type, value):
-                raise ConfigError(f"{name} can't be {json.dumps(value)}; it is {json.dumps(old)}")
-            values[field.name] = tuple(value) if isinstance(value, list) else value
+            value = tuple(changes[name]) if isinstance(changes[name], list) else changes[name]
+            if not fits(field.type, value):
+                raise ConfigError(f"{name} can't be {json.dumps(changes[name])}; it is {json.dumps(old)}")
+            values[field.name] = value
     return replace(part, **values)
-
-
-def accepts(hint: Any, value: Any) -> bool:
-    """Tell whether a JSON value can be that of a field of this type.
-
-    Example:
-        >>> accepts(float | None, None), accepts(float, 1), accepts(int, 0.5), accepts(tuple[int, ...], [1])
-        (True, True, False, True)
-    """
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple)
-    if get_args(hint):
-        return any(accepts(part, value) for part in get_args(hint))
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def leaves(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:
@@ -223,7 +205,7 @@ def parse_changes(words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"expected field=value, e.g. optimizer.epochs=1, got {word!r}")
         try:
-            changes[name] = json.loads(text)
+            changes[name] = parse_json(text)
         except ValueError:
             changes[name] = text
     return changes

@@ -63,13 +63,16 @@ def table_rows(_: RunConfig) -> Sequence[Row]:
     return [at_rate(row.name, NANO_RATES[row.name]) if row.name in NANO_RATES else row for row in rows]
 
 
-def deit_rows(_: RunConfig) -> Sequence[Row]:
-    """NTK-CL in both forms, with both heads, and what costs one pass over the images."""
+def deit_rows(config: RunConfig) -> Sequence[Row]:
+    """NTK-CL in both forms and with slower later tasks, with both heads, and what costs one pass over the images."""
     both = ("ntkcl", "ntkcl-ridge")
+    slower = (config.optimizer.learning_rate / 10, 0.0)
     return [
+        Row("ntkcl", forms("paper"), both),
+        Row("ntkcl reference", forms("reference"), both),
         *(
-            Row(f"ntkcl {form}" if form == "reference" else "ntkcl", forms(form), both)
-            for form in ("paper", "reference")
+            Row(f"ntkcl, later rate {r:g}", (*forms("paper"), ("optimizer.later_learning_rate", r)), both)
+            for r in slower
         ),
         *(Row(method, (), (method,)) for method in ("prototypes", "ridge", "ranpac")),
         Row("ranpac without first session", (("baselines.first_session", False),), ("ranpac",)),
@@ -179,6 +182,7 @@ SWEEPS: dict[str, Sweep] = {
         "112 px. `deit-omniglot`: 192 handwritten characters that it hasn't seen, 12 x 16. `deit-tiny-imagenet`: 100 "
         "classes of Tiny-ImageNet, 10 x 10; **DeiT was trained on these classes**, so this is no test of transfer. "
         "NTK-CL has the published ImageNet-R settings but for the epochs (2), chosen for the time that a CPU takes; "
+        "`later rate` is the initial rate of tasks 2, 3, ..., where it isn't that of task 1. "
         "the ridge heads have 2,000 random features, `ntkcl-ridge` one crop beside each image.",
         ("deit-omniglot", "deit-tiny-imagenet"),
         deit_rows,

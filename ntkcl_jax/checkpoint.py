@@ -24,7 +24,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntkcl_jax.config_json import read_json
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.hosts import first, on_first, several
+from ntkcl_jax.memory import exhausted, reason
 from ntkcl_jax.weights import file_sha256
 
 MANIFEST = "manifest.json"
@@ -121,26 +124,37 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
     partial = path.with_name(path.name + PARTIAL)
     with _no_traces():
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            trees = jax.tree.map(np.asarray, trees)
-            _check_room(partial, trees)
+            on_first(lambda: _open(partial, trees))
+            if not several():  # otherwise each process writes the parts that its devices hold
+                trees = jax.tree.map(np.asarray, trees)
             with _uninterrupted():
                 ocp.save(str(partial.absolute() / "arrays"), trees)
-            (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
-            manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
-            (partial / MANIFEST).write_text(json.dumps(manifest))
-            for file in [*_files(partial), partial / MANIFEST]:
-                with open(file, "rb") as f:
-                    os.fsync(f.fileno())
-            shutil.rmtree(path, ignore_errors=True)
-            partial.rename(path)
+            on_first(lambda: _close(partial, path, meta))
             return
+        except jax.errors.JaxRuntimeError:  # another process is lost
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             said = write_error(path, error)  # not `from` it: it would keep orbax's tasks alive
         _discard(partial)
         gc.collect()  # those that failed too complain when they are collected: here, where nothing is printed
     raise said
+
+
+def _open(partial: Path, trees: Trees) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _check_room(partial, trees)
+
+
+def _close(partial: Path, path: Path, meta: dict[str, Any]) -> None:
+    (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
+    manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
+    (partial / MANIFEST).write_text(json.dumps(manifest))
+    for file in [*_files(partial), partial / MANIFEST]:
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
 
 
 def _discard(partial: Path) -> None:
@@ -153,8 +167,15 @@ def _discard(partial: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether a checkpoint of this name was completed."""
-    return (path / MANIFEST).is_file()
+    """Tell whether a checkpoint of this name was completed.
+
+    Raises:
+        RunFolderError: the folder can't be looked into.
+    """
+    try:
+        return (path / MANIFEST).is_file()
+    except OSError as error:  # it may not be entered, or its name is too long
+        raise RunFolderError(f"can't read {path}: {error.strerror}; check its permissions") from error
 
 
 def load(path: Path) -> tuple[Trees, dict[str, Any]]:
@@ -166,21 +187,50 @@ def load(path: Path) -> tuple[Trees, dict[str, Any]]:
     Raises:
         RunFolderError: missing, incomplete or altered.
     """
-    from orbax.checkpoint import v1 as ocp
-
     if not exists(path):
         raise RunFolderError(f"no whole checkpoint at {path}; the run hasn't come that far, or the folder was cut")
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = read_json(path / MANIFEST)
+        there = {str(file.relative_to(path)) for file in _files(path)}
+        listed = set(manifest)
+        strange = sorted((listed - there) | {name for name in there - listed if not Path(name).name.startswith(".")})
+        if strange:  # a name that leads elsewhere is none of them either
+            raise RunFolderError(
+                f"checkpoint {path} is damaged: {strange[0]!r} is in it or in its manifest, not in both; delete the "
+                "folder and resume, or restore it from a copy"
+            )
         altered = [name for name, sha in manifest.items() if file_sha256(path / name) != sha]
         if altered:
             raise RunFolderError(
                 f"checkpoint {path} is damaged: {altered[0]} has changed since it was written; delete the folder and "
                 "resume, or restore it from a copy"
             )
-        return ocp.load(str(path.absolute() / "arrays")), json.loads((path / "meta.json").read_text())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"checkpoint {path} can't be read ({error}); delete the folder and resume") from error
+        with _no_traces():
+            return _arrays(path.absolute() / "arrays"), read_json(path / "meta.json")
+    except RunFolderError:
+        raise
+    except Exception as error:  # readers of damaged files raise nearly everything
+        if exhausted(error):
+            raise
+        raise RunFolderError(
+            f"checkpoint {path} can't be read ({reason(error)}); delete the folder and resume"
+        ) from error
+
+
+def _arrays(folder: Path) -> Trees:
+    """Read arrays as NumPy: orbax would put them back onto the devices that wrote them, which may not be here."""
+    from orbax.checkpoint import v1 as ocp
+
+    options = ocp.options.MultiprocessingOptions()
+    if several():  # each process reads for itself; orbax would let it wait for the others
+        me = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=str(me)
+        )
+    with ocp.Context(multiprocessing_options=options):
+        stored = ocp.metadata(str(folder)).metadata
+        like = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), stored)  # takes no memory
+        return ocp.load(str(folder), like)
 
 
 def clean(folder: Path) -> None:
@@ -190,6 +240,8 @@ def clean(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint; it stops looking whole before its arrays go."""
+    """Delete a checkpoint; it stops looking whole before its arrays go. Of several processes the first one does it."""
+    if not first():
+        return
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The `ntkcl` command. Nothing heavy is imported before the arguments are understood."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +26,7 @@ Each command explains itself: ntkcl COMMAND --help. A mistake that you can mend 
 
 def demo(args: list[str]) -> None:
     """Run the demonstration: NTK-CL beside frozen prototypes and sequential fine-tuning."""
+    from ntkcl_jax.device_config import MeshConfig
     from ntkcl_jax.options import Demo
     from ntkcl_jax.parsing import parse
 
@@ -32,7 +34,7 @@ def demo(args: list[str]) -> None:
     from ntkcl_jax.presets import preset
 
     config = preset("digits", seeds=options.seeds, methods=("ntkcl", "prototypes", "sequential"))
-    _train(config, options)
+    _train(config, options, MeshConfig(data=1))  # it is too small to share
 
 
 def train(args: list[str]) -> None:
@@ -54,7 +56,10 @@ def train(args: list[str]) -> None:
     from ntkcl_jax.options import parse_train
 
     options = parse_train(args[0], config, args[1:])
-    _train(options.config, options)
+    from ntkcl_jax.hosts import together
+
+    with together(options.hosts):
+        _train(options.config, options, options.mesh)
 
 
 def _rehearse(name: str, config: Any, args: list[str]) -> None:
@@ -75,10 +80,14 @@ def _rehearse(name: str, config: Any, args: list[str]) -> None:
     print(json.dumps(found.to_json()) if options.json else report(found), end="\n" if options.json else "")
 
 
-def _train(config: Any, options: Any) -> None:
+def _train(config: Any, options: Any, mesh: Any) -> None:
+    from ntkcl_jax.hosts import first
     from ntkcl_jax.run import train
 
-    results = train(config, options.run_dir, resume=options.resume, quiet=options.quiet or options.json)
+    quiet = options.quiet or options.json
+    results = train(config, options.run_dir, resume=options.resume, quiet=quiet, mesh=mesh)
+    if not first():
+        return
     from ntkcl_jax.pictures import draw_run
 
     pictures = draw_run(options.run_dir)
@@ -199,6 +208,14 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
     print("\n" + accuracy_table(results), end="")
 
 
+def _among_others() -> bool:
+    if "ntkcl_jax.hosts" not in sys.modules:
+        return False
+    from ntkcl_jax.hosts import several
+
+    return several()
+
+
 NTKCL = Program(
     name="ntkcl",
     usage=USAGE,
@@ -212,6 +229,7 @@ NTKCL = Program(
     },
     resumable=("demo", "train"),
     errors=(NtkclError,),
+    among_others=_among_others,
 )
 
 

@@ -108,6 +108,7 @@ class ModelConfig:
         """Refuse sizes and rates that can't be built."""
         require(self.adapter_rank >= 1, f"model.adapter_rank must be at least 1, got {self.adapter_rank}")
         require(self.prompts >= 1, f"model.prompts must be at least 1, got {self.prompts}")
+        require(self.fusion_heads >= 1, f"model.fusion_heads must be at least 1, got {self.fusion_heads}")
         for name in ("adapter_dropout", "fusion_dropout"):
             rate = getattr(self, name)
             require(0 <= rate < 1, f"model.{name} must be in [0, 1), got {rate}")
@@ -173,7 +174,7 @@ class OptimizerConfig:
     learning_rate: float = 0.025
     """Initial learning rate of task 0, and of later tasks unless `later_learning_rate` is set."""
     later_learning_rate: float | None = None
-    """Initial learning rate of tasks 1, 2, ...; None means `learning_rate`."""
+    """Initial learning rate of tasks 1, 2, ...; None means `learning_rate`; 0: they only add their prototypes."""
     momentum: float = 0.9
     """Heavy-ball momentum; its state is new for every task."""
     weight_decay: float = 5e-4
@@ -182,6 +183,15 @@ class OptimizerConfig:
     """Images per step, over all devices."""
     epochs: int = 20
     """Passes over each task's images."""
+
+    def epochs_of(self, task: int) -> int:
+        """Passes over a task's images in training: none where the rate is 0, since no step would change anything.
+
+        Example:
+            >>> [OptimizerConfig(later_learning_rate=0.0, epochs=2).epochs_of(task) for task in (0, 1)]
+            [2, 0]
+        """
+        return 0 if task and self.later_learning_rate == 0 else self.epochs
 
     def __post_init__(self) -> None:
         """Refuse durations and rates without meaning."""

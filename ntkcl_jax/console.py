@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ntkcl_jax.memory import exhausted, reason
 from ntkcl_jax.progress import plain_text
 
 USER_ERROR = 2
@@ -28,6 +29,8 @@ class Program:
         commands: name to what is called with the words after it; it may return an exit code.
         resumable: commands that take `--resume` after an interruption.
         errors: exceptions whose message is for the user.
+        smaller: what to do where memory ran out.
+        among_others: tells whether the end of this process would wait for other processes of the same run.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Program:
     commands: Mapping[str, Callable[[list[str]], int | None]]
     resumable: tuple[str, ...]
     errors: tuple[type[Exception], ...]
+    smaller: str = "lower --optimizer.batch-size or --compute.eval-batch-size, or add --compute.remat"
+    among_others: Callable[[], bool] = lambda: False
 
     def run(self, argv: list[str]) -> int:
         """Run a command line and return its exit code.
@@ -65,6 +70,12 @@ class Program:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        except Exception as error:
+            if exhausted(error):
+                return self.complain(f"the memory ran out ({reason(error)}); {self.smaller}", USER_ERROR)
+            if isinstance(error, OSError) and error.filename is not None:  # a path that the user may mend
+                return self.complain(f"can't use {error.filename} ({error.strerror}); check the path", USER_ERROR)
+            raise
 
     def complain(self, message: str, code: int) -> int:
         """Write one line that can't steer the terminal, whatever names it carries; returns `code`."""
@@ -76,7 +87,12 @@ class Program:
         signal.signal(signal.SIGTERM, _terminate)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
-        sys.exit(self.run(sys.argv[1:]))
+        code = self.run(sys.argv[1:])
+        if code and self.among_others():  # they may be dead, or wait for this one in the middle of a step
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
 
 
 def _terminate(*_: object) -> None:

@@ -65,8 +65,8 @@ class Stream:
 
     def steps(self, config: RunConfig) -> int:
         """Training steps of a seed, over all tasks and epochs."""
-        sizes = [self.trained(task) for task in range(len(self.task_sizes))]
-        return config.optimizer.epochs * sum(-(-size // config.optimizer.batch_size) for size in sizes)
+        made = config.optimizer
+        return sum(made.epochs_of(t) * -(-self.trained(t) // made.batch_size) for t in range(len(self.task_sizes)))
 
 
 def task_sizes(config: RunConfig, classes: int = 0) -> tuple[int, ...]:

@@ -4,6 +4,9 @@ Every message says what was expected, what came, and what to do. The command lin
 with code 2; anything else that escapes is a bug and keeps its traceback.
 """
 
+import os
+from pathlib import Path
+
 
 class NtkclError(Exception):
     """Base of all errors with a remedy; the command line turns it into one line and exit code 2."""
@@ -23,6 +26,24 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path that somebody named, with the home folder for `~`.
+
+    Raises:
+        ConfigError: no file can have that name.
+
+    Example:
+        >>> user_path("~nobody-here/x").name
+        'x'
+    """
+    try:
+        if b"\0" not in os.fsencode(path):
+            return Path(os.path.expanduser(path))
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"{os.fspath(path)!r} can't be a path: it has a sign that no file's name may have")
+
+
 class DataError(NtkclError):
     """Images, labels or a folder layout that can't be read as a continual-learning stream."""
 
@@ -33,6 +54,10 @@ class WeightsError(NtkclError):
 
 class RunFolderError(NtkclError):
     """A run folder that exists, is locked, is incomplete, or can't be written."""
+
+
+class MemoryShortError(NtkclError):
+    """The device or the machine has too little memory; names what would fit."""
 
 
 class NonFiniteError(NtkclError):

@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import NonFiniteError
+from ntkcl_jax.hosts import fetch
+from ntkcl_jax.mesh import copied
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.steps import StepResult
 
@@ -55,15 +58,24 @@ class Progressed(NamedTuple):
     """State of the optimizer."""
 
 
-def fresh(optimizer_state: Any, trainable: Tree) -> Progressed:
+def fresh(optimizer_state: Any, trainable: Tree, where: NamedSharding | None) -> Progressed:
     """Begin a task; the trainable tree is copied, since steps donate their buffers and the state must survive."""
-    return Progressed(Position(), jax.tree.map(jnp.copy, trainable), optimizer_state)
+    return _placed(Position(), jax.tree.map(jnp.copy, trainable), optimizer_state, where)
 
 
-def resumed(optimizer_state: Any, position: Position, trainable: Tree, leaves: Sequence[Any]) -> Progressed:
+def resumed(
+    optimizer_state: Any, position: Position, trainable: Tree, leaves: Sequence[Any], where: NamedSharding | None
+) -> Progressed:
     """Go on from a checkpoint; `leaves` are those of the optimizer's state in their order."""
     moments = jax.tree.unflatten(jax.tree.structure(optimizer_state), [jnp.array(x) for x in leaves])
-    return Progressed(position, jax.tree.map(jnp.array, trainable), moments)
+    return _placed(position, jax.tree.map(jnp.array, trainable), moments, where)
+
+
+def _placed(position: Position, trainable: Tree, moments: Any, where: NamedSharding | None) -> Progressed:
+    """Put a state where the steps leave it, so that the first of them is the same program as the others."""
+    if where is not None:
+        trainable, moments = copied(where.mesh, (trainable, moments))
+    return Progressed(position, trainable, moments)
 
 
 def check_finite(tree: Tree, what: str) -> None:
@@ -72,7 +84,7 @@ def check_finite(tree: Tree, what: str) -> None:
     Raises:
         NonFiniteError: names the parameter and `what` was done.
     """
-    for path, value in jax.device_get(tree).items():
+    for path, value in fetch(tree).items():
         if not np.isfinite(value).all():
             raise NonFiniteError(f"{path} isn't finite {what}; lower optimizer.learning_rate (or use float32)")
 
@@ -80,7 +92,7 @@ def check_finite(tree: Tree, what: str) -> None:
 def _collect(pending: list[tuple[int, StepResult]], names: Sequence[str], task: int) -> list[StepRecord]:
     """Fetch step results from the device and stop at the first number that isn't finite."""
     records = []
-    for (step, _), result in zip(pending, jax.device_get([r for _, r in pending]), strict=True):
+    for (step, _), result in zip(pending, fetch([r for _, r in pending]), strict=True):
         terms = {name: float(x) for name, x in zip((*names, "total"), result.terms, strict=True)}
         bad = [name for name, x in terms.items() if not math.isfinite(x)]
         if bad:

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from ntkcl_jax.config import RunConfig, Variant
 from ntkcl_jax.data import Batch, Scenario
 from ntkcl_jax.errors import NonFiniteError
 from ntkcl_jax.fitting import Position, StepRecord, fresh, resumed, run_steps
+from ntkcl_jax.hosts import fetch
 from ntkcl_jax.nn.heads import ProxyHead
 from ntkcl_jax.nn.model import Frozen, Network, Tree
 from ntkcl_jax.nn.variables import Adaptation
@@ -65,7 +67,7 @@ def task_arrays(
     offset, size = scenario.offsets[task], scenario.task_sizes[task]
     objective = config.objective
     basis = orthogonality_basis(
-        np.asarray(frozen.prototypes["prototypes/kernel"]),
+        fetch(frozen.prototypes["prototypes/kernel"]),
         old=offset,
         allocated=offset + size,
         rank=objective.orthogonality_rank,
@@ -95,6 +97,7 @@ def fit_task(
     seed: int,
     steps_in_epoch: int,
     resume: tuple[Position, Tree, Any] | None = None,
+    where: NamedSharding | None = None,
     on_records: Callable[[list[StepRecord]], None] = lambda records: None,
     save: Callable[[Position, Tree, Any], None] = lambda position, adaptation, momentum: None,
 ) -> Tree:
@@ -110,6 +113,7 @@ def fit_task(
         seed: the run's seed.
         steps_in_epoch: batches of an epoch.
         resume: position, trainable tree and momentum to go on from.
+        where: devices on which all of the state lies, when there are several.
         on_records: receives the steps' losses in order, some steps late.
         save: receives position, trainable tree and momentum every `compute.checkpoint_every_steps` steps.
 
@@ -136,15 +140,16 @@ def fit_task(
             rate,
             task_key,
             step,
+            where,
         )
 
     return run_steps(
-        fresh(momentum, state.adaptation) if resume is None else resumed(momentum, *resume),
+        fresh(momentum, state.adaptation, where) if resume is None else resumed(momentum, *resume, where),
         update,
         epoch_batches,
         names=TERMS,
         task=task,
-        epochs=optimizer.epochs,
+        epochs=optimizer.epochs_of(task),
         rate=lambda epoch: learning_rate(optimizer, epoch, task),
         steps_in_epoch=steps_in_epoch,
         save_every=config.compute.checkpoint_every_steps,

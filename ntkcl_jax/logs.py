@@ -8,10 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from ntkcl_jax.config_json import parse_json
 from ntkcl_jax.errors import NonFiniteError, RunFolderError
 from ntkcl_jax.progress import Progress, Stage, plain_text, seconds
 
 __all__ = ["MetricsLog", "Progress", "Stage", "plain_text", "read_metrics", "seconds"]
+
+
+TASK_KEYS = ("method", "seed", "task")
 
 
 class MetricsLog:
@@ -45,11 +49,20 @@ class MetricsLog:
         self._last_reading = clock()
         self._seconds = 0.0
         self._file = self._open()
+        self._began: set[tuple[Any, ...]] = set()
         try:
-            self.truncate(lambda _record: True)
+            self.truncate(self._note)
         except BaseException:
             self.close()
             raise
+
+    def _note(self, record: dict[str, Any]) -> bool:
+        self._began.add(tuple(record.get(name) for name in TASK_KEYS))
+        return True
+
+    def began_with(self, *, method: str, seed: int, task: int) -> bool:
+        """Tell whether the file held records of a task when it was opened; it isn't read again."""
+        return (method, seed, task) in self._began
 
     def append(self, **record: Any) -> None:
         """Write one record, with `time` (seconds) added; it is in the file when this returns.
@@ -150,7 +163,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             records.append(_parse(line))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if number == len(lines):  # text after the last line end: empty, or half-written
                 break
             raise RunFolderError(
@@ -171,14 +184,10 @@ def _write_whole(file: Any, line: bytes) -> None:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    record = json.loads(line.decode(), parse_constant=_refuse_constant)
+    record = parse_json(line)
     if not isinstance(record, dict):
         raise ValueError("not an object")
     return record
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _json_value(value: Any, name: str, where: str) -> Any:

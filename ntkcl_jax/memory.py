@@ -1,12 +1,17 @@
-"""What a run costs in memory and disk, computed from its configuration. Plain integers, no JAX.
+"""What a run costs in memory and disk, computed from its configuration; and what would fit where it didn't.
 
 Parameters are exact. Activations are estimates, within a third of what XLA plans on a CPU; a rehearsal tells XLA's own.
 """
 
-from dataclasses import dataclass
+import contextlib
+import errno
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
 
 from ntkcl_jax.config import ModelConfig, RunConfig
 from ntkcl_jax.costs import task_sizes
+from ntkcl_jax.errors import MemoryShortError
 
 FLOAT32 = 4
 """Bytes."""
@@ -110,3 +115,105 @@ def evaluation_bytes(config: RunConfig, classes: int = 0) -> int:
     image = _kept(config.model, rows, width) + 2 * config.model.sections * rows * vit.dim * width
     values = held.backbone + 2 * held.adaptation + held.mean + held.prototypes
     return FLOAT32 * values + config.compute.eval_batch_size * image
+
+
+def exhausted(error: BaseException) -> bool:
+    """Tell whether an exception says that memory ran out: Python's own, or XLA's RESOURCE_EXHAUSTED.
+
+    Example:
+        >>> exhausted(MemoryError()), exhausted(ValueError("Out of memory"))
+        (True, False)
+    """
+    jax = sys.modules.get("jax")  # without it nothing of XLA's can have been raised
+    from_xla = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return (
+        isinstance(error, MemoryError)
+        or refused
+        or (from_xla and ("RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()))
+    )
+
+
+def reason(error: BaseException) -> str:
+    """First line of what the system says, of bounded length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def device_bytes() -> int | None:
+    """Memory of one device for arrays, bytes; None where the device doesn't tell (a CPU)."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def largest_batch(batch: int, need: Callable[[int], int], have: int | None) -> int | None:
+    """Largest batch that fits, of those got by halving one that doesn't.
+
+    Args:
+        batch: the one that doesn't fit.
+        need: estimate of the memory of a batch, bytes.
+        have: memory of the device, bytes; None: not known, so that half is taken.
+
+    Returns:
+        Images; None if not even one fits.
+
+    Example:
+        >>> largest_batch(64, lambda images: 100 * images, 1000), largest_batch(64, lambda images: images, None)
+        (8, 32)
+    """
+    while (batch := batch // 2) > 0:
+        if have is None or need(batch) <= have:
+            return batch
+    return None
+
+
+def what_fits(config: RunConfig, have: int | None, classes: int = 0) -> str:
+    """Name settings of a run that ran out of memory with which it would fit.
+
+    Args:
+        config: the run.
+        have: memory of a device, bytes; None if not known.
+        classes: classes of the stream; 0 takes `data.classes`.
+
+    Example:
+        >>> from ntkcl_jax.presets import preset
+        >>> what_fits(preset("cifar100"), None)
+        'optimizer.batch_size=8 for training, compute.eval_batch_size=64 for evaluation, compute.remat=True'
+    """
+
+    def training(images: int) -> int:
+        return training_bytes(replace(config, optimizer=replace(config.optimizer, batch_size=images)), classes)
+
+    def evaluation(images: int) -> int:
+        return evaluation_bytes(replace(config, compute=replace(config.compute, eval_batch_size=images)), classes)
+
+    train = largest_batch(config.optimizer.batch_size, training, have)
+    evaluate = largest_batch(config.compute.eval_batch_size, evaluation, have)
+    said = [f"optimizer.batch_size={train} for training"] if train else []
+    said += [f"compute.eval_batch_size={evaluate} for evaluation"] if evaluate else []
+    said += [] if config.compute.remat else ["compute.remat=True"]
+    return ", ".join(said) or "a device with more memory"
+
+
+@contextlib.contextmanager
+def explained(config: RunConfig, classes: int = 0) -> Generator[None]:
+    """Turn a lack of memory within a block into one line that says what would fit.
+
+    Args:
+        config: the run that the block trains or evaluates.
+        classes: classes of its stream; 0 takes `data.classes`.
+
+    Raises:
+        MemoryShortError: memory ran out in the block.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not exhausted(error):
+            raise
+        have = device_bytes()
+        size = f" of {have / 2**30:.1f} GiB" if have else ""
+        raise MemoryShortError(
+            f"the memory{size} ran out ({reason(error)}); start again with {what_fits(config, have, classes)}"
+        ) from error

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.data import Batch, Scenario, Source, steps_per_epoch
 from ntkcl_jax.fitting import Position, StepRecord
+from ntkcl_jax.hosts import agreed
 from ntkcl_jax.logs import MetricsLog, Progress, Stage
+from ntkcl_jax.mesh import copied
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.peaks import peak_tflops
@@ -43,10 +44,9 @@ class MethodRun(ABC, Generic[State]):
         """FLOPs of training on one image, where they can be counted from the configuration."""
         return None
 
-    @property
     @abstractmethod
-    def epochs(self) -> int:
-        """Passes over each task's images."""
+    def epochs(self, task: int) -> int:
+        """Passes over a task's images."""
 
     @abstractmethod
     def initial(self) -> State:
@@ -58,7 +58,7 @@ class MethodRun(ABC, Generic[State]):
 
     @abstractmethod
     def restored(self, trees: Mapping[str, Any]) -> State:
-        """State of a checkpoint."""
+        """State of a checkpoint, on the run's devices."""
 
     @abstractmethod
     def begin(self, task: int, state: State) -> State:
@@ -82,10 +82,10 @@ class MethodRun(ABC, Generic[State]):
         state: State | None = None
         for task in range(self.scenario.num_tasks):
             after = self.path(task, "after")
-            if checkpoint.exists(after):
+            if agreed(checkpoint.exists(after)):
                 trees, meta = checkpoint.load(after)
                 before = self.path(task, "before")
-                if not checkpoint.exists(before):  # deleted because it was damaged
+                if not agreed(checkpoint.exists(before)):  # deleted because it was damaged
                     self.save(before, self.begin(task, self.initial() if state is None else state), {"task": task})
                 evaluations.append(TaskEvaluation(**meta["evaluation"]))
                 state = self.restored(trees)
@@ -110,20 +110,25 @@ class MethodRun(ABC, Generic[State]):
     def train_task(self, task: int, state: State) -> State:
         """Train one task, from where an interrupted process left it, and do what follows training."""
         before = self.path(task, "before")
-        if checkpoint.exists(before):
+        if agreed(checkpoint.exists(before)):
             state = self.restored(checkpoint.load(before)[0])
         else:
-            state = self.begin(task, state)
+            state = self.placed(self.begin(task, state))
             self.save(before, state, {"task": task})
         resume = self.resume_point(task)
         start = resume[0].step if resume else 0
-        self.log.truncate(lambda r: not self.repeats(r, task, start))
+        if self.log.began_with(method=self.method, seed=self.seed, task=task):
+            self.log.truncate(lambda r: not self.repeats(r, task, start))
         name = task_name(self.setup.source, self.scenario, task)
         title = f"seed {self.seed} · {self.method} · task {task + 1}/{self.scenario.num_tasks} · {name}"
-        with self.progress.stage(title, total=self.steps_in_epoch(task) * self.epochs) as stage:
+        with self.progress.stage(title, total=self.steps_in_epoch(task) * self.epochs(task)) as stage:
             stage.advance(start)
             state = self.fit(task, state, resume, stage)
-        return self.end(task, state)
+        return self.placed(self.end(task, state))
+
+    def placed(self, state: State) -> State:
+        """A state on the run's devices."""
+        return copied(self.setup.mesh, state)
 
     @functools.cached_property
     def backbone(self) -> Tree:
@@ -136,9 +141,16 @@ class MethodRun(ABC, Generic[State]):
         """Checkpoint at the start or end of a task, or within it."""
         return self.folder.task(self.seed, task, when, self.method)
 
+    @functools.cached_property
+    def _by_label(self) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Places of all training images in the order of their labels, and the labels in that order."""
+        order = np.argsort(self.labels, kind="stable")
+        return order, self.labels[order]
+
     def members(self, task: int) -> Int[np.ndarray, "n"]:
-        """Places of a task's training images."""
-        return np.flatnonzero(np.isin(self.labels, self.scenario.classes(task)))
+        """Places of a task's training images, ascending."""
+        (order, labels), classes = self._by_label, self.scenario.classes(task)
+        return np.sort(order[slice(*np.searchsorted(labels, (classes.start, classes.stop)))])
 
     def steps_in_epoch(self, task: int) -> int:
         """Batches of an epoch of a task."""
@@ -153,12 +165,11 @@ class MethodRun(ABC, Generic[State]):
     def views(self, task: int) -> Iterator[Batch]:
         """A task's training images under the test transform."""
         members = self.members(task)
-        size = self.setup.config.compute.eval_batch_size
-        return self.setup.train_views.batches(members, self.labels[members], size)
+        return self.setup.views("train", members, self.labels[members])
 
     def save(self, path: Path, state: State, meta: dict[str, Any]) -> None:
         """Write a checkpoint."""
-        checkpoint.save(path, jax.device_get(self.trees(state)), meta | {"seed": self.seed})
+        checkpoint.save(path, self.trees(state), meta | {"seed": self.seed})
 
     def repeats(self, record: dict[str, Any], task: int, start: int) -> bool:
         """Tell whether going on with `task` after `start` steps will write this log record again."""
@@ -167,18 +178,20 @@ class MethodRun(ABC, Generic[State]):
 
     def resume_point(self, task: int) -> tuple[Position, Tree, Any] | None:
         """Newest whole in-task state, if there is one."""
-        for path in self.folder.steps(self.seed, task, self.method):
-            trees, meta = checkpoint.load(path)
-            trees = jax.tree.map(jnp.asarray, trees)
-            leaves = [trees["momentum"][str(i)] for i in range(len(trees["momentum"]))]
-            return Position(**meta["position"]), trees["adaptation"], leaves
-        return None
+        steps = [int(path.name.removeprefix("step")) for path in self.folder.steps(self.seed, task, self.method)]
+        newest = agreed(max(steps, default=-1))
+        if newest < 0:
+            return None
+        trees, meta = checkpoint.load(self.path(task, f"step{newest}"))
+        trees = copied(self.setup.mesh, trees)
+        leaves = [trees["momentum"][str(i)] for i in range(len(trees["momentum"]))]
+        return Position(**meta["position"]), trees["adaptation"], leaves
 
     def save_step(self, task: int, position: Position, trainable: Tree, moments: Any) -> None:
         """Write an in-task state, then drop the one before."""
         older = self.folder.steps(self.seed, task, self.method)
         leaves = {str(i): x for i, x in enumerate(jax.tree.leaves(moments))}
-        trees = jax.device_get({"adaptation": trainable, "momentum": leaves})
+        trees = {"adaptation": trainable, "momentum": leaves}
         path = self.path(task, f"step{position.step}")
         checkpoint.save(path, trees, {"position": asdict(position), "seed": self.seed, "task": task})
         for old in older:
@@ -186,7 +199,7 @@ class MethodRun(ABC, Generic[State]):
 
     def recorder(self, task: int, stage: Stage) -> Any:
         """Make the function that turns step results into log lines and progress."""
-        batch_size = self.setup.config.optimizer.batch_size
+        batch_size, devices = self.setup.config.optimizer.batch_size, self.setup.mesh.size
         peak = peak_tflops(jax.devices()[0].device_kind, self.setup.config.compute.dtype)
         last = time.perf_counter()
 
@@ -198,11 +211,11 @@ class MethodRun(ABC, Generic[State]):
             rate = len(records) * batch_size / max(now - last, 1e-9)
             last = now
             mean = {name: float(np.mean([r.terms[name] for r in records])) for name in records[0].terms}
-            speed = {"images_per_s": rate}
+            speed = {"images_per_s": rate, "images_per_s_per_device": rate / devices}
             if self.image_flops is not None:
                 speed["tflops"] = rate * self.image_flops / 1e12
                 if peak is not None:
-                    speed["mfu"] = speed["tflops"] / peak
+                    speed["mfu"] = speed["tflops"] / (peak * devices)
             step = records[-1].step + 1
             self.log.append(kind="train", method=self.method, seed=self.seed, task=task, step=step, **speed, **mean)
             stage.advance(len(records), loss=f"{mean['total']:.3f}", images_per_s=rate)

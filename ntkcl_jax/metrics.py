@@ -5,6 +5,7 @@ accuracy is one division of two integers, so it has the same bits on every machi
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import statistics
@@ -125,8 +126,7 @@ def score_predictions(
     bounds = _checked_offsets(offsets)
     labels = _checked_classes("labels", labels, bounds[-1], np.shape(labels)[:1])
     predictions = _checked_classes("predictions", predictions, bounds[-1], labels.shape)
-    edges = np.array(bounds)
-    tasks = len(bounds) - 1
+    edges, tasks = np.array(bounds), len(bounds) - 1
 
     true_task = np.searchsorted(edges, labels, side="right") - 1
     images = np.bincount(true_task, minlength=tasks)
@@ -291,6 +291,9 @@ def _nested_mean_std(values: list[Any]) -> tuple[Any, Any]:
     if isinstance(values[0], list):
         pairs = [_nested_mean_std(list(column)) for column in zip(*values, strict=True)]
         return [mean for mean, _ in pairs], [std for _, std in pairs]
-    if any(v is None for v in values):
-        return None, None
-    return mean_std(values)[:2]
+    return (None, None) if any(v is None for v in values) else _mean_std(tuple(values))
+
+
+@functools.lru_cache(maxsize=2**16)
+def _mean_std(values: tuple[float, ...]) -> tuple[float, float | None]:
+    return mean_std(values)[:2]  # remembered: `stdev` is slow, and a million accuracies hold few different ones

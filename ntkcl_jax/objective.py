@@ -109,7 +109,8 @@ def orthogonality_basis(prototypes: np.ndarray, old: int, allocated: int, rank: 
     rows = np.asarray(prototypes[: old if variant == "paper" else allocated], np.float64)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     if variant == "reference":
-        u, _, _ = np.linalg.svd(rows.T.astype(np.float32), full_matrices=True)
+        # all e left vectors, of the arbitrary ones too, but never a (classes, classes) matrix of right ones
+        u, _, _ = np.linalg.svd(rows.T.astype(np.float32), full_matrices=len(rows) < e)
         return np.asarray(u[:, :k], np.float32)
     basis = np.zeros((e, k))
     if old:

@@ -1,12 +1,13 @@
 """Options of each `ntkcl` command, as typed dataclasses that tyro turns into flags and help."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from ntkcl_jax.config import RunConfig
+from ntkcl_jax.device_config import HostsConfig, MeshConfig
 from ntkcl_jax.errors import require
 from ntkcl_jax.parsing import parse
 
@@ -34,6 +35,10 @@ class Train:
     run_dir: Path
     """Folder of the run; must not exist yet, unless --resume is given."""
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How the devices share the work; a run may be resumed on others."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    """Processes of a run on several hosts, which share --run-dir."""
     resume: bool = False
     """Go on with the interrupted run in --run-dir; repeat its other options."""
     rehearse: bool = False

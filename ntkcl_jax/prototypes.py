@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import DataError
+from ntkcl_jax.hosts import fetch
 from ntkcl_jax.nn.model import Classifier, Tree
 from ntkcl_jax.steps import pixels_of
 
@@ -48,9 +49,9 @@ def class_means(
     Raises:
         DataError: a class has no image.
     """
-    parts = [_class_sums(network, trainable, frozen, batch, jnp.int32(offset)) for batch in batches]
-    total = np.sum([np.asarray(s, np.float64) for s, _ in parts], axis=0)[:classes]
-    count = np.sum([np.asarray(c) for _, c in parts], axis=0)[:classes]
+    parts = fetch([_class_sums(network, trainable, frozen, batch, jnp.int32(offset)) for batch in batches])
+    total = np.sum([s.astype(np.float64) for s, _ in parts], axis=0)[:classes]
+    count = np.sum([c for _, c in parts], axis=0)[:classes]
     if (count == 0).any():
         raise DataError(f"class {offset + int(np.argmin(count))} has no training image, so it has no prototype")
     return (total / count[:, None]).astype(np.float32)

@@ -21,14 +21,15 @@ from jaxtyping import Array, Float, Int
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines.frozen import top_classes, with_constant
-from ntkcl_jax.data import Batch, train_batches
+from ntkcl_jax.data import Batch
+from ntkcl_jax.hosts import fetch
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Classifier, Frozen, Network, Tree
 from ntkcl_jax.ridge import RidgeClassifier, learn, random_relu
 from ntkcl_jax.runfolder import RunFolder
 from ntkcl_jax.seedrun import SeedRun
 from ntkcl_jax.seeds import stream_seed
-from ntkcl_jax.setup import Setup
+from ntkcl_jax.setup import Setup, epoch_batches
 from ntkcl_jax.steps import pixels_of
 
 METHOD = "ntkcl-ridge"
@@ -44,7 +45,7 @@ def network_features(
 ) -> tuple[Float[np.ndarray, "n e"], Int[np.ndarray, "n"]]:
     """What a network's classifier reads (NTK-CL: the hybrid feature), and label, of every valid row, in order."""
     parts = [(_features(network, trainable, frozen, batch), batch.labels, batch.valid) for batch in batches]
-    features, labels = zip(*((np.asarray(x)[valid], np.asarray(y)[valid]) for x, y, valid in parts), strict=True)
+    features, labels = zip(*((x[valid], y[valid]) for x, y, valid in map(fetch, parts)), strict=True)
     return np.concatenate(features), np.concatenate(labels)
 
 
@@ -64,22 +65,12 @@ def view_features(
         task: their task, from 0.
         views: crops of each image.
     """
-    size, places = setup.config.compute.eval_batch_size, np.arange(len(members))
-    plain, _ = network_features(setup.network, adaptation, frozen, setup.train_views.batches(members, places, size))
+    places = np.arange(len(members))  # in the labels' stead: they say where each row of a shuffled batch belongs
+    plain, _ = network_features(setup.network, adaptation, frozen, setup.views("train", members, places))
     out = [plain]
+    size, later = setup.config.compute.eval_batch_size, setup.config.optimizer.epochs
     for view in range(views):
-        batches = train_batches(
-            setup.source.train,
-            members,
-            places,  # in the labels' stead: they say where each row of a shuffled batch belongs
-            data=setup.config.data,
-            size=setup.size,
-            batch_size=size,
-            seed=seed,
-            task=task,
-            epoch=setup.config.optimizer.epochs + view,
-            on_device=setup.on_device,
-        )
+        batches = epoch_batches(setup, setup.source.train, members, places, seed, task, later + view, 0, size)
         features, order = network_features(setup.network, adaptation, frozen, batches)
         out.append(features[np.argsort(order)])
     return np.stack(out, axis=1)
@@ -170,7 +161,7 @@ def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
         RunFolderError: a task isn't finished, or a checkpoint is damaged.
     """
     setup, scenario, folder = run.setup, run.scenario, run.folder
-    size, test_labels = setup.config.compute.eval_batch_size, scenario.relabel(setup.source.test.labels)
+    test_labels = scenario.relabel(setup.source.test.labels)
     width, views = setup.config.readout.random_features, setup.config.readout.views
     head = RidgeHead.stored(folder, run.seed, scenario.num_tasks)
     if head is None:
@@ -179,11 +170,11 @@ def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
     for task in range(len(head.evaluations), scenario.num_tasks):
         state = run.restored(checkpoint.load(folder.task(run.seed, task, "after"))[0])
         network, offsets = (setup.network, state.adaptation, state.frozen), scenario.offsets[: task + 2]
-        members = np.flatnonzero(np.isin(run.labels, scenario.classes(task)))
+        members = run.members(task)
         features = view_features(setup, *network[1:], members, run.seed, task, views)
         head = replace(head, classifier=learn(head.classifier, features, run.labels[members], head.expand))
         seen = np.flatnonzero(test_labels < offsets[-1])
-        scores = head.scores(*network, setup.test_views.batches(seen, test_labels[seen], size))
+        scores = head.scores(*network, setup.views("test", seen, test_labels[seen]))
         evaluation = top_classes(scores[:, : offsets[-1]], test_labels[seen], offsets)
         head = replace(head, evaluations=(*head.evaluations, evaluation))
         head.store(folder)

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,8 @@ from ntkcl_jax.metrics import summarise
 from ntkcl_jax.nn.model import Frozen, Network, Tree
 from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
-from ntkcl_jax.setup import Setup, evaluate, initial_state, set_up
+from ntkcl_jax.setup import Setup, Side, evaluate, initial_state, set_up
 from ntkcl_jax.tunedrun import make_method
-
-Side = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -259,8 +257,8 @@ def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = 
     config = from_json(RunConfig, header["config"])
     backbone = None
     if config.weights != "random":
-        backbone = jax.tree.map(jnp.asarray, checkpoint.load(folder.checkpoints / "backbone")[0]["backbone"])
-    setup = set_up(config, arrays, stored=(backbone, header["weights"]["sha256"]))
+        backbone = checkpoint.load(folder.checkpoints / "backbone")[0]["backbone"]
+    setup = set_up(config, arrays, stored=(backbone, header["weights"].get("sha256", "")))
     check_same_run(header, setup.header(), folder.path)
     opened = RecordedRun(folder.path, config, header, setup, method)
     if method != "ntkcl":

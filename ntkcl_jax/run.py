@@ -1,11 +1,11 @@
 """A whole run: seeds x methods over one stream, in one run folder."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
 
 from ntkcl_jax import checkpoint
@@ -14,15 +14,18 @@ from ntkcl_jax.baselines.ranpac import METHOD as RANPAC
 from ntkcl_jax.baselines.ranpac import ranpac
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Arrays, Batch, Source
+from ntkcl_jax.device_config import MeshConfig
+from ntkcl_jax.hosts import agreed, first, on_first
 from ntkcl_jax.logs import MetricsLog, Progress
+from ntkcl_jax.mesh import make_mesh
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.methodrun import log_task, task_name
 from ntkcl_jax.metrics import TaskEvaluation, aggregate, summarise
 from ntkcl_jax.readout import METHOD as READOUT
 from ntkcl_jax.readout import network_features, ridge_readout
-from ntkcl_jax.runfolder import FORMAT, RunFolder, package_changes
+from ntkcl_jax.runfolder import FORMAT, RunFolder, arithmetic_changes
 from ntkcl_jax.seedrun import SeedRun
-from ntkcl_jax.setup import Setup, initial_state, set_up
+from ntkcl_jax.setup import Setup, Side, initial_state, set_up
 from ntkcl_jax.tunedrun import TunedRun
 
 
@@ -37,7 +40,7 @@ def learn_other(
 ) -> list[TaskEvaluation]:
     """Run a method that trains in seconds on one seed, or read what an earlier process left of it."""
     path = folder.baseline(seed, method)
-    if path.exists():
+    if agreed(path.exists()):
         return [TaskEvaluation(**record) for record in folder.read_json(str(path.relative_to(folder.path)))["tasks"]]
     # of a process that died before storing them; records of a first session stay: they aren't made again
     log.truncate(lambda r: (r["method"], r["seed"], r["kind"]) != (method, seed, "task"))
@@ -48,11 +51,7 @@ def learn_other(
             stage.advance(1)
     for evaluation in evaluations:
         log_task(log, method, seed, evaluation)
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise checkpoint.write_error(path, error) from error
-    checkpoint.write_json(path, {"tasks": [e.to_record() for e in evaluations]})
+    on_first(lambda: write_tasks(path, evaluations))
     return evaluations
 
 
@@ -63,6 +62,7 @@ def train(
     arrays: Arrays | None = None,
     resume: bool = False,
     quiet: bool = False,
+    mesh: MeshConfig | None = None,
 ) -> dict[str, Any]:
     """Run every method on every seed and leave a run folder.
 
@@ -73,6 +73,8 @@ def train(
         resume: go on where the folder's last whole checkpoint left off; ends with the bits of an undisturbed run,
             unless packages have changed since, which is said.
         quiet: no progress.
+        mesh: how the devices share the work (default: each batch over all of them); results don't depend on it, but
+            for rounding.
 
     Returns:
         What `results.json` holds: `seeds` (seed -> method -> metrics), `summary` (method -> mean, std, n), names.
@@ -82,18 +84,23 @@ def train(
     """
     folder = RunFolder(run_dir)
     # The quick refusals first, then everything that can be wrong with the input, and only then a folder.
-    folder.check_resumable() if resume else folder.check_new()
-    setup = set_up(config, arrays)
+    on_first(folder.check_resumable if resume else folder.check_new)
+    setup = set_up(config, arrays, mesh=make_mesh(mesh or MeshConfig()))
     header = setup.header()
     setup.decode_all()
-    with folder.writing(header, resume=resume), MetricsLog(folder.metrics) as log, Progress(quiet) as progress:
+    log_file = folder.metrics if first() else Path(os.devnull)
+    with (
+        folder.writing(header, resume=resume),
+        MetricsLog(log_file) as log,
+        Progress(quiet or not first()) as progress,
+    ):
         if not resume:
             say_split(setup.source, progress)
-        changes = package_changes(folder.header(), header)
+        changes = arithmetic_changes(folder.header(), header)
         if changes:
             progress.say(
                 f"warning: since this run was started, {', '.join(changes)}: numbers may differ in their last bits; "
-                "resume with the old versions for the same bits"
+                "resume with the old versions on the old devices for the same bits"
             )
         for note in setup.notes:
             progress.say(f"weights: {note}")
@@ -119,8 +126,17 @@ def train(
                     evaluations = learn_other(setup, folder, log, progress, seed, method, learn)
                 seeds.setdefault(str(seed), {})[method] = summarise(evaluations)
                 results = assemble(setup, seeds)
-                checkpoint.write_json(folder.path / "results.json", results)
+                on_first(partial(checkpoint.write_json, folder.path / "results.json", results))
     return results
+
+
+def write_tasks(path: Path, evaluations: list[TaskEvaluation]) -> None:
+    """Keep the evaluations of a method that leaves no checkpoints."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise checkpoint.write_error(path, error) from error
+    checkpoint.write_json(path, {"tasks": [e.to_record() for e in evaluations]})
 
 
 def say_split(source: Source, progress: Progress) -> None:
@@ -137,8 +153,8 @@ def say_split(source: Source, progress: Progress) -> None:
 def store_backbone(setup: Setup, folder: RunFolder) -> None:
     """Keep the frozen backbone once, so that the folder can be read without the weights file."""
     path = folder.checkpoints / "backbone"
-    if setup.backbone is not None and not checkpoint.exists(path):
-        checkpoint.save(path, {"backbone": jax.device_get(setup.backbone)}, {"sha256": setup.weights_sha256})
+    if setup.backbone is not None and not agreed(checkpoint.exists(path)):
+        checkpoint.save(path, {"backbone": setup.backbone}, {"sha256": setup.weights_sha256})
 
 
 def baseline(setup: Setup, seed: int, method: str, features: tuple[np.ndarray, np.ndarray]) -> Iterator[TaskEvaluation]:
@@ -161,13 +177,10 @@ def adapted_ranpac(run: TunedRun) -> Iterator[TaskEvaluation]:
     yield from baseline(run.setup, run.seed, run.method, (features[0], features[1]))
 
 
-def all_views(setup: Setup, side: Literal["train", "test"]) -> Iterator[Batch]:
+def all_views(setup: Setup, side: Side) -> Iterator[Batch]:
     """All images of a side, in order, under the test transform."""
-    views, images = {
-        "train": (setup.train_views, setup.source.train),
-        "test": (setup.test_views, setup.source.test),
-    }[side]
-    return views.batches(np.arange(len(images)), images.labels, setup.config.compute.eval_batch_size)
+    images = setup.source.train if side == "train" else setup.source.test
+    return setup.views(side, np.arange(len(images)), images.labels)
 
 
 def baseline_features(setup: Setup, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,8 +25,9 @@ from typing import Any
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config_json import to_json
-from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.config_json import read_json, to_json
+from ntkcl_jax.errors import RunFolderError, user_path
+from ntkcl_jax.hosts import on_first
 
 FORMAT = 1
 """Version of the layout above."""
@@ -42,7 +43,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         """Name a folder; nothing is read or written yet."""
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.metrics = self.path / "metrics.jsonl"
@@ -75,7 +76,7 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = read_json(path)
         except FileNotFoundError as error:
             raise RunFolderError(f"{self.path} is no run folder: it has no {name}; check the path") from error
         except (OSError, ValueError) as error:
@@ -136,29 +137,42 @@ class RunFolder:
         Raises:
             RunFolderError: it exists (without `resume`), holds another run (with it), is in use, or can't be written.
         """
+        with contextlib.ExitStack() as held:
+            on_first(lambda: self._own(held, header, resume))
+            self._check_shared()
+            yield
+
+    def _own(self, held: contextlib.ExitStack, header: dict[str, Any], resume: bool) -> None:
+        """Lock the folder until `held` is closed, and make or tidy it."""
         if resume:
             self.check_resumable()
         else:
             self.check_new()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "w")  # noqa: SIM115  (held until the end of the block)
+            lock = held.enter_context((self.path / ".lock").open("w"))
         except OSError as error:
             raise checkpoint.write_error(self.path, error) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunFolderError(
-                    f"{self.path} is in use by another process; wait for it or choose another --run-dir"
-                ) from error
-            # A run that was killed before it wrote its config has done nothing: resuming it is starting it.
-            if resume and (self.path / "config.json").exists():
-                check_same_run(self.header(), header, self.path)
-                checkpoint.clean(self.path)
-            else:
-                self._start(header, fresh=not resume)
-            yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} is in use by another process; wait for it or choose another --run-dir"
+            ) from error
+        # A run that was killed before it wrote its config has done nothing: resuming it is starting it.
+        if resume and (self.path / "config.json").exists():
+            check_same_run(self.header(), header, self.path)
+            checkpoint.clean(self.path)
+        else:
+            self._start(header, fresh=not resume)
+
+    def _check_shared(self) -> None:
+        """Refuse a folder that this process doesn't share with the one that writes it."""
+        if not (self.path / "config.json").exists():
+            raise RunFolderError(
+                f"{self.path} holds no config.json on host {platform.node()}, though process 0 has just written it; "
+                "choose a --run-dir on storage that all hosts share"
+            )
 
     def _start(self, header: dict[str, Any], fresh: bool) -> None:
         """Write the config; if even that fails, leave no new folder behind."""
@@ -219,24 +233,28 @@ def first_difference(old: Any, new: Any, name: str) -> str | None:
     return None if old == new else f"{name} was {_short(old)}, now {_short(new)}"
 
 
-def package_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Describe which packages that do the arithmetic have another version now.
+def arithmetic_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Describe what decides a result's last bits and is another now: packages, number of devices.
 
     Args:
         old: `config.json` of a run.
         new: that of the run that goes on with it.
 
     Example:
-        >>> package_changes({"versions": {"jax": "0.10.1", "flax": "0.12.8"}}, {"versions": {"jax": "0.12.0"}})
+        >>> arithmetic_changes({"versions": {"jax": "0.10.1", "flax": "0.12.8"}}, {"versions": {"jax": "0.12.0"}})
         ['jax was 0.10.1, now 0.12.0', 'flax was 0.12.8, now unknown']
     """
     stored = old.get("versions")
     was, now = stored if isinstance(stored, dict) else {}, new["versions"]
-    return [
+    changes = [
         f"{name} was {was.get(name, 'unknown')}, now {now.get(name, 'unknown')}"
         for name in ARITHMETIC
         if was.get(name) != now.get(name)
     ]
+    devices = [old.get("devices"), new.get("devices")]
+    if all(devices) and devices[0] != devices[1]:
+        changes.append(f"devices were {_short(devices[0])}, now {_short(devices[1])}")
+    return changes
 
 
 def _short(value: Any) -> str:

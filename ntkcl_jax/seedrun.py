@@ -4,14 +4,12 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from ntkcl_jax import checkpoint
 from ntkcl_jax.costs import training_flops
 from ntkcl_jax.fitting import Position
 from ntkcl_jax.learner import LearnerState, finish_task, fit_task, start_task, task_arrays
 from ntkcl_jax.logs import Stage
+from ntkcl_jax.mesh import copied
 from ntkcl_jax.methodrun import MethodRun
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Frozen, Tree
@@ -29,10 +27,9 @@ class SeedRun(MethodRun[LearnerState]):
         config = self.setup.config
         return training_flops(config, self.scenario.num_classes) / config.optimizer.batch_size
 
-    @property
-    def epochs(self) -> int:
-        """Passes over each task's images."""
-        return self.setup.config.optimizer.epochs
+    def epochs(self, task: int) -> int:
+        """Passes over a task's images."""
+        return self.setup.config.optimizer.epochs_of(task)
 
     def initial(self) -> LearnerState:
         """State before task 0."""
@@ -49,7 +46,7 @@ class SeedRun(MethodRun[LearnerState]):
 
     def restored(self, trees: Mapping[str, Any]) -> LearnerState:
         """State of a checkpoint."""
-        trees = jax.tree.map(jnp.asarray, dict(trees))
+        trees = copied(self.setup.mesh, dict(trees))
         frozen = Frozen(self.backbone, trees["mean"], trees["prototypes"])
         return LearnerState(trees["adaptation"], frozen, trees["anchor"])
 
@@ -66,12 +63,13 @@ class SeedRun(MethodRun[LearnerState]):
             network,
             config,
             state,
-            task_arrays(network, config, self.scenario, task, state.frozen, state.anchor),
+            copied(self.setup.mesh, task_arrays(network, config, self.scenario, task, state.frozen, state.anchor)),
             functools.partial(self.training_batches, task),
             task=task,
             seed=self.seed,
             steps_in_epoch=self.steps_in_epoch(task),
             resume=resume,
+            where=self.setup.where,
             on_records=self.recorder(task, stage),
             save=functools.partial(self.save_step, task),
         )

@@ -4,11 +4,12 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int
 
 from ntkcl_jax.config import RunConfig
@@ -17,7 +18,9 @@ from ntkcl_jax.data import Arrays, Batch, ImageSet, Scenario, Source, load_sourc
 from ntkcl_jax.data.prepared import PreparedImages
 from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.hosts import fetch
 from ntkcl_jax.learner import LearnerState
+from ntkcl_jax.mesh import copied, describe, local_rows, one_device, split_parameters, split_rows, whole
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.model import Classifier, Network, Tree
 from ntkcl_jax.runfolder import FORMAT, provenance
@@ -25,6 +28,7 @@ from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.steps import eval_step
 from ntkcl_jax.weights import read_backbone, refuse_pickle
 
+Side = Literal["train", "test"]
 RGB = 3
 """Channels of every image, grey ones included."""
 
@@ -40,6 +44,8 @@ class Setup:
     weights_sha256: str
     network: Network
     scenarios: dict[int, Scenario]
+    mesh: Mesh
+    """Devices that compute."""
     notes: tuple[str, ...] = ()
     """What was done to the weights when they were read, one line each."""
 
@@ -67,6 +73,7 @@ class Setup:
             },
             "preprocessing": preprocessing(self.config.data, self.size),
             "scenarios": scenarios,
+            "devices": describe(self.mesh),
             **provenance(),
         }
 
@@ -90,6 +97,24 @@ class Setup:
         _ = self.train_views, self.test_views
 
     @property
+    def where(self) -> NamedSharding:
+        """Where everything lies that a step learns."""
+        return whole(self.mesh)
+
+    def views(self, side: Side, indices: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"]) -> Iterator[Batch]:
+        """Images of a side under the test transform, in batches on the devices.
+
+        Args:
+            side: training or test images.
+            indices: which of them, in which order.
+            labels: label of each of `indices`.
+        """
+        size = self.config.compute.eval_batch_size
+        prepared = self.train_views if side == "train" else self.test_views
+        batches = prepared.batches(indices, labels, size, local_rows(self.mesh, size))
+        return (split_rows(self.mesh, batch) for batch in batches)
+
+    @property
     def on_device(self) -> bool:
         """Whether training crops are made by the accelerator."""
         where = self.config.data.transform_on
@@ -98,18 +123,25 @@ class Setup:
         return where == "device"
 
 
-def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree | None, str] | None = None) -> Setup:
+def set_up(
+    config: RunConfig,
+    arrays: Arrays | None = None,
+    stored: tuple[Tree | None, str] | None = None,
+    mesh: Mesh | None = None,
+) -> Setup:
     """Open images and weights and lay out the tasks; writes nothing.
 
     Args:
         config: the whole configuration.
         arrays: images for `data.source="arrays"`.
         stored: backbone (None: random) and hash that a run folder holds, instead of reading `config.weights`.
+        mesh: devices that compute; None: one.
 
     Raises:
         NtkclError: images, weights or settings that don't fit together.
     """
     check_settings(config)
+    mesh = mesh or one_device()
     source = load_source(config.data, arrays)
     if config.data.transform_on == "device" and source.train.uniform_size is None:
         raise ConfigError(
@@ -121,7 +153,7 @@ def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree |
     notes: tuple[str, ...] = ()
     if stored is None and config.weights != "random":
         backbone, sha256, notes = read_backbone(config.weights, config.model.backbone, config.weights_sha256)
-        backbone = jax.tree.map(jnp.asarray, backbone)
+    placed: Tree | None = None if backbone is None else split_parameters(mesh, dict[str, Any](backbone))
     network = Network(
         config.model,
         task_classes=max(scenarios[config.seeds[0]].task_sizes),
@@ -130,7 +162,7 @@ def set_up(config: RunConfig, arrays: Arrays | None = None, stored: tuple[Tree |
         remat=config.compute.remat,
         normalize=config.data.normalize,
     )
-    return Setup(config, source, backbone, sha256, network, scenarios, notes)
+    return Setup(config, source, placed, sha256, network, scenarios, mesh, notes)
 
 
 def check_settings(config: RunConfig) -> None:
@@ -173,8 +205,9 @@ def epoch_batches(
     task: int,
     epoch: int,
     first: int,
+    batch_size: int | None = None,
 ) -> Iterator[Batch]:
-    """The training batches of one epoch of a task, from batch `first` on; see `train_batches`.
+    """The training batches of one epoch of a task, from batch `first` on, on the devices; see `train_batches`.
 
     Args:
         setup: crops, batch size and where crops are made.
@@ -185,27 +218,33 @@ def epoch_batches(
         task: its number, from 0.
         epoch: from 0, within the task.
         first: batch to begin with.
+        batch_size: images of a batch, if not those of a training step.
     """
-    return train_batches(
+    size = batch_size or setup.config.optimizer.batch_size
+    batches = train_batches(
         images,
         members,
         labels,
         data=setup.config.data,
         size=setup.size,
-        batch_size=setup.config.optimizer.batch_size,
+        batch_size=size,
         seed=seed,
         task=task,
         epoch=epoch,
         start_step=first,
         on_device=setup.on_device and images.uniform_size is not None,
+        rows=local_rows(setup.mesh, size),
     )
+    yield from (split_rows(setup.mesh, batch) for batch in batches)
 
 
 def initial_state(setup: Setup, seed: int) -> LearnerState:
     """State before task 0; the anchor is the initial trainable tree."""
     key = jax.random.key(stream_seed(seed, "initialisation"))
     adaptation, frozen = setup.network.init(key, setup.backbone)
-    return LearnerState(adaptation, frozen, adaptation)
+    if setup.backbone is None:
+        frozen = frozen._replace(backbone=split_parameters(setup.mesh, frozen.backbone))
+    return copied(setup.mesh, LearnerState(adaptation, frozen, adaptation))
 
 
 def evaluate(
@@ -226,14 +265,13 @@ def evaluate(
     """
     labels = scenario.relabel(setup.source.test.labels)
     chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
-    task_of_class = jnp.asarray([scenario.task_of(c) for c in range(scenario.num_classes)])
+    task_of_class = jnp.asarray(scenario.task_of_class)
     results = [
-        (eval_step(network, trainable, frozen, batch, task_of_class), batch.valid)
-        for batch in setup.test_views.batches(chosen, labels[chosen], setup.config.compute.eval_batch_size)
+        (*eval_step(network, trainable, frozen, batch, task_of_class), batch.valid)
+        for batch in setup.views("test", chosen, labels[chosen])
     ]
-    valid = np.concatenate([rows for _, rows in results])
-    predictions = jax.device_get([p for p, _ in results])
-    best, top5, within = (np.concatenate(x)[valid] for x in zip(*predictions, strict=True))
+    best, top5, within, valid = (np.concatenate(x) for x in zip(*fetch(results), strict=True))
+    best, top5, within = best[valid], top5[valid], within[valid]
     evaluation = score_predictions(
         best,
         labels[chosen],

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from ntkcl_jax.config import ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.data import Batch, crop_resize_device
+from ntkcl_jax.mesh import pinned
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.model import Classifier, Features, Frozen, Network, Tree
 from ntkcl_jax.objective import (
@@ -154,7 +156,7 @@ def update(
     return adaptation, momentum, StepResult(jnp.stack([*(terms[name] for name in TERMS), total]), correct)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 11), donate_argnums=(3, 4))
 def train_step(
     network: Network,
     objective: ObjectiveConfig,
@@ -167,14 +169,17 @@ def train_step(
     rate: Float[Array, ""],
     task_key: Key,
     step: Int[Array, ""],
+    where: NamedSharding | None = None,
 ) -> tuple[Tree, Any, StepResult]:
     """Draw this step's old prototypes and dropout from the task's key, then `update`.
 
-    The step's randomness is a function of (task key, step number) alone, so a resumed task draws the same.
+    The step's randomness is a function of (task key, step number) alone, so a resumed task draws the same. `where` says
+    on which devices the results lie, when there are several.
     """
     row_key, dropout_key = jax.random.split(jax.random.fold_in(task_key, step))
     old_rows = draw_old_rows(row_key, frozen.prototypes["prototypes/kernel"], task.old, optimizer.batch_size)
-    return update(network, objective, optimizer, adaptation, momentum, frozen, task, batch, old_rows, rate, dropout_key)
+    done = update(network, objective, optimizer, adaptation, momentum, frozen, task, batch, old_rows, rate, dropout_key)
+    return pinned(done, where)
 
 
 class Predictions(NamedTuple):

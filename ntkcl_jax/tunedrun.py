@@ -15,7 +15,9 @@ from ntkcl_jax.baselines.tuned import SEEN, Held, Recipe, Task, Tuned, tuned_ste
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Batch, Scenario
 from ntkcl_jax.fitting import Position, fresh, resumed, run_steps
+from ntkcl_jax.hosts import agreed
 from ntkcl_jax.logs import MetricsLog, Progress, Stage
+from ntkcl_jax.mesh import copied
 from ntkcl_jax.methodrun import MethodRun
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Tree
@@ -70,9 +72,8 @@ class TunedRun(MethodRun[TunedState]):
         self.method = method
         self.network = make_method(method, setup)
 
-    @property
-    def epochs(self) -> int:
-        """Passes over each task's images."""
+    def epochs(self, task: int) -> int:
+        """Passes over a task's images."""
         config = self.setup.config
         return config.optimizer.epochs if config.baselines.epochs is None else config.baselines.epochs
 
@@ -84,7 +85,7 @@ class TunedRun(MethodRun[TunedState]):
         """State before task 0."""
         trainable, kept = self.network.init(self.key("initialisation"))
         seen = {SEEN: jnp.zeros(self.network.classes, bool)}
-        return TunedState(trainable, Held(self.backbone, kept | seen))
+        return self.placed(TunedState(trainable, Held(self.backbone, kept | seen)))
 
     def trees(self, state: TunedState) -> checkpoint.Trees:
         """What a checkpoint keeps of a state."""
@@ -92,7 +93,7 @@ class TunedRun(MethodRun[TunedState]):
 
     def restored(self, trees: Mapping[str, Any]) -> TunedState:
         """State of a checkpoint."""
-        trees = jax.tree.map(jnp.asarray, dict(trees))
+        trees = copied(self.setup.mesh, dict(trees))
         return TunedState(trees["adaptation"], Held(self.backbone, trees["kept"]))
 
     def begin(self, task: int, state: TunedState) -> TunedState:
@@ -105,25 +106,25 @@ class TunedRun(MethodRun[TunedState]):
     def fit(self, task: int, state: TunedState, resume: tuple[Position, Tree, Any] | None, stage: Stage) -> TunedState:
         """Train on a task's images."""
         recipe = recipe_of(self.network, self.setup.config)
-        arrays, task_key = task_of(self.scenario, task), self.key("steps", task)
+        where, epochs = self.setup.where, self.epochs(task)
+        arrays, task_key = copied(where.mesh, task_of(self.scenario, task)), self.key("steps", task)
         compiled = replace(recipe, learning_rate=0.0)  # the rate is an argument of the step: another needs no compiling
 
         def update(
             trainable: Tree, moments: Any, batch: Batch, rate: Array, step: Array
         ) -> tuple[Tree, Any, StepResult]:
-            return tuned_step(
-                self.network, compiled, trainable, moments, state.held, arrays, batch, rate, task_key, step
-            )
+            parts = (trainable, moments, state.held, arrays, batch, rate, task_key, step, where)
+            return tuned_step(self.network, compiled, *parts)
 
         moments = recipe.transformation().init(state.trainable)
         trainable = run_steps(
-            fresh(moments, state.trainable) if resume is None else resumed(moments, *resume),
+            fresh(moments, state.trainable, where) if resume is None else resumed(moments, *resume, where),
             update,
             functools.partial(self.training_batches, task),
             names=self.network.terms,
             task=task,
-            epochs=self.epochs,
-            rate=lambda epoch: recipe.rate(epoch, self.epochs),
+            epochs=epochs,
+            rate=lambda epoch: recipe.rate(epoch, epochs),
             steps_in_epoch=self.steps_in_epoch(task),
             save_every=self.setup.config.compute.checkpoint_every_steps,
             on_records=self.recorder(task, stage),
@@ -145,7 +146,7 @@ class TunedRun(MethodRun[TunedState]):
     def first_session(self) -> TunedState:
         """Train on task 0 alone, or read what an earlier process left of that."""
         after = self.path(0, "after")
-        if checkpoint.exists(after):
+        if agreed(checkpoint.exists(after)):
             return self.restored(checkpoint.load(after)[0])
         state = self.train_task(0, self.initial())
         self.save(after, state, {"task": 0})

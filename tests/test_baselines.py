@@ -6,7 +6,7 @@ import pytest
 from jax import numpy as jnp
 
 from ntkcl_jax.baselines import frozen as baselines
-from ntkcl_jax.baselines.frozen import fit_linear, prototype_scores, run_baseline, top_classes
+from ntkcl_jax.baselines.frozen import feature_means, fit_linear, prototype_scores, run_baseline, top_classes
 from ntkcl_jax.data import Batch, Scenario
 from ntkcl_jax.nn.model import Network
 from tests import tiny
@@ -29,7 +29,7 @@ def run(method: str, seed: int = 0) -> list:
 
 def test_prototype_scores_are_cosines_to_class_means() -> None:
     (train, labels), (test, _) = features(2, 5), features(3, 2)
-    scores = prototype_scores(train, labels, test, 4)
+    scores = prototype_scores(test, feature_means(train, labels, 4))
     for row, x in zip(scores, test, strict=True):
         for c in range(4):
             mean = train[labels == c].mean(axis=0)

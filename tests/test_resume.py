@@ -119,7 +119,7 @@ def test_resuming_with_other_packages_warns_in_one_line(
     assert (out, error) == (
         "",
         f"warning: since this run was started, jax was 0.1.2, now {now['jax']}, optax was unknown, now {now['optax']}: "
-        "numbers may differ in their last bits; resume with the old versions for the same bits\n",
+        "numbers may differ in their last bits; resume with the old versions on the old devices for the same bits\n",
     )
     assert_same(run, undisturbed)
     train(tiny.config(**CONFIG), run, arrays=tiny.arrays(), resume=True, quiet=True)

@@ -12,6 +12,8 @@ from ntkcl_jax import checkpoint
 from ntkcl_jax.config import BackboneConfig, ComputeConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Arrays
 
+BY_CLOCK = ("time", "images_per_s", "images_per_s_per_device", "tflops", "mfu")
+
 CLASSES = 7
 PER_CLASS = 9
 TASK_SIZES = [3, 2, 2]
@@ -108,4 +110,4 @@ def same_states(one: Path, other: Path) -> bool:
 def records(run: Path) -> list[dict[str, Any]]:
     """Lines of `metrics.jsonl` without what a clock puts into them."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "images_per_s", "tflops", "mfu")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in BY_CLOCK} for line in lines]

@@ -14,7 +14,7 @@ from analysis.request import ForecastRequest
 from analysis.store import code_version_json
 from analysis.store.files import write_json
 from ntkcl_jax.data import Arrays
-from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.errors import NtkclError, user_path
 from ntkcl_jax.progress import Progress
 
 FORMAT = 1
@@ -103,7 +103,7 @@ def forecast_file(run: str | Path, request: ForecastRequest) -> Path:
         name = f"{request.method}-forecast"
     else:
         name = "forecast" if request.procedure == "run" else f"{request.procedure}-forecast"
-    return Path(run).expanduser() / "analysis" / f"{name}.json"
+    return user_path(run) / "analysis" / f"{name}.json"
 
 
 def choose(records: Records, seed: int, request: ForecastRequest) -> Probes:

@@ -81,7 +81,8 @@ def run_step(records: Records, seed: int, task: int, stage: Stage) -> Params:
 def training_steps(records: Records, seed: int, task: int) -> int:
     """Updates that the run made on a task."""
     optimizer = records.run.config.optimizer
-    return steps_per_epoch(len(records.task(seed, task).labels_of("train")), optimizer.batch_size) * optimizer.epochs
+    images = len(records.task(seed, task).labels_of("train"))
+    return steps_per_epoch(images, optimizer.batch_size) * optimizer.epochs_of(task)
 
 
 def forecast_tasks(

@@ -22,7 +22,7 @@ from analysis.twin import LinearNetwork, fit_twin, step_of
 from ntkcl_jax.data import ImageSet, Scenario, read_classes, steps_per_epoch
 from ntkcl_jax.data.images import first_of_each_class
 from ntkcl_jax.data.prepared import PreparedImages
-from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.errors import NtkclError, user_path
 from ntkcl_jax.learner import LearnerState, start_task
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.progress import Progress
@@ -37,7 +37,7 @@ def name_of(folder: Path) -> str:
         >>> name_of(Path("/data/birds of 2020/"))
         'birds-of-2020'
     """
-    return re.sub(r"[^\w.]+", "-", folder.expanduser().resolve().name).strip("-.") or "new"
+    return re.sub(r"[^\w.]+", "-", user_path(folder).resolve().name).strip("-.") or "new"
 
 
 def read_new(records: Records, folder: Path) -> tuple[ImageSet, tuple[str, ...]]:
@@ -48,7 +48,7 @@ def read_new(records: Records, folder: Path) -> tuple[ImageSet, tuple[str, ...]]
     """
     data = records.run.config.data
     try:
-        images, names = read_classes(folder.expanduser(), data.invert)
+        images, names = read_classes(user_path(folder), data.invert)
     except NtkclError as error:
         raise RecordError(str(error)) from error
     if data.limit_per_class:
@@ -106,7 +106,7 @@ def forecast_new(
     members, labels = np.arange(len(images)), images.labels + scenario.offsets[task]
     optimizer = setup.config.optimizer
     steps = steps_per_epoch(len(images), optimizer.batch_size)
-    with progress.stage(f"seed {seed} · forecast of {name}", total=steps * optimizer.epochs) as stage:
+    with progress.stage(f"seed {seed} · forecast of {name}", total=steps * optimizer.epochs_of(task)) as stage:
         trained = fit_twin(
             network,
             setup.config,

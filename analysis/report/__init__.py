@@ -18,6 +18,7 @@ from analysis.report.sections import Part, all_tables, sections_of
 from analysis.report.tables import SHOWN_ROWS, Table, Value
 from analysis.report.verdict import verdict
 from analysis.report.words import CAPTIONS
+from ntkcl_jax.errors import user_path
 
 __all__ = ["write_report"]
 
@@ -44,7 +45,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """
     if not runs:
         raise StoreError("expected at least one run folder, got none; name one")
-    out = Path(out).expanduser() if out else Path(runs[0]).expanduser() / "analysis" / "report.html"
+    out = user_path(out or Path(runs[0]) / "analysis" / "report.html")
     check_target(out)
     files = [read_run(Path(run)) for run in runs]
     parts = {key: [make(one) for one in files] for key, (_, make) in sections_of(files).items()}

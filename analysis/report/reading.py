@@ -1,6 +1,5 @@
 """Everything that the report of a run is made from: read once, checked, names made harmless."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,8 @@ from analysis.report.forms import FormError
 from analysis.store import analysis_folder, load_analysis
 from analysis.store.files import read_json
 from analysis.summary import sample_kernel
+from ntkcl_jax import config_json
+from ntkcl_jax.errors import user_path
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.tables import short_name
 
@@ -111,7 +112,7 @@ def read_run(run: Path) -> RunFiles:
     Raises:
         StoreError: no run there, or a file that can't be read, is cut short or isn't of the expected form.
     """
-    run = Path(run).expanduser()
+    run = user_path(run)
     if not (run / "config.json").is_file():
         raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
     config = _read(run / "config.json", schema.check_config)
@@ -147,8 +148,8 @@ def _read(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]
     try:
         if not path.exists():
             return None
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: bad JSON or bad UTF-8
+        value = config_json.read_json(path)
+    except (OSError, ValueError) as error:  # ValueError: bad JSON or bad UTF-8
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise StoreError(f"{path} can't be read ({reason}); restore it from a copy, or make it again") from error
     try:

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.errors import StoreError
 from analysis.store.arrays import ZARR, chunk_files, folder_of
 from analysis.store.spec import KernelSpec
+from ntkcl_jax import config_json
 from ntkcl_jax.checkpoint import PARTIAL, write_error
 from ntkcl_jax.weights import file_sha256
 
@@ -65,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: the file is missing or holds no whole JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = config_json.read_json(path)
     except FileNotFoundError as error:
         raise damaged(path, "is missing") from error
     except (OSError, ValueError) as error:

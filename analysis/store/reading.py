@@ -20,6 +20,8 @@ from analysis.store.files import (
 )
 from analysis.store.spec import KernelSpec, analysis_folder
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
+from ntkcl_jax.config_json import fits
+from ntkcl_jax.errors import user_path
 
 
 class StoredKernel(Readable):
@@ -40,11 +42,15 @@ class StoredKernel(Readable):
     def __init__(self, path: Path) -> None:
         self.path = path
         manifest = read_json(path / MANIFEST)
+        there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
         for name, recorded in manifest.items():
-            now = sha256(path / name)
-            if now != recorded:
-                raise damaged(path / name, "is missing" if now is None else "has changed since it was written")
+            if name not in there:  # one that leads elsewhere isn't either
+                raise damaged(path / name, "is missing")
+            if sha256(path / name) != recorded:
+                raise damaged(path / name, "has changed since it was written")
         self.spec = read_spec(path)
+        if len(self.spec.arrays) * self.spec.tiles * (self.spec.tiles + 1) // 2 > len(manifest):
+            raise damaged(path / MANIFEST, "doesn't list every tile")
         unlisted = [name for name in expected_files(self.spec) if name not in manifest]
         if unlisted:
             raise damaged(path / MANIFEST, f"doesn't list {unlisted[0]}")
@@ -56,9 +62,16 @@ class StoredKernel(Readable):
 
     @property
     def seconds(self) -> float | None:
-        """What computing it took; None if that isn't recorded."""
+        """What computing it took; None if that isn't recorded.
+
+        Raises:
+            StoreError: the record is damaged.
+        """
         path = self.path / TIMINGS
-        return read_json(path).get("seconds") if path.exists() else None
+        seconds = read_json(path).get("seconds") if path.exists() else None
+        if seconds is not None and not (fits(float, seconds) and seconds >= 0):
+            raise damaged(path, f"has no seconds but {str(seconds)[:20]!r}")
+        return seconds
 
 
 class Analysis:
@@ -145,7 +158,7 @@ def load_analysis(run: str | Path, method: str = "ntkcl") -> Analysis:
     Raises:
         StoreError: nothing has been analysed there.
     """
-    path = Path(run).expanduser()
+    path = user_path(run)
     if not analysis_folder(path, method).is_dir():
         whose, option = ("", "") if method == "ntkcl" else (f" of method {method}", f" --method {method}")
         raise StoreError(

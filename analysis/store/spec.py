@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import StoreError
+from ntkcl_jax.config_json import fits
 from ntkcl_jax.runfolder import first_difference, provenance
 
 WHOLE = "whole"
@@ -180,6 +181,9 @@ class KernelSpec:
         """
         made: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
         made["versions"] = tuple(value["versions"].items())
+        for field in fields(cls):
+            if field.name in made and not fits(field.type, made[field.name]):
+                raise StoreError(f"expected {field.name} of another type, got {_shown(made[field.name])}")
         return cls(**made)
 
 

@@ -28,6 +28,7 @@ from analysis.store.files import (
 )
 from analysis.store.spec import KernelSpec, analysis_folder, place
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
+from ntkcl_jax.errors import user_path
 
 SYNC_THREADS = 16
 """A disk takes many requests to flush at once in hardly more time than one."""
@@ -38,7 +39,7 @@ class KernelStore:
 
     def __init__(self, run: str | Path, method: str = "ntkcl") -> None:
         """Name the run and the method; nothing is read or written yet."""
-        self.run = Path(run).expanduser()
+        self.run = user_path(run)
         self.root = analysis_folder(self.run, method) / "kernels"
 
     def path(self, spec: KernelSpec) -> Path:

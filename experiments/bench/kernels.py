@@ -11,7 +11,6 @@ take turns, so that a busy machine hurts all of them. One JSON file per machine,
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,36 +28,49 @@ from jax.tree_util import Partial
 from analysis.kernels.empirical import empirical_ntk
 from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
 from analysis.kernels.planner import plan
+from experiments.bench.machine import matrix_rate
+from experiments.bench.process import resident_mb
+from experiments.bench.results import FOLDER, result, write
 from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.nn.model import Frozen, Network, Tree
-from ntkcl_jax.runfolder import provenance
 
 BACKBONE = BackboneConfig(image_size=64, patch_size=8, dim=192, depth=12, heads=3)
 RANK = 16
 BATCH = 8
 """Examples in a batch of `nt.batch`, and in a tile of the bounded way it is compared with."""
-MATRIX = 2048
-"""Rows of the matrix product that measures the machine."""
 
 
 def readout(network: Network, params: Tree, images: jax.Array, *, frozen: Frozen, rest: Tree, head: jax.Array) -> Any:
     """Read k outputs from the adapted channel stream's class token."""
     channel = network.features({**params, **rest}, frozen, images).channel
-    return channel[:, -BACKBONE.dim :] @ head
+    return channel[:, -len(head) :] @ head
 
 
-def model(k: int) -> tuple[Partial, Tree]:
-    """The function and its trainable parameters: the adapters alone."""
-    network = Network(ModelConfig(backbone=BACKBONE, adapter_rank=RANK), task_classes=2, classes=2)
-    adaptation, frozen = network.init(jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = {
-        path: jnp.asarray(rng.normal(0, 0.05, value.shape), jnp.float32)
-        for path, value in adaptation.items()
-        if "adapters" in path
-    }
-    rest = {path: value for path, value in adaptation.items() if path not in params}
-    head = jnp.asarray(rng.normal(0, BACKBONE.dim**-0.5, (BACKBONE.dim, k)), jnp.float32)
+def model(k: int, backbone: BackboneConfig = BACKBONE, zeros: bool = False) -> tuple[Partial, Tree]:
+    """The function and its trainable parameters: the adapters alone.
+
+    Args:
+        k: outputs.
+        backbone: shape of the network.
+        zeros: nothing is drawn: enough to plan with.
+    """
+    network = Network(ModelConfig(backbone=backbone, adapter_rank=RANK), task_classes=2, classes=2)
+
+    def made() -> tuple[Tree, Frozen, Tree, jax.Array]:
+        adaptation, frozen = network.init(jax.random.key(0))
+        rng = np.random.default_rng(0)
+        params = {
+            path: jnp.asarray(rng.normal(0, 0.05, value.shape), jnp.float32)
+            for path, value in adaptation.items()
+            if "adapters" in path
+        }
+        rest = {path: value for path, value in adaptation.items() if path not in params}
+        return params, frozen, rest, jnp.asarray(rng.normal(0, backbone.dim**-0.5, (backbone.dim, k)), jnp.float32)
+
+    shapes = jax.eval_shape(made) if zeros else None
+    params, frozen, rest, head = (
+        made() if shapes is None else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    )
     return Partial(partial(readout, network), frozen=frozen, rest=rest, head=head), params
 
 
@@ -91,17 +103,12 @@ def bounded(fn: Partial, params: Tree, x: np.ndarray) -> int:
     return int(1.2 * smallest.peak_bytes + 8 * (len(x) * k) ** 2)
 
 
-def peak_bytes() -> int:
-    """Highest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def one(way: str, k: int, n: int, repeats: int) -> dict[str, Any]:
     """Measure one way on one size, in this process."""
     fn, params = model(k)
     x = np.random.default_rng(1).random((n, 64, 64, 3), np.float32)
     jax.block_until_ready(jax.jit(lambda fn, p, x: fn(p, x))(fn, params, x[:1]))
-    before = peak_bytes()
+    before = resident_mb()
     call = ways(fn, params, x)[way]
     times = []
     for _ in range(1 + repeats):
@@ -111,22 +118,9 @@ def one(way: str, k: int, n: int, repeats: int) -> dict[str, Any]:
     return {
         "first_s": times[0],
         "seconds": statistics.median(times[1:]) if repeats else None,
-        "peak_mb": (peak_bytes() - before) / 1e6,
+        "peak_mb": resident_mb() - before,
         "checksum": float(np.asarray(theta, np.float64).ravel()[:: max(1, theta.size // 999)].sum()),
     }
-
-
-def matrix_rate() -> float:
-    """GFLOP/s of one large float32 matrix product: what this machine can do."""
-    a = jnp.ones((MATRIX, MATRIX), jnp.float32)
-    multiply = jax.jit(jnp.matmul)
-    jax.block_until_ready(multiply(a, a))
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(multiply(a, a))
-        times.append(time.perf_counter() - start)
-    return 2e-9 * MATRIX**3 / min(times)
 
 
 def floor_gflop(k: int, n: int) -> float:
@@ -145,6 +139,26 @@ def measure(command: list[str], limit_s: float) -> dict[str, Any] | None:
     return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
 
 
+OURS, OTHER = "tiled_float32_sums", "neural_tangents"
+"""The two ways that do the same in the same precision."""
+
+
+def headline(cases: list[dict[str, Any]]) -> tuple[float, float, str]:
+    """Seconds of our way and of the other in the largest case that has both, and which case that is.
+
+    Example:
+        >>> cases = [{"k": 1, "n": 2, "way": way, "seconds": s} for way, s in ((OURS, 2.0), (OTHER, 3.0))]
+        >>> headline(cases)
+        (2.0, 3.0, 'k=1 n=2')
+    """
+    sides: list[dict[tuple[int, int], float]] = [
+        {(case["k"], case["n"]): case["seconds"] for case in cases if case["way"] == way and case.get("seconds")}
+        for way in (OURS, OTHER)
+    ]
+    k, n = max(sides[0].keys() & sides[1].keys(), key=lambda size: size[0] * size[1])
+    return sides[0][k, n], sides[1][k, n], f"k={k} n={n}"
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,13 +167,13 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", help="only these ways")
     parser.add_argument("--repeats", type=int, default=2, help="timed calls after the first")
     parser.add_argument("--limit-s", type=float, default=900, help="longest time for one measurement, seconds")
-    parser.add_argument("--out", type=Path, default=Path("experiments/bench/results/kernels.json"))
+    parser.add_argument("--name", default="kernels", help="of the JSON file")
+    parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(options.one, options.outputs_k[0], options.images[0], options.repeats)))
         return
-    facts = provenance()
     cases = []
     for k in options.outputs_k:
         for n in options.images:
@@ -175,19 +189,18 @@ def main() -> None:
                 text = "failed or too long" if got is None else f"{got['seconds'] or got['first_s']:8.2f} s"
                 memory = "" if got is None else f"{got['peak_mb']:9.0f} MB   first {got['first_s']:.1f} s"
                 print(f"k={k:<4} n={n:<4} {way:<24} {text} {memory}", flush=True)
-    record = {
-        "model": {
+    try:
+        ours, other, about = headline(cases)
+    except ValueError:
+        sys.exit(f"error: expected a case that both {OURS} and {OTHER} can do, got none; nothing is written")
+    made = result(
+        options.name, ours, other, "s", jax.devices()[0].device_kind, other_is=f"{OTHER}, {about}", cases=cases,
+        model={
             "backbone": "12 blocks, D=192, 65 tokens",
-            "trainable": int(sum(v.size for v in model(2)[1].values())),
+            "trainable": int(sum(v.size for v in model(2, zeros=True)[1].values())),
         },
-        "device": jax.devices()[0].device_kind,
-        "versions": facts["versions"],
-        "commit": facts["git"],
-        "command": sys.argv,
-        "cases": cases,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(record, indent=1) + "\n")
+    )  # fmt: skip
+    print(write(made, options.out))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -37,12 +36,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.sizes import SEEN
-from ntkcl_jax.config import BACKBONES, ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig
+from experiments.bench.results import FOLDER, result, write
+from experiments.bench.sizes import SEEN, SIZES, model
+from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.config_json import to_json
 from ntkcl_jax.costs import evaluation_flops, training_flops
 from ntkcl_jax.errors import ConfigError, NtkclError
-from ntkcl_jax.runfolder import provenance
 
 PROGRAMS = ("training_step", "evaluation_step", "prototype_step")
 WAYS = ("released", "eager", "compiled", "graphs")
@@ -146,26 +145,22 @@ def record(
     options: argparse.Namespace, config: ModelConfig, name: str, program: str, found: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """One result: ours and the other of `in_turns`, and where and how they ran."""
-    facts, (ours, other) = provenance(), found
+    ours, other = found
     count = flops(config, options.batch, program)
     rates = [options.batch / x["median_s"] for x in found]
-    return {
-        "name": name,
-        "ours": rates[0],
-        "other": rates[1],
-        "ratio": rates[0] / rates[1],
-        "unit": "images/s",
-        "device": ours["device"],
-        "versions": {**facts["versions"], "torch": metadata.version("torch")},
-        "command": sys.argv,
-        "commit": facts["git"],
-        "model_gflop": count / 1e9,
-        "model_gflop_per_s": {"ours": count / ours["median_s"] / 1e9, "other": count / other["median_s"] / 1e9},
-        "measured": {"ours": ours, "other": other},
-        "threads": options.threads or os.cpu_count(),
-        "machine": {"system": facts["machine"], "processor": processor(), "load": list(os.getloadavg())},
-        "environment": {key: os.environ[key] for key in ("XLA_FLAGS", "OMP_NUM_THREADS") if key in os.environ},
-    }
+    made = result(
+        name,
+        *rates,
+        "images/s",
+        ours["device"],
+        model_gflop=count / 1e9,
+        model_gflop_per_s={"ours": count / ours["median_s"] / 1e9, "other": count / other["median_s"] / 1e9},
+        measured={"ours": ours, "other": other},
+        threads=options.threads or os.cpu_count(),
+        load=list(os.getloadavg()),
+        environment={key: os.environ[key] for key in ("XLA_FLAGS", "OMP_NUM_THREADS") if key in os.environ},
+    )
+    return {**made, "versions": {**made["versions"], "torch": metadata.version("torch")}}
 
 
 def measured(options: argparse.Namespace, config: ModelConfig, program: str) -> Iterator[dict[str, Any]]:
@@ -195,14 +190,6 @@ def measured(options: argparse.Namespace, config: ModelConfig, program: str) -> 
                 yield record(options, config, name, program, found)
 
 
-def processor() -> str:
-    """Name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def row(found: dict[str, Any]) -> str:
     """One line of the printed table."""
     ours, other = found["measured"]["ours"], found["measured"]["other"]
@@ -218,7 +205,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="experiments.bench torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", choices=sorted(BACKBONES), default="base", help="backbone")
+    parser.add_argument("--size", choices=sorted(SIZES), default="base", help="backbone")
     parser.add_argument("--image-size", type=int, help="side of the image, pixels (default: the backbone's own)")
     parser.add_argument("--batch", type=int, default=16, help="images per step")
     parser.add_argument("--repeats", type=int, default=7, help="timed calls of each, after three that are not")
@@ -228,13 +215,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="see above")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["training_step"])
     parser.add_argument("--pretrained-view", action="store_true", help="five passes instead of four")
-    parser.add_argument("--out", type=Path, default=Path("experiments/bench/results"))
+    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(words)
     try:
         require_torch()
-        backbone = BACKBONES[options.size]
-        backbone = replace(backbone, image_size=options.image_size or backbone.image_size)
-        config = ModelConfig(backbone=backbone, pretrained_view=options.pretrained_view)
+        config = replace(model(options.size, options.image_size), pretrained_view=options.pretrained_view)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -244,7 +229,6 @@ def main(words: list[str]) -> int:
     for program in options.programs:
         for found in measured(options, config, program):
             done += 1
-            path = options.out / f"{found['name']}-{found['device'].replace(' ', '_')}.json"
-            path.write_text(json.dumps(found, indent=1) + "\n")
+            write(found, options.out)
             print(row(found), flush=True)
     return 0 if done else 1

@@ -6,13 +6,11 @@ each line that it reads: `run` gives the seconds of one call, `memory` the highe
 
 import json
 import os
-import resource
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from experiments.bench.process import forget_peak, resident_mb, timed
 from experiments.bench.sizes import OFFSET, RATE, SEEN, TASK_CLASSES
 from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.config_json import from_json
@@ -81,31 +79,6 @@ def theirs(settings: dict[str, Any], config: ModelConfig) -> tuple[Callable[[], 
         return {"device": torch.cuda.get_device_name(), "device_peak_mb": torch.cuda.max_memory_allocated() / 1e6}
 
     return call, facts
-
-
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def resident_mb() -> float:
-    """Highest resident memory since the last `forget_peak`, in 10^6 bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return int(lines["VmHWM"].split()[0]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def forget_peak() -> bool:
-    """Start a new count of the highest memory, where the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
 
 
 def main() -> None:

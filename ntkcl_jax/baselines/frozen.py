@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ntkcl_jax.data import Batch, Scenario, steps_per_epoch
+from ntkcl_jax.hosts import fetch
 from ntkcl_jax.metrics import TaskEvaluation, score_predictions
 from ntkcl_jax.nn.heads import unit
 from ntkcl_jax.nn.model import Network, Tree
@@ -38,7 +39,7 @@ def _backbone_features(network: Network, backbone: Tree, batch: Batch) -> Float[
 def backbone_features(network: Network, backbone: Tree, batches: Iterable[Batch]) -> Float[np.ndarray, "n d"]:
     """Class token of the untouched backbone for every valid row, in order."""
     parts = [(_backbone_features(network, backbone, batch), batch.valid) for batch in batches]
-    return np.concatenate([np.asarray(x)[valid] for x, valid in parts])
+    return np.concatenate([x[valid] for x, valid in map(fetch, parts)])
 
 
 def top_classes(
@@ -52,11 +53,17 @@ def top_classes(
     return score_predictions(order[:, 0], labels, offsets, top5=top5, within_task_predictions=within)
 
 
-def prototype_scores(
-    train: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], test: Float[np.ndarray, "m d"], classes: int
-) -> Float[np.ndarray, "m c"]:
-    """Cosine of each test feature to each class mean of the training features."""
-    means = np.stack([train[labels == c].mean(axis=0) for c in range(classes)])
+def feature_means(
+    train: Float[np.ndarray, "n d"], labels: Int[np.ndarray, "n"], classes: int
+) -> Float[np.ndarray, "c d"]:
+    """Mean feature of each class."""
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(classes + 1))
+    return np.stack([train[order[first:end]].mean(axis=0) for first, end in itertools.pairwise(bounds)])
+
+
+def prototype_scores(test: Float[np.ndarray, "m d"], means: Float[np.ndarray, "c d"]) -> Float[np.ndarray, "m c"]:
+    """Cosine of each test feature to each class mean."""
     return np.asarray(unit(jnp.asarray(test)) @ unit(jnp.asarray(means)).T)
 
 
@@ -191,7 +198,7 @@ def run_baseline(
         One evaluation per task.
     """
     if method == "prototypes":
-        learnt = itertools.repeat(None)
+        learnt, means = itertools.repeat(None), feature_means(train, train_labels, scenario.num_classes)
     elif method == "ridge":
         train, test = with_constant(train), with_constant(test)
         learnt = ridge_weights(scenario, train, train_labels)
@@ -202,7 +209,7 @@ def run_baseline(
         offsets = scenario.offsets[: task + 2]
         seen = test_labels < offsets[-1]
         if weights is None:
-            scores = prototype_scores(train, train_labels, test[seen], offsets[-1])
+            scores = prototype_scores(test[seen], means[: offsets[-1]])
         else:
             scores = test[seen] @ weights[:, : offsets[-1]]
         yield top_classes(scores, test_labels[seen], offsets)

@@ -35,6 +35,7 @@ from jaxtyping import Array, Float
 
 from ntkcl_jax.baselines.tuned import Held, Recipe, Task, Tuned, linear_head
 from ntkcl_jax.data import Batch
+from ntkcl_jax.hosts import fetch
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.nn.vit import Block, KeysValues
@@ -61,8 +62,9 @@ def covariance(
     """Mean of h hᵀ over all tokens of all images, float64, in one pass."""
     total, images = np.zeros((method.backbone.depth, method.backbone.dim, method.backbone.dim)), 0
     for batch in batches:
-        total += np.asarray(gram(method, trainable, held, batch), np.float64)
-        images += int(np.sum(batch.valid))
+        part, valid = fetch((gram(method, trainable, held, batch), batch.valid))
+        total += part
+        images += int(valid.sum())
     return total / (images * method.backbone.tokens)
 
 

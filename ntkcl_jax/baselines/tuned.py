@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.data import Batch
 from ntkcl_jax.data_config import Normalize
+from ntkcl_jax.mesh import pinned
 from ntkcl_jax.nn.adapters import Key
 from ntkcl_jax.nn.model import Tree
 from ntkcl_jax.nn.vit import ViT, rebuilt
@@ -241,7 +243,7 @@ def apply_head(trainable: Mapping[str, Array], features: Float[Array, "b e"]) ->
     return logits + trainable["head/bias"] if "head/bias" in trainable else logits
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 10), donate_argnums=(2, 3))
 def tuned_step(
     method: Tuned,
     recipe: Recipe,
@@ -253,6 +255,7 @@ def tuned_step(
     rate: Float[Array, ""],
     task_key: Key,
     step: Int[Array, ""],
+    where: NamedSharding | None = None,
 ) -> tuple[Tree, Any, StepResult]:
     """One update; its randomness is a function of (task key, step number) alone, so a resumed task draws the same."""
     batch = Batch(pixels_of(batch, method.image_size), batch.labels, batch.valid)
@@ -267,4 +270,5 @@ def tuned_step(
     trainable = jax.tree.map(lambda value, update: value - rate * update, trainable, change)
     guess = jnp.argmax(jnp.where(task.new, logits, -jnp.inf), axis=1)
     correct = jnp.sum((guess == batch.labels) & batch.valid)
-    return trainable, moments, StepResult(jnp.stack([*(terms[name] for name in method.terms), total]), correct)
+    result = StepResult(jnp.stack([*(terms[name] for name in method.terms), total]), correct)
+    return pinned((trainable, moments, result), where)

@@ -60,12 +60,14 @@ def train_batches(
     epoch: int,
     start_step: int = 0,
     on_device: bool,
+    rows: slice | None = None,
 ) -> Iterator[Batch]:
     """One epoch over a task's images, shuffled and augmented; every image once, the last batch padded.
 
     Any batch can be computed from its number alone: the order is one permutation from the stream ("batches", task,
     epoch), and each image's crop and flip come from its own place in the stream ("augmentation", task, epoch). So
-    neither the number of threads, nor where a run was interrupted, nor the batch size changes an image's crop.
+    neither the number of threads, nor where a run was interrupted, nor the batch size, nor how many hosts share a batch
+    changes an image's crop.
 
     Args:
         image_set: where the images are.
@@ -79,6 +81,8 @@ def train_batches(
         epoch: 0-based, within the task.
         start_step: batch to begin with, after a resume.
         on_device: give raw images, boxes and flips for `crop_resize_device` instead of cropping here.
+        rows: which rows of each batch to make, where several hosts share it; may reach beyond `batch_size`: the rest is
+            padding. None: all `batch_size`.
 
     Returns:
         Batches `start_step` to the last. Threads read ahead; closing the iterator stops them.
@@ -91,6 +95,8 @@ def train_batches(
         raise DataError(f"each image needs one label, got {len(indices)} images and {len(labels)} labels")
     if on_device and image_set.uniform_size is None:
         raise DataError("cropping on the device needs images of one size in memory; set data.transform_on=host")
+    part = rows or slice(0, batch_size)
+    length, whole = part.stop - part.start, image_set.uniform_size
     order = _random(stream_seed(seed, "batches", task, epoch)).permutation(len(indices))
     augmentation = stream_seed(seed, "augmentation", task, epoch)
 
@@ -100,7 +106,7 @@ def train_batches(
         return crop_box(rng, height, width, data.crop_scale, data.crop_ratio), flip
 
     def batch(step: int) -> Batch:
-        positions = order[step * batch_size : (step + 1) * batch_size]
+        positions = order[step * batch_size : (step + 1) * batch_size][part]
         if image_set.uniform_size is None:
             images = [image_set.load(int(index)) for index in indices[positions]]
         else:
@@ -108,12 +114,14 @@ def train_batches(
         drawn = [draw(int(at), *image.shape[:2]) for at, image in zip(positions, images, strict=True)]
         if not on_device:
             cropped = [train_transform_host(image, size, *one) for image, one in zip(images, drawn, strict=True)]
-            return _padded(np.stack(cropped), labels[positions], batch_size)
-        missing = batch_size - len(positions)
+            pixels = np.stack(cropped) if cropped else np.zeros((0, size, size, 3), np.uint8)
+            return padded(pixels, labels[positions], length)
+        assert whole is not None  # checked above
+        missing = length - len(positions)
         # a padded row gets the whole image as its box: an empty one would divide by zero on the device
-        boxes = np.array([box for box, _ in drawn] + [(0, 0, *images[0].shape[:2])] * missing, np.float32)
-        flips = np.array([flip for _, flip in drawn] + [False] * missing)
-        return _padded(np.asarray(images), labels[positions], batch_size)._replace(boxes=boxes, flips=flips)
+        boxes = np.array([box for box, _ in drawn] + [(0, 0, *whole)] * missing, np.float32)
+        flips = np.array([flip for _, flip in drawn] + [False] * missing, bool)
+        return padded(np.asarray(images), labels[positions], length)._replace(boxes=boxes, flips=flips)
 
     return _read_ahead(batch, range(start_step, steps_per_epoch(len(indices), batch_size)), data.workers)
 
@@ -136,9 +144,10 @@ def _random(seed: int, position: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=seed, counter=position << 128))
 
 
-def _padded(images: UInt8[np.ndarray, "m h w 3"], labels: Integer[np.ndarray, " m"], batch_size: int) -> Batch:
-    missing = batch_size - len(images)
-    valid = np.arange(batch_size) < len(images)
+def padded(images: UInt8[np.ndarray, "m h w 3"], labels: Integer[np.ndarray, " m"], length: int) -> Batch:
+    """Make a batch of `length` rows of fewer images: black ones that don't count fill it up."""
+    missing = length - len(images)
+    valid = np.arange(length) < len(images)
     if missing:
         images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
         labels = np.concatenate([labels, np.zeros(missing, labels.dtype)])
@@ -169,7 +178,7 @@ def eval_batches(
     if len(prepared) != len(labels):
         raise DataError(f"each image needs one label, got {len(prepared)} images and {len(labels)} labels")
     starts = range(0, len(prepared), batch_size)
-    return (_padded(prepared[at : at + batch_size], labels[at : at + batch_size], batch_size) for at in starts)
+    return (padded(prepared[at : at + batch_size], labels[at : at + batch_size], batch_size) for at in starts)
 
 
 def prepare(

@@ -4,6 +4,9 @@ A pickle is a program that can call anything. `read_pickled_dict` runs it on a s
 dictionaries, lists, tuples, text, bytes, integers and NumPy arrays of bytes, and refuses the rest.
 """
 
+import bz2
+import gzip
+import lzma
 import pickletools
 import tarfile
 from collections.abc import Callable
@@ -19,8 +22,12 @@ FOLDER = "cifar-100-python"
 PARTS = ("train", "test", "meta")
 MAX_PART_BYTES = 1 << 28
 """Largest file that is read; the published `train` has 155 MB."""
+MAX_INSTRUCTIONS = 2_000_000
+"""Instructions of a pickle that are followed; the published `train` has 400,000."""
 MAX_MEMBERS = 100
 """Entries of an archive that are looked at; the published one has 5."""
+MAX_HEADER_BYTES = 1 << 20
+"""Longest header of an archive's entry; those published have 512 bytes."""
 CHANNELS, SIDE = 3, 32
 
 
@@ -86,8 +93,11 @@ def _run(content: bytes, name: str) -> Any:
         del stack[start:]
         return items
 
-    for opcode, argument, _ in pickletools.genops(content):
+    made = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         op = opcode.name
+        if count == MAX_INSTRUCTIONS:
+            raise refuse(f"more than {MAX_INSTRUCTIONS} instructions")
         if op in ("PROTO", "FRAME"):
             pass
         elif op == "STOP":
@@ -110,6 +120,8 @@ def _run(content: bytes, name: str) -> Any:
             _expect(stack[-1], list).extend(items)
         elif op in ("SETITEM", "SETITEMS"):
             items = [stack.pop(), stack.pop()][::-1] if op == "SETITEM" else since_mark()
+            if not all(isinstance(key, str | bytes | int) for key in items[::2]):
+                raise refuse("keys other than words and numbers")  # hashing a deep tuple would end the process
             _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
         elif op in ("GLOBAL", "STACK_GLOBAL"):
             wanted = argument if op == "GLOBAL" else " ".join([stack.pop(), stack.pop()][::-1])
@@ -119,6 +131,9 @@ def _run(content: bytes, name: str) -> Any:
         elif op == "REDUCE":
             arguments, function = stack.pop(), _expect(stack.pop(), _Name).name
             stack.append(_construct(function, arguments, refuse))
+            made += len(stack[-1]) if isinstance(stack[-1], bytes) else 0
+            if made > MAX_PART_BYTES:
+                raise refuse(f"more than {MAX_PART_BYTES} bytes")
         elif op == "BUILD":
             state = stack.pop()
             _build(stack[-1], state, refuse)
@@ -199,11 +214,17 @@ def read_cifar100(
     """
     parts = {part: read_pickled_dict(content, f"{path}: {part}") for part, content in _read_parts(path).items()}
     names = parts["meta"].get("fine_label_names")
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{path}: meta has no list fine_label_names; is it CIFAR-100's Python version?")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str | bytes) for name in names):
+        raise DataError(f"{path}: meta has no list fine_label_names of words; is it CIFAR-100's Python version?")
     train_images, train_labels = _split(parts["train"], f"{path}: train")
     test_images, test_labels = _split(parts["test"], f"{path}: test")
-    return train_images, train_labels, test_images, test_labels, tuple(_text(name) for name in names)
+    return (
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+        tuple(name if isinstance(name, str) else name.decode("utf-8", "replace") for name in names),
+    )
 
 
 def _split(part: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -223,8 +244,12 @@ def _read_parts(path: Path) -> dict[str, bytes]:
     if not path.is_file():
         raise DataError(f"data.path={path} is missing; expected {FOLDER}.tar.gz or the folder {FOLDER} from it")
     try:
-        with tarfile.open(path, "r:*") as archive:
-            found = _read_archive(archive, path)
+        with open(path, "rb") as f:
+            start = f.read(6)
+        with next((unpack for sign, unpack in _PACKED.items() if start.startswith(sign)), open)(path, "rb") as f:
+            source: Any = _Bounded(f)
+            with tarfile.open(fileobj=source, mode="r:") as archive:
+                found = _read_archive(archive, source, path)
     except DataError:
         raise
     except Exception as error:  # each kind of compression has its own errors
@@ -235,7 +260,24 @@ def _read_parts(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _read_archive(archive: tarfile.TarFile, path: Path) -> dict[str, bytes]:
+class _Bounded:
+    """An unpacked archive; no read is larger than `most` bytes, whatever a header claims."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self.most = file, MAX_HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.most:
+            raise ValueError(f"a header of more than {MAX_HEADER_BYTES} bytes")
+        return self._file.read(size)
+
+
+_PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+"""How packed files begin."""
+
+
+def _read_archive(archive: tarfile.TarFile, source: _Bounded, path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for position, member in enumerate(archive):
         if position >= MAX_MEMBERS or member.size > MAX_PART_BYTES:
@@ -243,7 +285,9 @@ def _read_archive(archive: tarfile.TarFile, path: Path) -> dict[str, bytes]:
         folder, _, part = member.name.removeprefix("./").rpartition("/")
         stream = archive.extractfile(member) if member.isfile() else None
         if stream is not None and folder == FOLDER and part in PARTS:
+            source.most = MAX_PART_BYTES
             found[part] = stream.read()
+            source.most = MAX_HEADER_BYTES
     return found
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Int64, Integer, UInt8
 
 from ntkcl_jax.data.decode import decode
 from ntkcl_jax.data.images import ImageSet
-from ntkcl_jax.errors import DataError
+from ntkcl_jax.errors import DataError, user_path
 
 OLDEST = 4
 """First major version of `datasets` that runs no scripts."""
@@ -142,7 +142,7 @@ def _library() -> Any:
 
 
 def _open(library: Any, path: str) -> dict[str, Any]:
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     library.disable_progress_bars()
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():

@@ -5,7 +5,6 @@ line of words without an image is a heading, and `#` starts a comment. YAML and 
 `targets: [labels]`. Labels are numbers from 0 (or from 1), or names.
 """
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -17,9 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from ntkcl_jax.config_json import parse_json
 from ntkcl_jax.data.decode import SUFFIXES
 from ntkcl_jax.data.images import FileImages
-from ntkcl_jax.errors import DataError
+from ntkcl_jax.errors import DataError, user_path
 
 USUAL = {
     "train": ("*_train.txt", "train.txt", "trainval.txt", "train.csv", "*_train.csv", "*_train.yaml", "train.yaml"),
@@ -31,7 +31,10 @@ PLACES = (".", "annotations", "splits")
 IMAGE_FOLDERS = (".", "images")
 """Where listed paths may start, below `data.path`."""
 _WITH_SUFFIX = re.compile(rf"^(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))(?:[\s,]+(.*))?$", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d{1,18}")
 _PETS_COLUMNS = 4
+YAML_DEPTH = 2
+"""Nesting of a list in YAML: a mapping of lists."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def read_lists(
 def _list_files(path: Path, pattern: str, side: str) -> list[Path]:
     if pattern:
         for base in (path, Path()):
-            there = base / Path(pattern).expanduser()
+            there = base / user_path(pattern)
             if there.is_file():
                 return [there]
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
@@ -129,12 +132,7 @@ def _entry(where: str, line: str) -> Entry:
 
 def _read_structure(file: Path, text: str) -> list[Entry]:
     try:
-        if file.suffix.lower() == ".json":
-            value = json.loads(text)
-        else:
-            import yaml  # only these lists need it
-
-            value = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        value = parse_json(text) if file.suffix.lower() == ".json" else _read_yaml(text)
     except Exception as error:  # each reader has its own kinds
         reason = " ".join(str(error).split())
         raise DataError(f"can't understand the list {file} ({_short(reason)}); is it whole?") from error
@@ -148,6 +146,18 @@ def _read_structure(file: Path, text: str) -> list[Entry]:
         Entry(f"{file} entry {i}", str(one), None if label is None else str(label))
         for i, (one, label) in enumerate(zip(paths, labels, strict=True), start=1)
     ]
+
+
+def _read_yaml(text: str) -> Any:
+    """Read YAML whose first look finds lists in a mapping: deeper text would overrun the C parser's stack."""
+    import yaml  # only these lists need it
+
+    safe_loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+    for event in yaml.parse(text, Loader=safe_loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > YAML_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise ValueError("lists and aliases within its lists")
+    return yaml.load(text, Loader=safe_loader)
 
 
 def _parts(entry: Entry) -> tuple[str, ...]:
@@ -193,7 +203,7 @@ def _labels(entries: list[Entry], files: list[Path]) -> tuple[Int64[np.ndarray, 
     written = [
         file.parent.name if entry.label is None else entry.label for entry, file in zip(entries, files, strict=True)
     ]
-    numbers = [bool(re.fullmatch(r"-?\d+", label)) for label in written]
+    numbers = [bool(_NUMBER.fullmatch(label)) for label in written]
     if not with_label or not any(numbers):
         names = sorted(set(written))
         place = {name: i for i, name in enumerate(names)}

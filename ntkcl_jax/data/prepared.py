@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ntkcl_jax.config import DataConfig
-from ntkcl_jax.data.batches import Batch, eval_batches, prepare
+from ntkcl_jax.data.batches import Batch, padded, prepare
 from ntkcl_jax.data.images import ImageSet
 
 CACHE_BYTES = 2 * 1024**3
@@ -38,9 +38,14 @@ class PreparedImages:
         return prepare(self.image_set, indices, self.data, self.size)
 
     def batches(
-        self, indices: Integer[np.ndarray, " n"], labels: Integer[np.ndarray, " n"], batch_size: int
+        self,
+        indices: Integer[np.ndarray, " n"],
+        labels: Integer[np.ndarray, " n"],
+        batch_size: int,
+        rows: slice | None = None,
     ) -> Iterator[Batch]:
-        """Batches in the order of `indices`, the last one padded."""
+        """Batches in the order of `indices`, the last one padded; of each, `rows` (see `train_batches`)."""
+        part = rows or slice(0, batch_size)
         for at in range(0, len(indices), batch_size):
-            rows = slice(at, at + batch_size)
-            yield from eval_batches(self.images(indices[rows]), labels[rows], batch_size)
+            chosen = slice(at, at + batch_size)
+            yield padded(self.images(indices[chosen][part]), labels[chosen][part], part.stop - part.start)

@@ -5,6 +5,7 @@ the next ones, so old classes are always a prefix. *Source labels* are those of 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -53,10 +54,24 @@ class Scenario:
         """Number T of tasks."""
         return len(self.task_sizes)
 
-    @property
+    @cached_property
     def offsets(self) -> tuple[int, ...]:
         """First label of each task, then C: T + 1 numbers; `offsets[t + 1]` classes are seen after task t."""
         return (0, *accumulate(self.task_sizes))
+
+    @cached_property
+    def task_of_class(self) -> Int64[np.ndarray, " c"]:
+        """Task that brings each label; can't be written to."""
+        tasks = np.repeat(np.arange(self.num_tasks), self.task_sizes)
+        tasks.flags.writeable = False
+        return tasks
+
+    @cached_property
+    def _position(self) -> Int64[np.ndarray, " c"]:
+        """Label of each source label."""
+        position = np.empty(self.num_classes, np.int64)
+        position[list(self.class_order)] = np.arange(self.num_classes)
+        return position
 
     def classes(self, task: int) -> range:
         """Labels that `task` (0-based) brings."""
@@ -70,7 +85,7 @@ class Scenario:
         """
         if not 0 <= label < self.num_classes:
             raise DataError(f"labels run from 0 to {self.num_classes - 1}, got {label}")
-        return int(np.searchsorted(self.offsets, label, side="right")) - 1
+        return int(self.task_of_class[label])
 
     def relabel(self, source_labels: Integer[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
         """Turn source labels into labels, i.e. positions in the class order.
@@ -84,9 +99,7 @@ class Scenario:
                 f"source labels must lie in 0..{self.num_classes - 1}, got "
                 f"{source_labels.min()}..{source_labels.max()}; was the scenario made for another source?"
             )
-        position = np.empty(self.num_classes, np.int64)
-        position[list(self.class_order)] = np.arange(self.num_classes)
-        return position[source_labels]
+        return self._position[source_labels]
 
 
 def make_scenario(num_classes: int, data: DataConfig, seed: int) -> Scenario:

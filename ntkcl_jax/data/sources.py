@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from ntkcl_jax.data.images import ArrayImages, ImageSet, copies, first_of_each_c
 from ntkcl_jax.data.lists import read_lists
 from ntkcl_jax.data.offline import digits, scripts, uci_digits
 from ntkcl_jax.data.splits import hashed_split, split_sha256
-from ntkcl_jax.errors import DataError
+from ntkcl_jax.errors import DataError, user_path
 
 CHANNELS_AXIS = 4
 """Dimensions of an image array that has a channel axis."""
@@ -191,7 +190,7 @@ def load_source(data: DataConfig, arrays: Arrays | None = None) -> Source:
 
 def _open(data: DataConfig, arrays: Arrays | None) -> tuple[ImageSet, ImageSet | None, tuple[str, ...]]:
     """Training images, test images where the data have a split of their own, class names."""
-    path = Path(data.path).expanduser()
+    path = user_path(data.path)
     if data.source == "folder":
         return read_folder(path, data.invert) if has_sides(path) else _without_test(*read_classes(path, data.invert))
     if data.source == "lists":

@@ -13,8 +13,10 @@ import numpy as np
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines.frozen import backbone_features
 from ntkcl_jax.data import Batch
+from ntkcl_jax.fitting import fresh
 from ntkcl_jax.learner import start_task, task_arrays
 from ntkcl_jax.logs import read_metrics
+from ntkcl_jax.mesh import copied, split_rows
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.prototypes import class_means
 from ntkcl_jax.readout import METHOD as READOUT
@@ -86,14 +88,13 @@ def first_step(setup: Setup) -> list[Any]:
     scenario = setup.scenarios[seed]
     labels = scenario.relabel(setup.source.train.labels)
     members = np.flatnonzero(labels < scenario.offsets[1])
-    state = start_task(network, 0, seed, initial_state(setup, seed))
-    arrays = task_arrays(network, config, scenario, 0, state.frozen, state.anchor)
+    state = copied(setup.mesh, start_task(network, 0, seed, initial_state(setup, seed)))
+    arrays = copied(setup.mesh, task_arrays(network, config, scenario, 0, state.frozen, state.anchor))
     batches = epoch_batches(setup, setup.source.train, members, labels[members], seed, 0, 0, 0)
     batch = next(batches)
-    adaptation = jax.tree.map(jnp.copy, state.adaptation)
-    momentum = make_optimizer(config.optimizer).init(adaptation)
-    rest = [state.frozen, arrays, batch, jnp.float32(1e-6), jax.random.key(0), jnp.int32(0)]
-    return [network, config.objective, config.optimizer, adaptation, momentum, *rest]
+    started = fresh(make_optimizer(config.optimizer).init(state.adaptation), state.adaptation, setup.where)
+    rest = [state.frozen, arrays, batch, jnp.float32(1e-6), jax.random.key(0), jnp.int32(0), setup.where]
+    return [network, config.objective, config.optimizer, started.trainable, started.moments, *rest]
 
 
 def planned_bytes(compiled: Any) -> int | None:
@@ -136,7 +137,7 @@ def black(setup: Setup) -> Batch:
     size, side = setup.config.compute.eval_batch_size, setup.size
     classes = setup.scenarios[setup.config.seeds[0]].task_sizes[0]
     labels = np.arange(size, dtype=np.int32) % min(size, classes)
-    return Batch(np.zeros((size, side, side, 3), np.uint8), labels, np.ones(size, bool))
+    return split_rows(setup.mesh, Batch(np.zeros((size, side, side, 3), np.uint8), labels, np.ones(size, bool)))
 
 
 def step_rates(setup: Setup, args: list[Any]) -> dict[str, float]:
@@ -155,7 +156,7 @@ def step_rates(setup: Setup, args: list[Any]) -> dict[str, float]:
         return result
 
     train = setup.config.optimizer.batch_size / timed(step)
-    task_of_class = jnp.asarray([scenario.task_of(c) for c in range(scenario.num_classes)])
+    task_of_class = jnp.asarray(scenario.task_of_class)
     present = min(size, scenario.task_sizes[0])
     return {
         "train": train,

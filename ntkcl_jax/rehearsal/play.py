@@ -13,6 +13,7 @@ from ntkcl_jax import costs, memory
 from ntkcl_jax.checkpoint import remove
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.costs import Stream
+from ntkcl_jax.errors import user_path
 from ntkcl_jax.logs import Progress
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.readout import METHOD as READOUT
@@ -177,7 +178,7 @@ def existing(near: Path | None) -> Path | None:
     """The folder itself or the nearest one above it that exists; None stays None (the system's own)."""
     if near is None:
         return None
-    near = near.expanduser().absolute()
+    near = user_path(near).absolute()
     return next(folder for folder in (near, *near.parents) if folder.is_dir())
 
 

@@ -21,7 +21,7 @@ from ntkcl_jax.weights import save_backbone, shapes
 
 EFFICIENCY = 0.4
 """Share of a plain matrix product's speed that the network is expected to reach, for choosing the rehearsal's size."""
-SIDES = {"cifar100": 32, "digits": 28, "scripts": 28, "uci-digits": 8}
+SIDES = {"cifar100": 32, "digits": 28, "scripts": 28, "uci-digits": 28}
 """Side of a source's images, pixels; others are generated at `data.resize`."""
 
 

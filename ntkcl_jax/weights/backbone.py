@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ntkcl_jax.config import BACKBONES, BackboneConfig
-from ntkcl_jax.errors import WeightsError
+from ntkcl_jax.errors import WeightsError, user_path
 from ntkcl_jax.weights.formats import USUAL_HEADS, Account, check, take_account
 from ntkcl_jax.weights.hub import fetch, is_remote
 from ntkcl_jax.weights.layout import POSITIONS, NumpyTree
@@ -60,7 +60,7 @@ def locate(weights: str, sha256: str = "") -> Located:
     elif is_remote(weights):
         path, notes = fetch(weights)
     else:
-        path = Path(weights).expanduser()
+        path = user_path(weights)
     if not path.is_file():
         open_tensors(path)  # says what is wrong
     try:

@@ -4,11 +4,11 @@ The arrays' shapes don't tell the attention heads, the activation or how pixels 
 are read only where they speak of a network of the same width and depth, and what can't be understood says nothing.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ntkcl_jax.config_json import parse_json
 from ntkcl_jax.data_config import NORMALIZATIONS
 
 NAMES = ("config.json", "preprocessor_config.json")
@@ -42,8 +42,8 @@ def read_beside(path: Path) -> dict[str, dict[str, Any]]:
         try:
             with open(path.parent / name, "rb") as f:
                 text = f.read(LIMIT + 1)
-            content = json.loads(text) if len(text) <= LIMIT else None
-        except (OSError, ValueError, RecursionError):
+            content = parse_json(text) if len(text) <= LIMIT else None
+        except (OSError, ValueError):
             continue
         if isinstance(content, dict):
             found[name] = content

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from safetensors.numpy import save_file
 
 from ntkcl_jax.config import BackboneConfig
-from ntkcl_jax.errors import WeightsError
+from ntkcl_jax.errors import WeightsError, user_path
 from ntkcl_jax.progress import plain_text
 from ntkcl_jax.weights.backbone import locate, to_tree
 from ntkcl_jax.weights.formats import Account, check_names, take_account
@@ -150,7 +150,7 @@ def convert(
         raise WeightsError(f"{target} is there already; give another name, or remove it first")
     notes: tuple[str, ...] = ()
     if source.lower().endswith(PICKLES):
-        tensors = read_pickle(Path(source).expanduser())
+        tensors = read_pickle(user_path(source))
     else:
         located = locate(source)
         tensors, notes = open_tensors(located.path), located.notes

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from ntkcl_jax.config import BackboneConfig
-from ntkcl_jax.config_json import from_json
+from ntkcl_jax.config_json import from_json, parse_json
 from ntkcl_jax.errors import ConfigError, WeightsError
 from ntkcl_jax.weights.layout import BLOCK_PARTS, FIXED, KINDS, Layout, Shape, Table, block_path
 
@@ -59,8 +59,8 @@ def read_header(metadata: Mapping[str, str], where: str) -> tuple[BackboneConfig
     if "backbone" not in metadata:
         return None, None
     try:
-        fields = json.loads(metadata["backbone"])
+        fields = parse_json(metadata["backbone"])
         config = from_json(BackboneConfig, {"heads": 1, **fields})
         return config, fields.get("heads")
-    except (ConfigError, ValueError, TypeError, RecursionError) as error:
+    except (ConfigError, ValueError, TypeError) as error:
         raise WeightsError(f"{where}: the header's backbone can't be read ({error}); convert the file again") from error

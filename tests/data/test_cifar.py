@@ -184,7 +184,7 @@ def test_missing_and_strange_parts_are_named(folder):
     with pytest.raises(DataError, match=r"nowhere is missing; expected cifar-100-python"):
         check(folder / "nowhere")
     (folder / "meta").write_bytes(pickle.dumps({b"label_names": NAMES}, protocol=2))
-    with pytest.raises(DataError, match=r"meta has no list fine_label_names"):
+    with pytest.raises(DataError, match=r"meta has no list fine_label_names of words"):
         check(folder)
 
 

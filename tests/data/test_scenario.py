@@ -89,3 +89,15 @@ def test_an_impossible_scenario_is_refused(order, sizes, line):
 def test_a_seed_that_the_legacy_generator_cannot_take_is_refused():
     with pytest.raises(ConfigError, match=r"2\*\*32"):
         make_scenario(4, DataConfig(), seed=2**32)
+
+
+def test_the_tasks_of_all_classes_are_those_asked_for_one_by_one_and_asked_for_once():
+    scenario = make_scenario(37, DataConfig(first_task_classes=7, classes_per_task=5), seed=1)
+    by_search = np.searchsorted(scenario.offsets, np.arange(37), side="right") - 1
+    assert scenario.task_of_class.tolist() == by_search.tolist() == [scenario.task_of(c) for c in range(37)]
+    assert scenario.task_of_class.dtype == np.int64
+    assert scenario.task_of_class is scenario.task_of_class and scenario.offsets is scenario.offsets
+    with pytest.raises(ValueError, match="read-only"):
+        scenario.task_of_class[0] = 3
+    again = Scenario(scenario.class_order, scenario.task_sizes)
+    assert (again, hash(again)) == (scenario, hash(scenario))

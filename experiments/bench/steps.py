@@ -1,0 +1,74 @@
+"""Time the compiled programs.
+
+    python -m experiments.bench                              # shipped nano shape
+    python -m experiments.bench --size base --batch 16 --dtype bfloat16
+
+Each figure is the median of --repeats calls after one that compiles. `ours` is in images/s; `other` is what the
+machine's rate of a large matrix product, measured in the same process, would allow for the FLOPs counted from the
+config: `ratio` is the share of it that is reached.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.bench.machine import matrix_rate
+from experiments.bench.ours import programs
+from experiments.bench.process import median_s, timed
+from experiments.bench.results import FOLDER, result, write
+from experiments.bench.sizes import SEEN, SIZES, model
+from ntkcl_jax.config import ModelConfig, OptimizerConfig, RunConfig
+from ntkcl_jax.costs import backbone_flops, evaluation_flops, features_flops, training_flops
+
+
+def image_flops(config: ModelConfig, batch: int) -> dict[str, float]:
+    """FLOPs of each program for one image, counted from the config."""
+    run = RunConfig(model=config, optimizer=OptimizerConfig(batch_size=batch))
+    return {
+        "backbone_forward": backbone_flops(run),
+        "evaluation_step": evaluation_flops(run, SEEN),
+        "prototype_step": features_flops(run),
+        "training_step": training_flops(run, SEEN) / batch,
+    }
+
+
+def main(words: list[str]) -> int:
+    """Measure, write, and print."""
+    parser = argparse.ArgumentParser(
+        prog="experiments.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=sorted(SIZES), default="nano", help="backbone")
+    parser.add_argument("--image-size", type=int, help="side of the image, pixels (default: the backbone's own)")
+    parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--repeats", type=int, default=20, help="timed calls")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    options = parser.parse_args(words)
+    config = model(options.size, options.image_size)
+    counted, rate = image_flops(config, options.batch), matrix_rate(jnp.dtype(options.dtype))
+    side = f"{options.size}-{config.backbone.image_size}px-b{options.batch}-{options.dtype}"
+    for name, call in programs(config, options.batch, options.dtype).items():
+
+        def finished(call: Callable[[], Any] = call) -> None:
+            jax.block_until_ready(call())
+
+        first = timed(finished)
+        seconds = median_s(finished, options.repeats)
+        made = result(
+            f"steps-{name}-{side}", options.batch / seconds, 1e9 * rate / counted[name], "images/s",
+            jax.devices()[0].device_kind, other_is="FLOPs of the config at the measured rate of a matrix product",
+            ms=1000 * seconds, first_call_s=first, matrix_gflop_per_s=rate, batch=options.batch,
+            load=list(os.getloadavg()),
+        )  # fmt: skip
+        write(made, options.out)
+        print(
+            f"{made['name']:<52}{made['ms']:>10.2f} ms{made['ours']:>10.1f} images/s{made['ratio']:>8.1%} of a "
+            f"matrix product's rate, first call {first:.1f} s",
+            flush=True,
+        )
+    return 0
