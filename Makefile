@@ -13,7 +13,7 @@ MAX_LINES := 300
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser lint bench faults pins clean
+.PHONY: help setup demo test test-slow test-browser lint bench audit faults pins clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [ARGS='more options for the command']"
@@ -51,8 +51,11 @@ lint: $(READY) ## check style, types, import floors and file lengths
 	  { print $$2 ": " $$1 " lines, at most $(MAX_LINES) are allowed: split it"; bad = 1 } END { exit bad }' || bad=1; \
 	exit $$bad
 
-bench: $(READY) ## measure steps and kernels on this machine
+bench: $(READY) ## measure compiled programs on this machine; docs/performance.md has the other benchmarks
 	$(BIN)/python -m experiments.bench $(ARGS)
+
+audit: $(READY) ## look up known vulnerabilities of the pinned packages; needs the network
+	$(BIN)/uv tool run pip-audit==2.10.1 --requirement $(PINS) --no-deps --disable-pip
 
 faults: $(READY) ## kill and hurt a small run in a hundred ways; each must end with the same bits
 	$(BIN)/python -m experiments.faults $(ARGS)

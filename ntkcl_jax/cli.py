@@ -82,10 +82,12 @@ def _rehearse(name: str, config: Any, args: list[str]) -> None:
 
 def _train(config: Any, options: Any, mesh: Any) -> None:
     from ntkcl_jax.hosts import first
+    from ntkcl_jax.memory import explained
     from ntkcl_jax.run import train
 
     quiet = options.quiet or options.json
-    results = train(config, options.run_dir, resume=options.resume, quiet=quiet, mesh=mesh)
+    with explained(config):
+        results = train(config, options.run_dir, resume=options.resume, quiet=quiet, mesh=mesh)
     if not first():
         return
     from ntkcl_jax.pictures import draw_run

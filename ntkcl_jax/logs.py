@@ -15,9 +15,6 @@ from ntkcl_jax.progress import Progress, Stage, plain_text, seconds
 __all__ = ["MetricsLog", "Progress", "Stage", "plain_text", "read_metrics", "seconds"]
 
 
-TASK_KEYS = ("method", "seed", "task")
-
-
 class MetricsLog:
     """Appends records to a file of JSON lines, one whole line at a time.
 
@@ -49,7 +46,7 @@ class MetricsLog:
         self._last_reading = clock()
         self._seconds = 0.0
         self._file = self._open()
-        self._began: set[tuple[Any, ...]] = set()
+        self._began: set[str] = set()
         try:
             self.truncate(self._note)
         except BaseException:
@@ -57,12 +54,12 @@ class MetricsLog:
             raise
 
     def _note(self, record: dict[str, Any]) -> bool:
-        self._began.add(tuple(record.get(name) for name in TASK_KEYS))
+        self._began.add(_task_key(record))
         return True
 
     def began_with(self, *, method: str, seed: int, task: int) -> bool:
         """Tell whether the file held records of a task when it was opened; it isn't read again."""
-        return (method, seed, task) in self._began
+        return _task_key({"method": method, "seed": seed, "task": task}) in self._began
 
     def append(self, **record: Any) -> None:
         """Write one record, with `time` (seconds) added; it is in the file when this returns.
@@ -181,6 +178,10 @@ def _write_whole(file: Any, line: bytes) -> None:
     except OSError:
         os.ftruncate(file.fileno(), end)
         raise
+
+
+def _task_key(record: dict[str, Any]) -> str:
+    return json.dumps([record.get(name) for name in ("method", "seed", "task")])
 
 
 def _parse(line: bytes) -> dict[str, Any]:

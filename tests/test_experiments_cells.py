@@ -20,6 +20,7 @@ from experiments.sweeps import SWEEPS
 from ntkcl_jax import preset
 from ntkcl_jax.config_json import to_json
 from ntkcl_jax.errors import ConfigError, DataError
+from ntkcl_jax.options import parse_train
 
 CLUSTER = Path(sweep.__file__).parent / "cluster"
 DIE_IN_A_CELL = """
@@ -212,7 +213,7 @@ def test_a_real_sweep_runs_its_cells_and_writes_what_they_hold(tmp_path: Path, c
     assert (tmp_path / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("script", sorted(CLUSTER.glob("*.sh")), ids=lambda p: p.name)
+@pytest.mark.parametrize("script", [CLUSTER / "slurm_array.sh", CLUSTER / "tpu_pod.sh"], ids=lambda p: p.name)
 def test_cluster_scripts_are_bash_and_name_only_options_that_exist(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True, timeout=20)
     text = script.read_text()
@@ -226,6 +227,31 @@ def test_cluster_scripts_are_bash_and_name_only_options_that_exist(script: Path)
     assert {"--processes", "--wait", "--streams", "--data", "--weights"} <= named <= known
     done = subprocess.run(["bash", script], capture_output=True, text=True, timeout=20, check=False)
     assert (done.returncode, done.stderr[:6]) == (2, "usage:")
+
+
+def test_a_run_over_several_nodes_is_started_and_taken_up_again(tmp_path: Path) -> None:
+    script, run, log = CLUSTER / "one_run.sh", tmp_path / "run", tmp_path / "log"
+    fake = tmp_path / "srun"  # in place of SLURM's: says what it would start on every node
+    fake.write_text(f'#!/bin/bash\necho "$*" >> {log}\n')
+    fake.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NTKCL": "ntkcl"}
+
+    def start(*words: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(script), *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+
+    words = ["digits", "--run-dir", str(run), "--optimizer.epochs", "1"]
+    assert start(*words).returncode == 0
+    run.mkdir()
+    assert start(*words).returncode == 0
+    called = f"--kill-on-bad-exit=1 ntkcl train {' '.join(words)}"
+    coordinator = "--hosts.coordinator auto"
+    assert log.read_text().splitlines() == [f"{called} {coordinator}", f"{called} --resume {coordinator}"]
+    parsed = parse_train("digits", preset("digits"), [*words[1:], "--resume", *coordinator.split()])
+    assert (parsed.hosts.coordinator, parsed.resume) == ("auto", True)
+    for lacking in ([], ["digits"], ["digits", "--run-dir"]):
+        done = start(*lacking)
+        assert (done.returncode, done.stderr[:6]) == (2, "usage:")
 
 
 def test_cluster_workers_stop_when_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from ntkcl_jax import mesh
@@ -20,9 +21,10 @@ from ntkcl_jax.data import Batch, train_batches
 from ntkcl_jax.data.images import ArrayImages
 from ntkcl_jax.data.prepared import PreparedImages
 from ntkcl_jax.device_config import HostsConfig, MeshConfig
-from ntkcl_jax.errors import ConfigError, NtkclError
-from ntkcl_jax.hosts import together
+from ntkcl_jax.errors import ConfigError, NtkclError, RunFolderError
+from ntkcl_jax.hosts import on_first, together
 from ntkcl_jax.method_config import METHODS
+from ntkcl_jax.runfolder import RunFolder
 from tests import tiny
 from tests.on_devices import address, ended, finish, start
 
@@ -66,7 +68,7 @@ def hosts(words: list[str], die_at: int = 0) -> list[subprocess.Popen]:
 
 
 def test_a_run_on_data_4_x_model_2_devices_learns_what_one_device_learns_and_goes_on_there(
-    folder: Path, alone: Path, tmp_path: Path
+    folder: Path, alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run = tmp_path / "run"
     finish(start(8, *tiny.words(folder, run, "--mesh.model", "2", "--quiet")))
@@ -75,7 +77,10 @@ def test_a_run_on_data_4_x_model_2_devices_learns_what_one_device_learns_and_goe
     assert_close(run, alone)
     for state in ("task1/after", "task2/before", "task2/after"):  # as if it had been killed in task 1
         shutil.rmtree(run / "checkpoints" / "seed0" / state)
-    assert NTKCL.run(tiny.words(folder, run, "--quiet", "--resume")) == 0
+    capsys.readouterr()
+    assert NTKCL.run(tiny.words(folder, run, "--resume")) == 0
+    said = capsys.readouterr().err
+    assert 'warning: since this run was started, devices were {"data": 4, "model": 2' in said, said
     assert_close(run, alone)
 
 
@@ -218,3 +223,37 @@ def test_half_an_address_is_refused(values: dict, said: str) -> None:
 def test_where_nothing_tells_of_other_hosts_that_is_said() -> None:
     with pytest.raises(NtkclError, match=r"=auto: the run's processes didn't meet"), together(HostsConfig("auto")):
         pass
+
+
+class SecondHost:
+    """What `hosts` sees of JAX in the second of two processes, where the first one says `told`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, told: int) -> None:
+        monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", lambda mine: told)
+
+
+def test_a_run_folder_that_a_host_does_not_see_is_refused_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SecondHost(monkeypatch, told=0)
+    with (
+        pytest.raises(RunFolderError, match=r"holds no config\.json on host .*; choose a --run-dir on storage"),
+        RunFolder(tmp_path / "run").writing({}, resume=False),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()  # the second host writes nothing
+
+
+def test_the_first_hosts_failure_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing() -> None:
+        raise RunFolderError("the disk is full")
+
+    SecondHost(monkeypatch, told=1)
+    with pytest.raises(NtkclError, match="process 0 of the run stopped; see its message"):
+        on_first(failing)  # not called here
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(RunFolderError, match="the disk is full"):
+        on_first(failing)
