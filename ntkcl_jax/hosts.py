@@ -75,12 +75,6 @@ def agreed(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
 
 
-def wait(what: str) -> None:
-    """Go on when every process has come here."""
-    if several():
-        multihost_utils.sync_global_devices(what)
-
-
 def on_first(action: Callable[[], Any]) -> None:
     """Let the first process act while the others wait; its failure stops all of them.
 
