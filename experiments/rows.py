@@ -120,7 +120,12 @@ def one_stream(name: str) -> Stream:
         ("objective.lambda_reg", 1e-3),
         ("readout.views", 1),
     )
-    photos = (("data.classes_per_task", 10), ("data.crop_scale", (0.2, 1.0)), ("data.flip", True))
+    photos = (
+        ("data.classes_per_task", 10),
+        ("data.crop_scale", (0.2, 1.0)),
+        ("data.flip", True),
+        ("optimizer.epochs", 1),
+    )
     own = {
         "deit-omniglot": Stream("characters", needs_path=True, changes=deit),
         "deit-tiny-imagenet": Stream("characters", needs_path=True, changes=(*deit, *photos)),
