@@ -181,8 +181,9 @@ SWEEPS: dict[str, Sweep] = {
         "DeiT-Ti/16 (ImageNet-1K, Apache-2.0; a copy whose LayerNorms were rounded), positions resampled from 224 to "
         "112 px. `deit-omniglot`: 192 handwritten characters that it hasn't seen, 12 x 16. `deit-tiny-imagenet`: 100 "
         "classes of Tiny-ImageNet, 10 x 10; **DeiT was trained on these classes**, so this is no test of transfer. "
-        "NTK-CL has the published ImageNet-R settings but for the epochs (2, on Tiny-ImageNet 1; published 20), chosen for "
-        "the time that a CPU takes; `later rate` is the initial rate of tasks 2, 3, ..., where it isn't that of task 1; "
+        "NTK-CL has the published ImageNet-R settings but for the epochs (2, on Tiny-ImageNet 1; published 20), chosen "
+        "for the time that a CPU takes; `later rate` is the initial rate of tasks 2, 3, ..., where it isn't that of "
+        "task 1; "
         "the ridge heads have 2,000 random features, `ntkcl-ridge` one crop beside each image.",
         ("deit-omniglot", "deit-tiny-imagenet"),
         deit_rows,
