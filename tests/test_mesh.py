@@ -84,6 +84,7 @@ def test_a_run_on_data_4_x_model_2_devices_learns_what_one_device_learns_and_goe
     assert_close(run, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_with_four_devices_each_learn_what_one_device_learns(
     folder: Path, alone: Path, tmp_path: Path
 ) -> None:

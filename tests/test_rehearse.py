@@ -23,6 +23,9 @@ from ntkcl_jax.rehearsal.play import Rehearsal, existing, rehearse, seed_seconds
 from ntkcl_jax.rehearsal.report import report
 from tests import tiny
 
+QUICK = ("cifar100", "imagenet-r")
+"""Streams that are rehearsed in the quick set; the others in the slow one."""
+
 
 def small(name: str, *methods: str) -> RunConfig:
     """The preset's classes, tasks and view on a backbone of two blocks at 8 pixels, in batches of four."""
@@ -37,7 +40,9 @@ def small(name: str, *methods: str) -> RunConfig:
     )
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BENCHMARKS]
+)
 def test_each_published_stream_rehearses_its_tasks(name: str, tmp_path: Path) -> None:
     config = small(name, "prototypes")
     config = replace(config, model=replace(config.model, backbone=replace(tiny.BACKBONE, depth=1)))

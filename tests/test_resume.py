@@ -78,9 +78,10 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 @pytest.mark.parametrize(
     ("function", "wanted", "when", "left"),
     [
-        ("json", "config.json", "before", set()),
+        pytest.param("json", "config.json", "before", set(), marks=pytest.mark.slow),
         ("hash", "step6.partial", "before", {"before", "step3", "step6.partial"}),  # in the middle of a checkpoint
-        ("drop", ", 0, 1, ", "before", {"before", "after", "step9"}),  # task 1 is stored, its in-task state still there
+        # task 1 is stored, its in-task state still there
+        pytest.param("drop", ", 0, 1, ", "before", {"before", "after", "step9"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_ends_with_the_same_bits(

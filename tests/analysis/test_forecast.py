@@ -73,6 +73,7 @@ def test_in_a_nearly_linear_run_the_forecast_is_what_happened(made: dict[str, An
     assert "This run is lazy" in told(made)
 
 
+@pytest.mark.slow
 def test_the_jacobian_of_another_checkpoint_forecasts_worse(records: Records) -> None:
     probes = records.probes(0, 8)
     images = probes.images[probes.rows(0)]
@@ -153,6 +154,7 @@ def test_a_baseline_that_training_here_does_not_give_is_refused(run: Path, tmp_p
         compute_forecast(path, ForecastRequest(method="sequential"), quiet=True)
 
 
+@pytest.mark.slow
 def test_a_ridge_step_is_the_optimum_by_the_dense_jacobian(records: Records) -> None:
     step = closed_form_step(records, 0, 1, 4, ForecastRequest(procedure="ridge", ridge=0.1))
     probes = records.probes(0, 4, side="train", tasks=(1,))

@@ -130,6 +130,7 @@ def test_an_unfinished_kernel_is_taken_up_only_when_asked_for(run: Path, tmp_pat
         compute_kernels(path, REQUEST, quiet=True, arrays=tiny.arrays())
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(run: Path, analysed: Path, tmp_path: Path) -> None:
     path = copy(run, tmp_path / "run")
     both = [
@@ -182,7 +183,10 @@ def test_a_dry_run_writes_nothing(run: Path, tmp_path: Path) -> None:
     assert not (path / "analysis").exists()
 
 
-@pytest.mark.parametrize("outputs", ["trace", "diagonal", "pseudo"])
+SLOWLY = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("trace", "diagonal")]
+
+
+@pytest.mark.parametrize("outputs", [*SLOWLY, "pseudo"])
 def test_other_kinds_of_outputs_have_summaries_too(run: Path, tmp_path: Path, outputs: str) -> None:
     path = copy(run, tmp_path / "run")
     request = analysis.Request(per_task=4, checkpoints=(1, 2), outputs=outputs, groups="none")

@@ -67,6 +67,7 @@ def test_the_twin_is_the_first_order_expansion_by_the_dense_jacobian() -> None:
     assert relative_error(real - start, change) > 1e-2  # the network itself is not linear
 
 
+@pytest.mark.slow
 def test_with_dropout_the_twin_drops_what_the_network_drops() -> None:
     """At its origin it is the network, and its change is the network's own finite difference under the same key."""
     net = tiny.network(tiny.WET, dtype="float64")

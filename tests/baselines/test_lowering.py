@@ -14,7 +14,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.parametrize("name", sorted(TUNED | FIRST_SESSION))
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_training_and_evaluation_steps_lower_for_cpu_cuda_and_tpu(name: str, dtype: str) -> None:
     net = small.method((TUNED | FIRST_SESSION)[name], dtype=dtype)
     trainable, held = small.start(net)

@@ -202,8 +202,10 @@ def test_where_the_space_is_full_components_are_drawn_freely() -> None:
     np.testing.assert_allclose(orthogonal_to(jnp.eye(2), drawn), [[0.6, 0.8]], rtol=1e-6)
 
 
-# L2P keeps nothing between tasks, so what the others show holds for it.
-@pytest.mark.parametrize("name", [pytest.param("l2p", marks=pytest.mark.slow), "dualprompt", "coda-prompt"])
+# CODA-Prompt keeps most between tasks; the other two are in the slow set.
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("l2p", "dualprompt")), "coda-prompt"]
+)
 def test_an_interrupted_run_ends_with_the_same_bits_and_compiles_a_step_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
