@@ -32,8 +32,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
         ConfigError: there are fewer devices, or some processes would have none.
 
     Example:
-        >>> make_mesh(MeshConfig(data=1)).shape
-        OrderedDict({'data': 1, 'model': 1})
+        >>> dict(make_mesh(MeshConfig(data=1)).shape)
+        {'data': 1, 'model': 1}
     """
     devices = jax.devices()
     data = config.data or len(devices) // config.model
