@@ -87,12 +87,8 @@ def on_first(action: Callable[[], Any]) -> None:
             action()
         except Exception as error:
             failure = error
-    if failure is None and agreed(0) == 0:
-        return
-    if failure is not None:
-        agreed(1)
-        raise failure
-    raise NtkclError("process 0 of the run stopped; see its message")
+    if agreed(failure is not None):
+        raise failure or NtkclError("process 0 of the run stopped; see its message")
 
 
 def fetch(tree: Any) -> Any:

@@ -115,7 +115,7 @@ class RecordedTask:
         """
         setup, (places, _) = self.run.setup, self._members(side)
         if positions is None:
-            pixels = (setup.train_views if side == "train" else setup.test_views).images(places)
+            pixels = setup.prepared(side).images(places)
         else:
             chosen = places[_checked(positions, len(places))]
             pixels = prepare(self._image_set(side), chosen, setup.config.data, setup.size)

@@ -101,6 +101,10 @@ class Setup:
         """Where everything lies that a step learns."""
         return whole(self.mesh)
 
+    def prepared(self, side: Side) -> PreparedImages:
+        """Images of a side under the test transform, on the host."""
+        return self.train_views if side == "train" else self.test_views
+
     def views(self, side: Side, indices: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"]) -> Iterator[Batch]:
         """Images of a side under the test transform, in batches on the devices.
 
@@ -110,8 +114,7 @@ class Setup:
             labels: label of each of `indices`.
         """
         size = self.config.compute.eval_batch_size
-        prepared = self.train_views if side == "train" else self.test_views
-        batches = prepared.batches(indices, labels, size, local_rows(self.mesh, size))
+        batches = self.prepared(side).batches(indices, labels, size, local_rows(self.mesh, size))
         return (split_rows(self.mesh, batch) for batch in batches)
 
     @property

@@ -5,7 +5,8 @@
 
 Axes: `tasks` (a task of a stream of many, all of it: checkpoints, log, prototypes, test images), `images` (of a task),
 `classes` (of the stream), `parameters` (adapter rank) and `devices`. Devices of a CPU are simulated: good for counting
-bytes and checking the loss, so no time is taken there. One JSON file for each axis: `ours` is the cost at the largest
+bytes and checking the loss, so no time is taken there. `--size` is the backbone of all axes but `tasks`.
+One JSON file for each axis: `ours` is the cost at the largest
 size, `other` at the smallest, `points` all of them; and a picture of all axes.
 """
 
@@ -13,7 +14,6 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,8 +23,8 @@ from experiments.bench.devices import apart
 from experiments.bench.growth_picture import draw
 from experiments.bench.ours import Middle, middle
 from experiments.bench.process import forget_peak, median_s, resident_mb
-from experiments.bench.results import FOLDER, result, write
-from experiments.bench.sizes import SIZES, TASK_CLASSES, model
+from experiments.bench.results import result, write
+from experiments.bench.sizes import TASK_CLASSES, model, options_parser
 from experiments.bench.stream import MadeStream, TimedRun, measured_task, opened
 from ntkcl_jax.costs import training_flops
 from ntkcl_jax.steps import eval_step, train_step
@@ -155,21 +155,14 @@ AXES: dict[str, tuple[Callable[[argparse.Namespace], Points], str, str]] = {
 
 def main(words: list[str]) -> int:
     """Measure, write, draw, and print."""
-    parser = argparse.ArgumentParser(
-        prog="experiments.bench growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_parser("experiments.bench growth", __doc__, repeats=7, repeated="timed steps")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
-    parser.add_argument("--size", choices=sorted(SIZES), default="nano", help="backbone of all axes but tasks")
-    parser.add_argument("--image-size", type=int, help="side of the image, pixels (default: the backbone's own)")
-    parser.add_argument("--batch", type=int, default=32, help="images per step")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=7, help="timed steps")
     parser.add_argument("--tasks", type=int, nargs="+", default=[1, 10, 100, 1000], help="tasks up to the measured one")
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 1000, 10000])
     parser.add_argument("--images", type=int, nargs="+", default=[128, 512, 2048])
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 16, 64, 256], help="of the adapters")
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(words)
     found, device = {}, jax.devices()[0].device_kind
     picture = options.out / f"growth-{options.size}-{device.replace(' ', '_')}.png"

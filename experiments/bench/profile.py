@@ -13,10 +13,8 @@ make a part look bound by memory: a share above 1 means that.
 One JSON file: `ours` is the GFLOP/s of the whole step, `other` those of the matrix product, `parts` the rest.
 """
 
-import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,8 +23,8 @@ import jax.numpy as jnp
 from experiments.bench.machine import Roof, roof
 from experiments.bench.ours import Middle, middle
 from experiments.bench.process import median_s
-from experiments.bench.results import FOLDER, result, write
-from experiments.bench.sizes import SIZES, model
+from experiments.bench.results import result, write
+from experiments.bench.sizes import model, options_parser
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.costs import training_flops
 from ntkcl_jax.nn.model import Features, Tree
@@ -151,16 +149,9 @@ def beside_roof(found: Cost, limit: Roof, whole_s: float) -> Cost:
 
 def main(words: list[str]) -> int:
     """Measure, write, and print."""
-    parser = argparse.ArgumentParser(
-        prog="experiments.bench profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=sorted(SIZES), default="nano", help="backbone")
-    parser.add_argument("--image-size", type=int, help="side of the image, pixels (default: the backbone's own)")
-    parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser = options_parser("experiments.bench profile", __doc__, repeats=7, repeated="timed calls of each part")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--remat", action="store_true", help="recompute activations in the backward pass")
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each part")
-    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(words)
     made = middle(model(options.size, options.image_size), options.batch, options.dtype, remat=options.remat)
     limit = roof(jnp.dtype(options.dtype))

@@ -8,10 +8,8 @@ machine's rate of a large matrix product, measured in the same process, would al
 config: `ratio` is the share of it that is reached.
 """
 
-import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,8 +18,8 @@ import jax.numpy as jnp
 from experiments.bench.machine import matrix_rate
 from experiments.bench.ours import programs
 from experiments.bench.process import median_s, timed
-from experiments.bench.results import FOLDER, result, write
-from experiments.bench.sizes import SEEN, SIZES, model
+from experiments.bench.results import result, write
+from experiments.bench.sizes import SEEN, model, options_parser
 from ntkcl_jax.config import ModelConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.costs import backbone_flops, evaluation_flops, features_flops, training_flops
 
@@ -39,15 +37,8 @@ def image_flops(config: ModelConfig, batch: int) -> dict[str, float]:
 
 def main(words: list[str]) -> int:
     """Measure, write, and print."""
-    parser = argparse.ArgumentParser(
-        prog="experiments.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", choices=sorted(SIZES), default="nano", help="backbone")
-    parser.add_argument("--image-size", type=int, help="side of the image, pixels (default: the backbone's own)")
-    parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser = options_parser("experiments.bench", __doc__, repeats=20, repeated="timed calls")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=20, help="timed calls")
-    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(words)
     config = model(options.size, options.image_size)
     counted, rate = image_flops(config, options.batch), matrix_rate(jnp.dtype(options.dtype))

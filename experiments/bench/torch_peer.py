@@ -33,11 +33,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-from experiments.bench.results import FOLDER, result, write
-from experiments.bench.sizes import SEEN, SIZES, model
+from experiments.bench.results import result, write
+from experiments.bench.sizes import SEEN, model, options_parser
 from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.config_json import to_json
 from ntkcl_jax.costs import evaluation_flops, training_flops
@@ -202,20 +201,20 @@ def row(found: dict[str, Any]) -> str:
 
 def main(words: list[str]) -> int:
     """Measure, write, and print; 0 when something was measured."""
-    parser = argparse.ArgumentParser(
-        prog="experiments.bench torch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = options_parser(
+        "experiments.bench torch",
+        __doc__,
+        repeats=7,
+        repeated="timed calls of each, after three that are not",
+        size="base",
+        batch=16,
     )
-    parser.add_argument("--size", choices=sorted(SIZES), default="base", help="backbone")
-    parser.add_argument("--image-size", type=int, help="side of the image, pixels (default: the backbone's own)")
-    parser.add_argument("--batch", type=int, default=16, help="images per step")
-    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each, after three that are not")
     parser.add_argument("--threads", type=int, default=0, help="CPU cores for each side (default: all)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="see above")
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=["training_step"])
     parser.add_argument("--pretrained-view", action="store_true", help="five passes instead of four")
-    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(words)
     try:
         require_torch()
