@@ -14,10 +14,10 @@ this file, written from docs/method.md):
   compiled  `eager` under torch.compile (on a CPU that needs a C++ compiler)
   graphs    `compiled` with CUDA graphs (mode reduce-overhead; CUDA only)
 
-Ours and the other each run in a process of their own, warmed up, then take turns call by call. A figure is the median
-of --repeats calls; the input is on the device already. One JSON file for each pair in --out: `ours` and `other` in
-images/s, `ratio` ours/other (above 1: ours is faster), and what else was seen. A way that fails is named with the
-reason.
+Ours and the other each run in a process of their own, warmed up, then take turns of two calls, of which the second
+counts. A figure is the median of --repeats calls; the input is on the device already. One JSON file for each pair in
+--out: `ours` and `other` in images/s, `ratio` ours/other (above 1: ours is faster), and what else was seen. A way that
+fails is named with the reason.
 """
 
 import argparse
@@ -118,7 +118,10 @@ class Worker:
 
 
 def in_turns(workers: tuple[Worker, Worker], repeats: int) -> list[dict[str, Any]]:
-    """Measure two warm programs side by side: each round calls both once, in an order that turns around.
+    """Measure two warm programs side by side: each round calls one, then the other, in an order that turns around.
+
+    The first call of each turn doesn't count: a virtual machine takes back memory that a program left while the other
+    had its turn, and caches are cold. Training makes one step after the other.
 
     Returns:
         For each: seconds of the first call and of these, their median, and memory.
@@ -127,6 +130,7 @@ def in_turns(workers: tuple[Worker, Worker], repeats: int) -> list[dict[str, Any
     for turn in range(repeats):
         for i in (0, 1) if turn % 2 == 0 else (1, 0):
             time.sleep(PAUSE_S)
+            workers[i].ask("run")
             seconds[i].append(workers[i].ask("run")["seconds"])
     return [
         {**worker.ready, "seconds": times, "median_s": statistics.median(times), **worker.ask("memory")}
@@ -205,7 +209,7 @@ def main(words: list[str]) -> int:
         "experiments.bench torch",
         __doc__,
         repeats=7,
-        repeated="timed calls of each, after three that are not",
+        repeated="timed calls of each, after three that are not and with one before each that isn't",
         size="base",
         batch=16,
     )

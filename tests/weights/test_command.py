@@ -52,6 +52,7 @@ class Torch(types.ModuleType):
     """Stands in for torch: returns an object, but only when it is asked for weights alone."""
 
     Tensor = Tensor
+    device = type("device", (), {})  # tyro, if first imported while this stands in, asks for it
     bfloat16 = np.dtype(np.float16)
     float32 = np.dtype(np.float32)
 
