@@ -178,14 +178,18 @@ def exists(path: Path) -> bool:
         raise RunFolderError(f"can't read {path}: {error.strerror}; check its permissions") from error
 
 
-def load(path: Path) -> tuple[Trees, dict[str, Any]]:
+def load(path: Path, like: Trees | None = None) -> tuple[Trees, dict[str, Any]]:
     """Read a checkpoint and verify every byte.
+
+    Args:
+        path: the checkpoint's folder.
+        like: arrays, or shapes of arrays, whose names, shapes and types it must have; None takes what there is.
 
     Returns:
         The trees as NumPy arrays, and the facts.
 
     Raises:
-        RunFolderError: missing, incomplete or altered.
+        RunFolderError: missing, incomplete, altered, or of another network.
     """
     if not exists(path):
         raise RunFolderError(f"no whole checkpoint at {path}; the run hasn't come that far, or the folder was cut")
@@ -206,7 +210,9 @@ def load(path: Path) -> tuple[Trees, dict[str, Any]]:
                 "resume, or restore it from a copy"
             )
         with _no_traces():
-            return _arrays(path.absolute() / "arrays"), read_json(path / "meta.json")
+            trees, meta = _arrays(path.absolute() / "arrays"), read_json(path / "meta.json")
+        _check_like(path, trees, trees if like is None else like)
+        return trees, meta
     except RunFolderError:
         raise
     except Exception as error:  # readers of damaged files raise nearly everything
@@ -215,6 +221,22 @@ def load(path: Path) -> tuple[Trees, dict[str, Any]]:
         raise RunFolderError(
             f"checkpoint {path} can't be read ({reason(error)}); delete the folder and resume"
         ) from error
+
+
+def _check_like(path: Path, trees: Trees, like: Trees) -> None:
+    """Refuse arrays of another network, which would fail deep inside this one."""
+
+    def shapes(side: Trees) -> dict[str, str]:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(side)
+        return {jax.tree_util.keystr(key, simple=True, separator="/"): f"{x.dtype} {x.shape}" for key, x in leaves}
+
+    there, wanted = shapes(trees), shapes(like)
+    for name in sorted(there.keys() | wanted.keys()):
+        if there.get(name) != wanted.get(name):
+            raise RunFolderError(
+                f"checkpoint {path} doesn't belong to this run: expected {wanted.get(name, 'no array')} as {name}, "
+                f"got {there.get(name, 'none')}; delete the folder and resume, or restore the run's own from a copy"
+            )
 
 
 def _arrays(folder: Path) -> Trees:

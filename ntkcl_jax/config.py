@@ -16,6 +16,10 @@ from ntkcl_jax.method_config import METHODS, BaselineConfig, ReadoutConfig
 Variant = Literal["paper", "reference"]
 
 
+LARGEST = {"image_size": 2**14, "patch_size": 2**14, "channels": 64, "dim": 2**15, "depth": 1024, "heads": 2**15}
+"""Bounds far above any vision transformer, so that a damaged `config.json` asks for nothing absurd."""
+
+
 @dataclass(frozen=True)
 class BackboneConfig:
     """Shape of the frozen vision transformer."""
@@ -37,8 +41,9 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that no transformer can have."""
-        for name in ("image_size", "patch_size", "channels", "dim", "depth", "heads"):
-            require(getattr(self, name) >= 1, f"backbone.{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in LARGEST.items():
+            value = getattr(self, name)
+            require(1 <= value <= most, f"backbone.{name} must be from 1 to {most}, got {value}")
         require(
             self.image_size % self.patch_size == 0,
             f"backbone.image_size must be a multiple of backbone.patch_size, got {self.image_size} and "
@@ -47,6 +52,11 @@ class BackboneConfig:
         require(
             self.dim % self.heads == 0,
             f"backbone.heads must divide backbone.dim, got dim={self.dim} and heads={self.heads}",
+        )
+
+        require(
+            1 <= self.dim * self.mlp_ratio <= LARGEST["dim"] * 4,
+            f"backbone.mlp_ratio must make an MLP of 1 to {LARGEST['dim'] * 4} units, got {self.mlp_ratio}; try 4",
         )
 
     @property

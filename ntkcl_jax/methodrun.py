@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import Int
 
 from ntkcl_jax import checkpoint
@@ -49,6 +50,10 @@ class MethodRun(ABC, Generic[State]):
         """Passes over a task's images."""
 
     @abstractmethod
+    def optimizer(self) -> optax.GradientTransformation:
+        """What turns gradients into steps."""
+
+    @abstractmethod
     def initial(self) -> State:
         """State before task 0."""
 
@@ -83,7 +88,7 @@ class MethodRun(ABC, Generic[State]):
         for task in range(self.scenario.num_tasks):
             after = self.path(task, "after")
             if agreed(checkpoint.exists(after)):
-                trees, meta = checkpoint.load(after)
+                trees, meta = checkpoint.load(after, self.like)
                 before = self.path(task, "before")
                 if not agreed(checkpoint.exists(before)):  # deleted because it was damaged
                     self.save(before, self.begin(task, self.initial() if state is None else state), {"task": task})
@@ -111,7 +116,7 @@ class MethodRun(ABC, Generic[State]):
         """Train one task, from where an interrupted process left it, and do what follows training."""
         before = self.path(task, "before")
         if agreed(checkpoint.exists(before)):
-            state = self.restored(checkpoint.load(before)[0])
+            state = self.restored(checkpoint.load(before, self.like)[0])
         else:
             state = self.placed(self.begin(task, state))
             self.save(before, state, {"task": task})
@@ -136,6 +141,12 @@ class MethodRun(ABC, Generic[State]):
         if self.setup.backbone is not None:
             return self.setup.backbone
         return initial_state(self.setup, self.seed).frozen.backbone
+
+    @functools.cached_property
+    def like(self) -> checkpoint.Trees:
+        """Names, shapes and types of a checkpoint's arrays; they are the same after every task."""
+        trees = self.trees(self.initial())
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trees)
 
     def path(self, task: int, when: str) -> Path:
         """Checkpoint at the start or end of a task, or within it."""
@@ -182,7 +193,10 @@ class MethodRun(ABC, Generic[State]):
         newest = agreed(max(steps, default=-1))
         if newest < 0:
             return None
-        trees, meta = checkpoint.load(self.path(task, f"step{newest}"))
+        adaptation = self.like["adaptation"]
+        moments = jax.tree.leaves(jax.eval_shape(self.optimizer().init, adaptation))
+        like = {"adaptation": adaptation, "momentum": _numbered(moments)}
+        trees, meta = checkpoint.load(self.path(task, f"step{newest}"), like)
         trees = copied(self.setup.mesh, trees)
         leaves = [trees["momentum"][str(i)] for i in range(len(trees["momentum"]))]
         return Position(**meta["position"]), trees["adaptation"], leaves
@@ -190,8 +204,7 @@ class MethodRun(ABC, Generic[State]):
     def save_step(self, task: int, position: Position, trainable: Tree, moments: Any) -> None:
         """Write an in-task state, then drop the one before."""
         older = self.folder.steps(self.seed, task, self.method)
-        leaves = {str(i): x for i, x in enumerate(jax.tree.leaves(moments))}
-        trees = {"adaptation": trainable, "momentum": leaves}
+        trees = {"adaptation": trainable, "momentum": _numbered(jax.tree.leaves(moments))}
         path = self.path(task, f"step{position.step}")
         checkpoint.save(path, trees, {"position": asdict(position), "seed": self.seed, "task": task})
         for old in older:
@@ -221,6 +234,10 @@ class MethodRun(ABC, Generic[State]):
             stage.advance(len(records), loss=f"{mean['total']:.3f}", images_per_s=rate)
 
         return record
+
+
+def _numbered(leaves: list[Any]) -> dict[str, Any]:
+    return {str(i): leaf for i, leaf in enumerate(leaves)}
 
 
 def task_name(source: Source, scenario: Scenario, task: int, limit: int = 6) -> str:

@@ -91,24 +91,25 @@ class RidgeHead:
     evaluations: tuple[TaskEvaluation, ...] = ()
 
     @classmethod
-    def stored(cls, folder: RunFolder, seed: int, tasks: int) -> Self | None:
+    def stored(cls, folder: RunFolder, seed: int, tasks: int, empty: RidgeClassifier | None = None) -> Self | None:
         """The newest head that a run folder holds.
 
         Args:
             folder: of the run.
             seed: one of the run's seeds.
             tasks: how many the stream has.
+            empty: a classifier of the run's shape, if the head must have it.
 
         Returns:
             None where none was stored yet.
 
         Raises:
-            RunFolderError: it is damaged.
+            RunFolderError: it is damaged or of another shape.
         """
         for task in reversed(range(tasks)):
             path = folder.task(seed, task, "after", METHOD)
             if checkpoint.exists(path):
-                trees, meta = checkpoint.load(path)
+                trees, meta = checkpoint.load(path, None if empty is None else {"ridge": empty.arrays})
                 evaluations = tuple(TaskEvaluation(**record) for record in meta["evaluations"])
                 return cls(RidgeClassifier(**trees["ridge"], images=meta["images"]), seed, evaluations)
         return None
@@ -120,9 +121,8 @@ class RidgeHead:
             RunFolderError: the disk is full or read-only.
         """
         task, kept = len(self.evaluations) - 1, self.classifier
-        arrays = {"gram": kept.gram, "sums": kept.sums, "losses": kept.losses}
         meta = {"images": kept.images, "evaluations": [e.to_record() for e in self.evaluations], "seed": self.seed}
-        checkpoint.save(folder.task(self.seed, task, "after", METHOD), {"ridge": arrays}, meta)
+        checkpoint.save(folder.task(self.seed, task, "after", METHOD), {"ridge": kept.arrays}, meta)
         for earlier in range(task):
             checkpoint.remove(folder.task(self.seed, earlier, "after", METHOD))
 
@@ -163,12 +163,11 @@ def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
     setup, scenario, folder = run.setup, run.scenario, run.folder
     test_labels = scenario.relabel(setup.source.test.labels)
     width, views = setup.config.readout.random_features, setup.config.readout.views
-    head = RidgeHead.stored(folder, run.seed, scenario.num_tasks)
-    if head is None:
-        head = RidgeHead(RidgeClassifier.empty(width + 1, scenario.num_classes), run.seed)
+    empty = RidgeClassifier.empty(width + 1, scenario.num_classes)
+    head = RidgeHead.stored(folder, run.seed, scenario.num_tasks, empty) or RidgeHead(empty, run.seed)
     yield from head.evaluations
     for task in range(len(head.evaluations), scenario.num_tasks):
-        state = run.restored(checkpoint.load(folder.task(run.seed, task, "after"))[0])
+        state = run.restored(checkpoint.load(folder.task(run.seed, task, "after"), run.like)[0])
         network, offsets = (setup.network, state.adaptation, state.frozen), scenario.offsets[: task + 2]
         members = run.members(task)
         features = view_features(setup, *network[1:], members, run.seed, task, views)

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
-from ntkcl_jax import checkpoint
+from ntkcl_jax import checkpoint, seedrun, tunedrun
 from ntkcl_jax.baselines.tuned import Held, Tuned
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config_json import from_json
 from ntkcl_jax.data import Arrays, ImageSet, prepare
-from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
+from ntkcl_jax.data.prepared import checked_positions
+from ntkcl_jax.errors import ConfigError, RunFolderError
+from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.methodrun import task_name
 from ntkcl_jax.metrics import summarise
@@ -25,7 +27,6 @@ from ntkcl_jax.nn.model import Frozen, Network, Tree
 from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
 from ntkcl_jax.setup import Setup, Side, evaluate, initial_state, set_up
-from ntkcl_jax.tunedrun import make_method
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class RecordedTask:
         if positions is None:
             pixels = setup.prepared(side).images(places)
         else:
-            chosen = places[_checked(positions, len(places))]
+            chosen = places[checked_positions(positions, len(places))]
             pixels = prepare(self._image_set(side), chosen, setup.config.data, setup.size)
         return pixels.astype(np.float32) / 255
 
@@ -140,17 +141,6 @@ class RecordedTask:
     def test_labels(self) -> Int[np.ndarray, "n"]:
         """Their labels."""
         return self.labels_of("test")
-
-
-def _checked(positions: Sequence[int] | Int[np.ndarray, "m"], count: int) -> Int[np.ndarray, "m"]:
-    """Refuse what isn't a list of places among `count`; NumPy would count negative ones from the end."""
-    array = np.asarray(positions)
-    array = array.astype(int) if array.size == 0 else array
-    whole = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
-    if not whole or ((array < 0) | (array >= count)).any():
-        came = array[(array < 0) | (array >= count)][0] if whole else f"{array.dtype} of shape {array.shape}"
-        raise DataError(f"expected positions as a list of whole numbers from 0 to {count - 1}, got {came}")
-    return array
 
 
 @dataclass(frozen=True)
@@ -184,7 +174,7 @@ class RecordedRun:
     @functools.cached_property
     def network(self) -> Network | Tuned:
         """The method's network."""
-        return self.setup.network if self.method == "ntkcl" else make_method(self.method, self.setup)
+        return self.setup.network if self.method == "ntkcl" else tunedrun.make_method(self.method, self.setup)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -212,6 +202,15 @@ class RecordedRun:
         """The frozen backbone that the folder stores; None when each seed drew its own."""
         return self.setup.backbone
 
+    @functools.cached_property
+    def like(self) -> checkpoint.Trees:
+        """Names, shapes and types of the arrays of the method's checkpoints."""
+        network, key = self.network, jax.random.key(0)
+        if isinstance(network, Tuned):
+            return jax.eval_shape(lambda: tunedrun.stored(tunedrun.untrained(network, {}, key)))
+        adaptation, frozen = jax.eval_shape(lambda: network.init(key, self.setup.backbone))
+        return seedrun.stored(LearnerState(adaptation, frozen, adaptation))
+
     def task(self, task: int, seed: int | None = None) -> RecordedTask:
         """Open a finished task.
 
@@ -231,7 +230,7 @@ class RecordedRun:
             )
         folder = RunFolder(self.path)
         paths = [folder.task(seed, task, when, self.method) for when in ("before", "after")]
-        trees = [jax.tree.map(jnp.asarray, checkpoint.load(path)[0]) for path in paths]
+        trees = [jax.tree.map(jnp.asarray, checkpoint.load(path, self.like)[0]) for path in paths]
         backbone = initial_state(self.setup, seed).frozen.backbone if self.backbone is None else self.backbone
         own = self.method == "ntkcl"
         before, after = (

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import optax
+
 from ntkcl_jax import checkpoint
 from ntkcl_jax.costs import training_flops
 from ntkcl_jax.fitting import Position
@@ -14,6 +16,18 @@ from ntkcl_jax.methodrun import MethodRun
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Frozen, Tree
 from ntkcl_jax.setup import evaluate, initial_state
+from ntkcl_jax.steps import make_optimizer
+
+
+def stored(state: LearnerState) -> checkpoint.Trees:
+    """What a checkpoint keeps of a state of NTK-CL."""
+    frozen = state.frozen
+    return {
+        "adaptation": state.adaptation,
+        "anchor": state.anchor,
+        "mean": frozen.mean,
+        "prototypes": frozen.prototypes,
+    }
 
 
 class SeedRun(MethodRun[LearnerState]):
@@ -35,14 +49,13 @@ class SeedRun(MethodRun[LearnerState]):
         """State before task 0."""
         return initial_state(self.setup, self.seed)
 
+    def optimizer(self) -> optax.GradientTransformation:
+        """SGD with momentum."""
+        return make_optimizer(self.setup.config.optimizer)
+
     def trees(self, state: LearnerState) -> checkpoint.Trees:
         """What a checkpoint keeps of a state."""
-        return {
-            "adaptation": state.adaptation,
-            "anchor": state.anchor,
-            "mean": state.frozen.mean,
-            "prototypes": state.frozen.prototypes,
-        }
+        return stored(state)
 
     def restored(self, trees: Mapping[str, Any]) -> LearnerState:
         """State of a checkpoint."""

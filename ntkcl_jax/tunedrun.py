@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
 from ntkcl_jax import checkpoint
@@ -61,6 +62,17 @@ def task_of(scenario: Scenario, task: int) -> Task:
     return Task(jnp.int32(task), (numbers >= classes.start) & (numbers < classes.stop))
 
 
+def untrained(network: Tuned, backbone: Tree, key: Array) -> TunedState:
+    """State of a baseline before task 0."""
+    trainable, kept = network.init(key)
+    return TunedState(trainable, Held(backbone, kept | {SEEN: jnp.zeros(network.classes, bool)}))
+
+
+def stored(state: TunedState) -> checkpoint.Trees:
+    """What a checkpoint keeps of a state of a baseline."""
+    return {"adaptation": state.trainable, "kept": state.held.kept}
+
+
 class TunedRun(MethodRun[TunedState]):
     """One baseline on one seed."""
 
@@ -83,13 +95,15 @@ class TunedRun(MethodRun[TunedState]):
 
     def initial(self) -> TunedState:
         """State before task 0."""
-        trainable, kept = self.network.init(self.key("initialisation"))
-        seen = {SEEN: jnp.zeros(self.network.classes, bool)}
-        return self.placed(TunedState(trainable, Held(self.backbone, kept | seen)))
+        return self.placed(untrained(self.network, self.backbone, self.key("initialisation")))
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The method's own."""
+        return recipe_of(self.network, self.setup.config).transformation()
 
     def trees(self, state: TunedState) -> checkpoint.Trees:
         """What a checkpoint keeps of a state."""
-        return {"adaptation": state.trainable, "kept": state.held.kept}
+        return stored(state)
 
     def restored(self, trees: Mapping[str, Any]) -> TunedState:
         """State of a checkpoint."""
@@ -116,7 +130,7 @@ class TunedRun(MethodRun[TunedState]):
             parts = (trainable, moments, state.held, arrays, batch, rate, task_key, step, where)
             return tuned_step(self.network, compiled, *parts)
 
-        moments = recipe.transformation().init(state.trainable)
+        moments = self.optimizer().init(state.trainable)
         trainable = run_steps(
             fresh(moments, state.trainable, where) if resume is None else resumed(moments, *resume, where),
             update,
@@ -147,7 +161,7 @@ class TunedRun(MethodRun[TunedState]):
         """Train on task 0 alone, or read what an earlier process left of that."""
         after = self.path(0, "after")
         if agreed(checkpoint.exists(after)):
-            return self.restored(checkpoint.load(after)[0])
+            return self.restored(checkpoint.load(after, self.like)[0])
         state = self.train_task(0, self.initial())
         self.save(after, state, {"task": 0})
         self.folder.drop_steps(self.seed, 0, self.method)

@@ -85,6 +85,25 @@ def test_settings_that_do_not_fit_together_are_refused(changes: dict, message: s
         check_settings(tiny.config(**changes))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("depth", 2**40, "depth must be from 1 to 1024, got 1099511627776"),
+        ("depth", 0, "depth must be from 1 to 1024, got 0"),
+        ("image_size", 2**40, "image_size must be from 1 to 16384"),
+        ("dim", 2**31, "dim must be from 1 to 32768"),
+        ("mlp_ratio", 0.0, "mlp_ratio must make an MLP of 1 to 131072 units, got 0.0"),
+        ("mlp_ratio", 1e300, "mlp_ratio must make an MLP of 1 to 131072 units, got 1e\\+300"),
+    ],
+)
+def test_a_backbone_beyond_all_bounds_is_refused_before_it_takes_memory(field: str, value: Any, message: str) -> None:
+    """As when `config.json` is forged: making 2**40 blocks would fill the memory first."""
+    values = to_json(RunConfig())
+    values["model"]["backbone"][field] = value
+    with pytest.raises(ConfigError, match=f"backbone.{message}"):
+        from_json(RunConfig, values)
+
+
 def test_a_config_survives_its_json() -> None:
     config = tiny.config(seeds=(4, 2), methods=("joint", "ntkcl"), data__crop_scale=(0.2, 0.9))
     assert from_json(RunConfig, json.loads(json.dumps(to_json(config)))) == config

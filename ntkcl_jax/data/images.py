@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
 from ntkcl_jax.data.decode import decode
-from ntkcl_jax.data.splits import key_of
+from ntkcl_jax.data.splits import key_of, places_by_label
 from ntkcl_jax.errors import DataError
 
 HASHING_THREADS = 4
@@ -191,7 +191,7 @@ def first_of_each_class(labels: Integer[np.ndarray, " n"], limit: int) -> Int64[
     """
     if limit == 0:
         return np.arange(len(labels))
-    kept = [np.flatnonzero(labels == label)[:limit] for label in np.unique(labels)]
+    kept = [places[:limit] for places in places_by_label(labels).values()]
     return np.sort(np.concatenate(kept)) if kept else np.arange(0)
 
 

@@ -1,13 +1,14 @@
 """Images under the test transform, read again and again: kept in memory where they fit, streamed where they don't."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Int, Integer
 
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.batches import Batch, padded, prepare
 from ntkcl_jax.data.images import ImageSet
+from ntkcl_jax.errors import DataError
 
 CACHE_BYTES = 2 * 1024**3
 """Transformed images of one side are kept in memory up to this many bytes."""
@@ -49,3 +50,14 @@ class PreparedImages:
         for at in range(0, len(indices), batch_size):
             chosen = slice(at, at + batch_size)
             yield padded(self.images(indices[chosen][part]), labels[chosen][part], part.stop - part.start)
+
+
+def checked_positions(positions: Sequence[int] | Int[np.ndarray, "m"], count: int) -> Int[np.ndarray, "m"]:
+    """Refuse what isn't a list of places among `count`; NumPy would count negative ones from the end."""
+    array = np.asarray(positions)
+    array = array.astype(int) if array.size == 0 else array
+    whole = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
+    if not whole or ((array < 0) | (array >= count)).any():
+        came = array[(array < 0) | (array >= count)][0] if whole else f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"expected positions as a list of whole numbers from 0 to {count - 1}, got {came}")
+    return array

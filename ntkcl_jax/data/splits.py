@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Int64, Integer
 
 from ntkcl_jax.errors import DataError
 
@@ -25,6 +25,18 @@ def key_of(path: PurePath) -> str:
         'cat/1.png'
     """
     return unicodedata.normalize("NFC", path.as_posix())
+
+
+def places_by_label(labels: Integer[np.ndarray, " n"]) -> dict[int, Int64[np.ndarray, " m"]]:
+    """Places of each label's images, ascending; one sort, however many classes there are.
+
+    Example:
+        >>> {label: places.tolist() for label, places in places_by_label(np.array([7, 2, 7])).items()}
+        {2: [1], 7: [0, 2]}
+    """
+    order = np.argsort(labels, kind="stable")
+    values, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=False))  # no image: a part, but no label
 
 
 def hashed_split(
@@ -54,11 +66,11 @@ def hashed_split(
     """
     order = [hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
     test = np.zeros(len(keys), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label).tolist()
+    for label, places in places_by_label(labels).items():
+        members = places.tolist()
         if len(members) == 1:
             raise DataError(
-                f"class {class_names[int(label)]!r} has a single image ({keys[members[0]]}), which can't train "
+                f"class {class_names[label]!r} has a single image ({keys[members[0]]}), which can't train "
                 "and test; add images or remove the class"
             )
         count = min(max(math.floor(share * len(members) + 0.5), 1), len(members) - 1)

@@ -13,6 +13,7 @@ import pytest
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.errors import NonFiniteError, RunFolderError
+from ntkcl_jax.recorded import load_run
 from ntkcl_jax.run import train
 from ntkcl_jax.runfolder import RunFolder
 from tests import tiny
@@ -148,6 +149,33 @@ def test_a_damaged_checkpoint_is_named_and_learned_again(finished: Path, tmp_pat
     resume(run)
     assert tiny.same_states(run, finished)
     assert (run / "results.json").read_bytes() == (finished / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize("when", ["before", "after", "step"])
+def test_a_checkpoint_of_another_network_is_named(finished: Path, tmp_path: Path, when: str) -> None:
+    """Whole in itself, as when folders of two runs were mixed up; the first array that differs is named."""
+    run = copy(finished, tmp_path)
+    folder = RunFolder(run)
+    last = folder.task(0, 1, "after")
+    trees, meta = checkpoint.load(last)
+    path = folder.task(0, 1, "step1" if when == "step" else when)
+    if when != "after":
+        checkpoint.remove(last)
+    if when == "step":
+        leaves = {str(i): value for i, value in enumerate(trees["adaptation"].values())}
+        trees = {"adaptation": trees["adaptation"], "momentum": leaves}
+        meta = {"position": {"epoch": 0, "step": 1}}
+    name = "proxy/scale"
+    checkpoint.save(path, trees | {"adaptation": trees["adaptation"] | {name: np.zeros(2, np.float32)}}, meta)
+    said = rf"{path} doesn't belong to this run: expected float32 \(1,\) as adaptation/{name}, got float32 \(2,\); "
+    with pytest.raises(RunFolderError, match=said):
+        resume(run)
+    if when != "step":
+        with pytest.raises(RunFolderError, match=said):
+            load_run(run, arrays=tiny.arrays()).task(1)
+    checkpoint.save(path, {k: v for k, v in trees.items() if k != "adaptation"}, meta)
+    with pytest.raises(RunFolderError, match=r"as adaptation/current/adapters/0/down/bias, got none; "):
+        resume(run)
 
 
 def test_the_state_before_a_finished_task_is_made_again_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
