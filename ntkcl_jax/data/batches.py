@@ -1,7 +1,6 @@
 """Batches: shuffled and augmented for training, in order for evaluation; always of one shape."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.images import ImageSet, in_threads
 from ntkcl_jax.data.transforms import crop_box, test_transform, train_transform_host
 from ntkcl_jax.errors import DataError
+from ntkcl_jax.machine import host_memory
 from ntkcl_jax.seeds import stream_seed
 
 PREFETCHED_PER_THREAD = 2
@@ -218,22 +218,14 @@ def prepare(
     return out
 
 
-def check_memory(need: int, meminfo: Path = Path("/proc/meminfo")) -> None:
-    """Check that `need` bytes are free; where the system doesn't tell (no Linux), nothing is checked.
-
-    Args:
-        need: bytes about to be allocated.
-        meminfo: Linux's account of its memory.
+def check_memory(need: int) -> None:
+    """Check that `need` bytes are free.
 
     Raises:
         DataError: they aren't.
     """
-    try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return
-    have = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    if have is not None and need > MEMORY_SHARE * have:
+    have = host_memory()
+    if need > MEMORY_SHARE * have:
         raise DataError(
             f"prepared images need {need / 2**30:.1f} GiB, but {have / 2**30:.1f} GiB of memory is free; use fewer "
             "images (data.limit_per_class), a smaller image size, or a larger machine"

@@ -1,6 +1,5 @@
 """What a rehearsal needs instead of files: counts of images, noise, random weights, and a size that ends in time."""
 
-import contextlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ntkcl_jax.costs import Stream
 from ntkcl_jax.data import Arrays, load_source
 from ntkcl_jax.data_config import READ_FROM_PATH
 from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.machine import host_memory
 from ntkcl_jax.presets import PRESETS
 from ntkcl_jax.weights import save_backbone, shapes
 
@@ -61,25 +61,21 @@ def stream_of(config: RunConfig) -> tuple[Stream, str]:
     return Stream(sizes, len(source.train), len(source.test)), "counted"
 
 
-def free_memory() -> int | None:
-    """Bytes that the device can still give, or on a CPU the machine; None where neither tells."""
+def free_memory() -> int:
+    """Bytes that the device can still give, or on a CPU the machine."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+    return host_memory()
 
 
-def check_room(what: str, need: int, free: int | None) -> None:
+def check_room(what: str, need: int, free: int) -> None:
     """Refuse what won't fit.
 
     Raises:
         NtkclError: it needs more than is free.
     """
-    if free is not None and need > free:
+    if need > free:
         raise NtkclError(
             f"{what} needs about {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB is free on "
             f"{jax.devices()[0].device_kind}; lower optimizer.batch_size or compute.eval_batch_size, set "

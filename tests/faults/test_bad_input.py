@@ -86,8 +86,7 @@ def test_a_class_name_cannot_steer_the_terminal(data: Path, tmp_path: Path, fail
 def test_too_little_memory_is_told_before_a_run_starts(
     data: Path, tmp_path: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "meminfo").write_text("MemTotal: 999 kB\nMemAvailable: 1 kB\n")
-    monkeypatch.setattr(batches.check_memory, "__defaults__", (tmp_path / "meminfo",))
+    monkeypatch.setattr(batches, "host_memory", lambda: 1024)
     assert "of memory is free; use fewer images" in fail(*tiny.words(data, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
