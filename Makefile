@@ -55,7 +55,7 @@ bench: $(READY) ## measure compiled programs on this machine; docs/performance.m
 	$(BIN)/python -m experiments.bench $(ARGS)
 
 audit: $(READY) ## look up known vulnerabilities of the pinned packages; needs the network
-	$(BIN)/uv tool run pip-audit==2.10.1 --requirement $(PINS) --no-deps --disable-pip
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --requirement $(PINS) --no-deps --disable-pip
 
 faults: $(READY) ## kill and hurt a small run in a hundred ways; each must end with the same bits
 	$(BIN)/python -m experiments.faults $(ARGS)
