@@ -56,6 +56,8 @@ MACHINES = (
     Machine("8 x H200", "NVIDIA H200", 8, 141e9, 450e9),
     Machine("TPU v5p-8", "TPU v5", 4, 95e9, 600e9),  # eight cores are four chips
 )
+"""Memory and links as published, in one direction: NVLink 4 has 900 GB/s both ways (NVIDIA's data sheets of H100 and
+H200, SXM), the links between chips of a v5p 1,200 GB/s (docs.cloud.google.com/tpu/docs/v5p)."""
 
 
 def one_peak(machine: Machine) -> float:
