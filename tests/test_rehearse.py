@@ -172,7 +172,7 @@ def test_too_little_memory_is_said_before_anything_starts(monkeypatch: pytest.Mo
     with pytest.raises(NtkclError, match=r"this run needs about \d+\.\d GiB of memory, 1\.0 GiB is free on cpu; lower"):
         rehearse(preset("cifar100"), near=tmp_path, quiet=True)
     assert not list(tmp_path.iterdir())
-    stage.check_room("this run", 10, None)
+    stage.check_room("this run", 10, 10)
 
 
 def test_time_is_projected_by_the_slower_of_step_and_images() -> None:
