@@ -12,6 +12,7 @@ line with exit code 2; where that line says what to delete, it is deleted. Folde
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -53,14 +54,14 @@ def planned(kills: int, *, disks: bool) -> list[tuple[str, int]]:
         [('SIGKILL while a checkpoint is written', 3)]
     """
     others = [name for name in FAULTS if disks or FAULTS[name] is not full_disk][2:]
-    cases = [killed(i) for i in range(-(-kills // KILLS_EACH))]
-    return cases + [(name, i) for i in range(-(-kills // OTHERS)) for name in others]
+    return killed(kills) + [(name, i) for i in range(math.ceil(kills / OTHERS)) for name in others]
 
 
-def killed(number: int) -> tuple[str, int]:
-    """Name of a killed run's fault, and its number."""
+def killed(kills: int, first: int = 0) -> list[tuple[str, int]]:
+    """Runs that so many kills take on average: names of their faults, and numbers from `first` on."""
     anywhere, aimed = list(FAULTS)[:2]
-    return aimed if number % AIMED == AIMED - 1 else anywhere, number
+    numbers = range(first, first + math.ceil(kills / KILLS_EACH))
+    return [(aimed if i % AIMED == AIMED - 1 else anywhere, i) for i in numbers]
 
 
 def undisturbed(root: Path, processes: int) -> tuple[Campaign, Left]:
@@ -128,7 +129,7 @@ def campaign(root: Path, kills: int, seed: int, processes: int) -> dict[str, Any
     cases = planned(kills, disks=can_mount(root))
     tried: Counter[str] = Counter()
     lost: dict[str, dict[str, str]] = {}
-    runs = -(-kills // KILLS_EACH)
+    runs = len(killed(kills))
     with Progress() as progress, ThreadPoolExecutor(processes) as pool, progress.stage("faults", len(cases)) as stage:
         while cases:
             waiting = {pool.submit(try_one, plain, wanted, root, seed, *case): case for case in cases}
@@ -140,10 +141,9 @@ def campaign(root: Path, kills: int, seed: int, processes: int) -> dict[str, Any
                     lost.setdefault(name, {})[str(folder)] = why
                     progress.say(f"lost: {name}: {why} ({folder})")
                 stage.advance()
-            # What fewer kills than planned leave to do: a run may end before it is killed again.
-            more = -(-max(0, kills - len(plain.events)) // KILLS_EACH)
-            cases = [killed(runs + i) for i in range(more)]
-            runs += more
+            # A run may end before it is killed again: more runs, unless one was lost already.
+            cases = [] if lost else killed(max(0, kills - len(plain.events)), runs)
+            runs += len(cases)
     return {
         "name": "faults",
         "seed": seed,

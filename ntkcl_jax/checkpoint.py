@@ -211,7 +211,8 @@ def load(path: Path, like: Trees | None = None) -> tuple[Trees, dict[str, Any]]:
             )
         with _no_traces():
             trees, meta = _arrays(path.absolute() / "arrays"), read_json(path / "meta.json")
-        _check_like(path, trees, trees if like is None else like)
+        if like is not None:
+            _check_like(path, trees, like)
         return trees, meta
     except RunFolderError:
         raise

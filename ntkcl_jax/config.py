@@ -53,7 +53,6 @@ class BackboneConfig:
             self.dim % self.heads == 0,
             f"backbone.heads must divide backbone.dim, got dim={self.dim} and heads={self.heads}",
         )
-
         require(
             1 <= self.dim * self.mlp_ratio <= LARGEST["dim"] * 4,
             f"backbone.mlp_ratio must make an MLP of 1 to {LARGEST['dim'] * 4} units, got {self.mlp_ratio}; try 4",

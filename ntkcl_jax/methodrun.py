@@ -57,6 +57,11 @@ class MethodRun(ABC, Generic[State]):
     def initial(self) -> State:
         """State before task 0."""
 
+    @property
+    @abstractmethod
+    def like(self) -> checkpoint.Trees:
+        """Names, shapes and types of a checkpoint's arrays; they are the same after every task."""
+
     @abstractmethod
     def trees(self, state: State) -> checkpoint.Trees:
         """What a checkpoint keeps of a state: all but the backbone, which is stored once."""
@@ -141,12 +146,6 @@ class MethodRun(ABC, Generic[State]):
         if self.setup.backbone is not None:
             return self.setup.backbone
         return initial_state(self.setup, self.seed).frozen.backbone
-
-    @functools.cached_property
-    def like(self) -> checkpoint.Trees:
-        """Names, shapes and types of a checkpoint's arrays; they are the same after every task."""
-        trees = self.trees(self.initial())
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trees)
 
     def path(self, task: int, when: str) -> Path:
         """Checkpoint at the start or end of a task, or within it."""

@@ -19,7 +19,6 @@ from ntkcl_jax.config_json import from_json
 from ntkcl_jax.data import Arrays, ImageSet, prepare
 from ntkcl_jax.data.prepared import checked_positions
 from ntkcl_jax.errors import ConfigError, RunFolderError
-from ntkcl_jax.learner import LearnerState
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.methodrun import task_name
 from ntkcl_jax.metrics import summarise
@@ -205,11 +204,8 @@ class RecordedRun:
     @functools.cached_property
     def like(self) -> checkpoint.Trees:
         """Names, shapes and types of the arrays of the method's checkpoints."""
-        network, key = self.network, jax.random.key(0)
-        if isinstance(network, Tuned):
-            return jax.eval_shape(lambda: tunedrun.stored(tunedrun.untrained(network, {}, key)))
-        adaptation, frozen = jax.eval_shape(lambda: network.init(key, self.setup.backbone))
-        return seedrun.stored(LearnerState(adaptation, frozen, adaptation))
+        network = self.network
+        return tunedrun.shapes(network) if isinstance(network, Tuned) else seedrun.shapes(self.setup)
 
     def task(self, task: int, seed: int | None = None) -> RecordedTask:
         """Open a finished task.

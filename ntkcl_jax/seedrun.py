@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import optax
 
 from ntkcl_jax import checkpoint
@@ -15,7 +16,7 @@ from ntkcl_jax.mesh import copied
 from ntkcl_jax.methodrun import MethodRun
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Frozen, Tree
-from ntkcl_jax.setup import evaluate, initial_state
+from ntkcl_jax.setup import Setup, evaluate, initial_state
 from ntkcl_jax.steps import make_optimizer
 
 
@@ -28,6 +29,12 @@ def stored(state: LearnerState) -> checkpoint.Trees:
         "mean": frozen.mean,
         "prototypes": frozen.prototypes,
     }
+
+
+def shapes(setup: Setup) -> checkpoint.Trees:
+    """Names, shapes and types of what a checkpoint keeps; nothing is computed."""
+    adaptation, frozen = jax.eval_shape(lambda: setup.network.init(jax.random.key(0), setup.backbone))
+    return stored(LearnerState(adaptation, frozen, adaptation))
 
 
 class SeedRun(MethodRun[LearnerState]):
@@ -52,6 +59,11 @@ class SeedRun(MethodRun[LearnerState]):
     def optimizer(self) -> optax.GradientTransformation:
         """SGD with momentum."""
         return make_optimizer(self.setup.config.optimizer)
+
+    @functools.cached_property
+    def like(self) -> checkpoint.Trees:
+        """Shapes of NTK-CL's arrays."""
+        return shapes(self.setup)
 
     def trees(self, state: LearnerState) -> checkpoint.Trees:
         """What a checkpoint keeps of a state."""

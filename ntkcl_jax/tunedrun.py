@@ -73,6 +73,11 @@ def stored(state: TunedState) -> checkpoint.Trees:
     return {"adaptation": state.trainable, "kept": state.held.kept}
 
 
+def shapes(network: Tuned) -> checkpoint.Trees:
+    """Names, shapes and types of what a checkpoint keeps; nothing is computed."""
+    return jax.eval_shape(lambda: stored(untrained(network, {}, jax.random.key(0))))
+
+
 class TunedRun(MethodRun[TunedState]):
     """One baseline on one seed."""
 
@@ -100,6 +105,11 @@ class TunedRun(MethodRun[TunedState]):
     def optimizer(self) -> optax.GradientTransformation:
         """The method's own."""
         return recipe_of(self.network, self.setup.config).transformation()
+
+    @functools.cached_property
+    def like(self) -> checkpoint.Trees:
+        """Shapes of the method's arrays."""
+        return shapes(self.network)
 
     def trees(self, state: TunedState) -> checkpoint.Trees:
         """What a checkpoint keeps of a state."""

@@ -121,6 +121,28 @@ def test_a_run_that_cannot_be_finished_is_a_loss(tmp_path: Path, script: str, wh
     assert (tmp_path / "run" / "part").exists()
 
 
+@pytest.mark.parametrize(("lost", "tried"), [("", 7), ("broken", 4)])
+def test_kills_that_did_not_come_are_made_up_unless_a_run_was_lost(
+    lost: str, tried: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run is killed once where two kills were expected: 8 take 4 runs, then 2, then 1; the last of two in one."""
+    plain, numbers = Campaign([], {}), []
+
+    def one(_plain: Campaign, _wanted: Left, _root: Path, _seed: int, name: str, number: int) -> str:
+        if name in list(FAULTS)[:2]:
+            numbers.append(number)
+            plain.events.extend(["kill"] * (2 if number == 6 else 1))
+            return lost
+        return ""
+
+    monkeypatch.setattr(faults, "undisturbed", lambda *_: (plain, LEFT))
+    monkeypatch.setattr(faults, "try_one", one)
+    record = faults.campaign(tmp_path, 8, 0, 1)
+    assert numbers == list(range(tried))
+    assert sum(record["faults"][name]["tried"] for name in list(FAULTS)[:2]) == tried
+    assert record["tried"] - record["survived"] == (tried if lost else 0)
+
+
 @pytest.mark.slow
 def test_a_small_campaign_loses_no_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.faults", "--kills", "2", "--out", str(tmp_path)]
