@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ntkcl_jax.machine import keep_freed_memory
 from ntkcl_jax.memory import exhausted, reason
 from ntkcl_jax.progress import plain_text
 
@@ -85,6 +86,7 @@ class Program:
     def main(self) -> None:
         """Run the process's own command line, and end the process."""
         signal.signal(signal.SIGTERM, _terminate)
+        keep_freed_memory()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
         code = self.run(sys.argv[1:])

@@ -33,6 +33,11 @@ from ntkcl_jax.setup import Setup, epoch_batches
 from ntkcl_jax.steps import pixels_of
 
 METHOD = "ntkcl-ridge"
+MOVING = (
+    f"{METHOD} adds up features as each task left them, and training on later tasks moves them; with "
+    "--optimizer.later-learning-rate 0 they stay, which was worth more on a real backbone (README, Results)"
+)
+"""What to say of a run whose features move after the first task."""
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

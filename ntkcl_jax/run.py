@@ -22,7 +22,7 @@ from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.methodrun import log_task, task_name
 from ntkcl_jax.metrics import TaskEvaluation, aggregate, summarise
 from ntkcl_jax.readout import METHOD as READOUT
-from ntkcl_jax.readout import network_features, ridge_readout
+from ntkcl_jax.readout import MOVING, network_features, ridge_readout
 from ntkcl_jax.runfolder import FORMAT, RunFolder, arithmetic_changes
 from ntkcl_jax.seedrun import SeedRun
 from ntkcl_jax.setup import Setup, Side, initial_state, set_up
@@ -96,6 +96,8 @@ def train(
     ):
         if not resume:
             say_split(setup.source, progress)
+            if READOUT in config.methods and config.optimizer.later_learning_rate != 0:
+                progress.say(f"hint: {MOVING}")
         changes = arithmetic_changes(folder.header(), header)
         if changes:
             progress.say(

@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,16 @@ def test_no_head_is_none_and_a_damaged_one_is_said(copy: Path) -> None:
     (copy / "checkpoints" / METHOD / "seed0" / "task2" / "after" / "meta.json").write_text("{}")
     with pytest.raises(RunFolderError, match=r"damaged: meta\.json"):
         RidgeHead.stored(RunFolder(copy), 0, 3)
+
+
+@pytest.mark.parametrize("later", [None, 0.0])
+def test_features_that_move_under_the_sums_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, later: float | None
+) -> None:
+    plain = config()
+    made = replace(plain, optimizer=replace(plain.optimizer, later_learning_rate=later))
+    train(made, tmp_path / "run", arrays=tiny.arrays())
+    assert ("hint: ntkcl-ridge" in capsys.readouterr().err) == (later is None)
 
 
 def test_without_checkpoints_to_read_it_is_refused() -> None:

@@ -32,6 +32,7 @@ from experiments.bench.machine import matrix_rate
 from experiments.bench.process import resident_mb
 from experiments.bench.results import FOLDER, result, write
 from ntkcl_jax.config import BackboneConfig, ModelConfig
+from ntkcl_jax.machine import keep_freed_memory
 from ntkcl_jax.nn.model import Frozen, Network, Tree
 
 BACKBONE = BackboneConfig(image_size=64, patch_size=8, dim=192, depth=12, heads=3)
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    keep_freed_memory()  # as `ntk-analysis` does
     if options.one:
         print(json.dumps(one(options.one, options.outputs_k[0], options.images[0], options.repeats)))
         return

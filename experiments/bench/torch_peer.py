@@ -9,8 +9,8 @@ this file, written from docs/method.md):
   released  as the authors run it: eager float32, four whole ViT passes (five with --pretrained-view), each from the
             pixels on, attention written out, a full SVD of the prototypes in every training and evaluation step
   eager     the same by a PyTorch programmer who takes no block apart: patch embedding once for all passes, one qkv map,
-            fused attention, SVD once per task, no graph for frozen passes, fused optimizer, terms left on the device;
-            bfloat16 is autocast with the frozen maps stored in it
+            fused attention, SVD once per task, no graph for frozen passes, fused optimizer, terms left on the device,
+            freed memory kept as in ours (`ntkcl_jax/machine.py`); bfloat16 is autocast with the frozen maps stored in it
   compiled  `eager` under torch.compile (on a CPU that needs a C++ compiler)
   graphs    `compiled` with CUDA graphs (mode reduce-overhead; CUDA only)
 

@@ -14,6 +14,7 @@ from experiments.bench.process import forget_peak, resident_mb, timed
 from experiments.bench.sizes import OFFSET, RATE, SEEN, TASK_CLASSES
 from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.config_json import from_json
+from ntkcl_jax.machine import keep_freed_memory
 
 WARM_UP = 2
 """Calls after the first, before any that counts."""
@@ -92,6 +93,8 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     if settings["threads"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings["threads"]])  # before any pool is made
+    if settings["way"] != "released":
+        keep_freed_memory()  # ours does, and it helps PyTorch as well
     config = from_json(ModelConfig, settings["model"])
     call, facts = (ours if settings["way"] == "ours" else theirs)(settings, config)
     first = timed(call)
