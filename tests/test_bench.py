@@ -155,7 +155,7 @@ def test_a_late_task_runs_through_the_projects_own_code_without_compiling_again(
 @pytest.mark.parametrize(
     "words",
     ["growth --axes classes --classes 20 30 --batch 4 --repeats 1", "profile --batch 4 --repeats 1",
-     "steps --batch 4 --repeats 1"],
+     "steps --batch 4 --repeats 1", "steps --batch 4 --repeats 1 --plain-memory"],
 )  # fmt: skip
 def test_a_command_writes_its_figures(words: str, tmp_path: Path) -> None:
     assert command.main([*words.split(), "--size", "toy", "--out", str(tmp_path)]) == 0

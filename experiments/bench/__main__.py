@@ -13,6 +13,7 @@ Kernels have a command of their own: `python -m experiments.bench.kernels --help
 import importlib
 import sys
 
+from experiments.bench.process import PLAIN_MEMORY
 from ntkcl_jax.machine import keep_freed_memory
 
 COMMANDS = {
@@ -36,7 +37,8 @@ def main(words: list[str]) -> int:
     if rest and not rest[0].startswith("-") and not known:
         print(f"error: expected one of {', '.join(COMMANDS)}; got {rest[0]}", file=sys.stderr)
         return 2
-    keep_freed_memory()  # as the commands that are measured do
+    if PLAIN_MEMORY not in rest:
+        keep_freed_memory()  # as the commands that are measured do
     return importlib.import_module(f"experiments.bench.{COMMANDS[command]}").main(rest)
 
 

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+PLAIN_MEMORY = "--plain-memory"
+"""Option of a benchmark that leaves freed memory to the C library, as any Python process does."""
+
 
 def timed(call: Callable[[], Any]) -> float:
     """Seconds of one call."""
@@ -19,6 +22,11 @@ def timed(call: Callable[[], Any]) -> float:
 def median_s(call: Callable[[], Any], repeats: int) -> float:
     """Median seconds of some calls; the first one should be over already."""
     return statistics.median(timed(call) for _ in range(repeats))
+
+
+def system_s() -> float:
+    """CPU seconds that the system has spent for this process: clearing new pages, above all."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime
 
 
 def resident_mb() -> float:

@@ -96,10 +96,10 @@ def starting(found: Results, *prefixes: str) -> Results:
 def steps(found: Results) -> str:
     """The compiled programs on one device."""
     chosen = starting(found, "steps-")
-    head = "program|ms|images/s|share of the matrix product's rate|first call"
+    head = "program|ms|images/s|share of the matrix product's rate|system's CPU s|first call"
     lines = [
         (r["name"].removeprefix("steps-"), number(r["ms"]), number(r["ours"]), f"{r['ratio']:.0%}",
-         span(r["first_call_s"]))
+         number(r["system_s"]), span(r["first_call_s"]))
         for r in chosen
     ]  # fmt: skip
     return rows(head, lines) + "\n" + sources(chosen) if chosen else ""
