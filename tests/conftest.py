@@ -2,13 +2,15 @@
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 BROKEN_JAXLIB = "0.10.2"
+MOST_MAPPINGS = 30_000
 
 # In the environment rather than in jax.config, so that processes started by a test inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -53,3 +55,15 @@ def pytest_configure(config: pytest.Config) -> None:
         from jaxtyping import install_import_hook
 
         install_import_hook(["ntkcl_jax", "analysis"], "tests.conftest.shape_checker")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs() -> Iterator[None]:
+    """Drop compiled programs before the system has no more room for them.
+
+    Each takes a few mappings of memory, of which Linux grants a process 65,530; XLA crashes where it gets no more.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and "jax" in sys.modules and len(maps.read_bytes().splitlines()) > MOST_MAPPINGS:
+        sys.modules["jax"].clear_caches()
