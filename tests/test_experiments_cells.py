@@ -273,6 +273,15 @@ def test_cluster_workers_stop_when_told(tmp_path: Path) -> None:
     assert (calls, first, second) == ([f"0 {words}", f"1 {words}"], "stopped", "stopped")
 
 
+def test_cluster_workers_stop_when_told_while_they_are_started(tmp_path: Path) -> None:
+    fake = tmp_path / "python"  # the first worker tells the script to stop before the others are there
+    fake.write_text("#!/bin/bash\n[[ $TPU_VISIBLE_CHIPS = 0 ]] && kill -TERM $PPID\nwhile true; do sleep 0.05; done\n")
+    fake.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(fake), "CHIPS": "16"}
+    words = ["bash", CLUSTER / "tpu_pod.sh", "methods", "--out", "shared"]
+    assert subprocess.run(words, env=environment, timeout=20, check=False).returncode == 143
+
+
 def test_other_pages_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="choose another file"):
         collect.page_with("# Something else\n", "methods", "x")

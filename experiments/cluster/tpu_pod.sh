@@ -20,8 +20,10 @@ fi
 chips=${CHIPS:-4}
 python=${PYTHON:-.venv/bin/python}
 workers=()
+stopped=
 
 stop() { # Ctrl-C or SIGTERM: let the workers give their cells back
+  stopped=yes
   kill -TERM "${workers[@]}" 2>/dev/null || true
 }
 trap stop INT TERM
@@ -38,6 +40,9 @@ for ((chip = 0; chip < chips; chip++)); do
     "$python" -m experiments.sweep "$@" --processes 1 --wait &
   workers+=($!)
 done
+if [[ $stopped ]]; then # while they were started: the last may not have been told
+  stop
+fi
 
 code=0
 for worker in "${workers[@]}"; do
