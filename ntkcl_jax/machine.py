@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
 
     On a CPU, XLA takes memory for a program's intermediate results at each call and frees it after. glibc gets every
     block above 32 MiB from the system and gives it back at once, and the system has to clear all its pages at each
-    training step: a quarter of a step's time at ViT-B/16, nearly half of it on small images (docs/performance.md).
+    training step: over a third of its time for 32 small images, a fifth at ViT-B/16 (docs/performance.md).
     After this, blocks come from the heap, which isn't given back before the process ends or `host_memory` is asked.
     Only one thread's heap may grow that far, so programs run in the thread that calls them.
 

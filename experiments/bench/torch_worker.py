@@ -94,7 +94,7 @@ def main() -> None:
     if settings["threads"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings["threads"]])  # before any pool is made
     if settings["way"] != "released":
-        keep_freed_memory()  # ours does, and it helps PyTorch as well
+        keep_freed_memory()  # the same for both sides; PyTorch gains nothing by it
     config = from_json(ModelConfig, settings["model"])
     call, facts = (ours if settings["way"] == "ours" else theirs)(settings, config)
     first = timed(call)
