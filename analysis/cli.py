@@ -5,8 +5,8 @@ from typing import Any
 
 from analysis.errors import AnalysisError, PlanError
 from ntkcl_jax.console import Program
-from ntkcl_jax.errors import NtkclError
-from ntkcl_jax.memory import exhausted, reason
+from ntkcl_jax.errors import NtkclError, reason
+from ntkcl_jax.memory import exhausted
 
 USAGE = """usage: ntk-analysis COMMAND ...
 

@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 from ntkcl_jax.config_json import read_json
-from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.errors import RunFolderError, reason
 from ntkcl_jax.hosts import first, on_first, several
-from ntkcl_jax.memory import exhausted, reason
+from ntkcl_jax.memory import exhausted
 from ntkcl_jax.weights import file_sha256
 
 MANIFEST = "manifest.json"
@@ -58,10 +58,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_error(path: Path, error: Exception) -> RunFolderError:
     """Say that something can't be written, and what to do."""
-    reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-    code = re.search(r"os_error_code='(\d+)'", reason)  # how orbax's storage hands the system's error on
-    reason = os.strerror(int(code[1])) if code else reason if len(reason) <= 200 else reason[:199] + "…"
-    return RunFolderError(f"can't write {path}: {reason}; free some space or choose a folder that you may write")
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # how orbax's storage hands the system's error on
+    said = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or reason(error)
+    return RunFolderError(f"can't write {path}: {said}; free some space or choose a folder that you may write")
 
 
 def _files(folder: Path) -> list[Path]:

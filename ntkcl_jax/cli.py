@@ -106,9 +106,9 @@ def evaluate(args: list[str]) -> None:
     from ntkcl_jax.parsing import parse
 
     options = parse(Evaluate, "ntkcl evaluate", args)
-    from ntkcl_jax.recorded import evaluate_run
+    from ntkcl_jax.evaluation import evaluate_run
 
-    results, same = evaluate_run(options.run)
+    results, same = evaluate_run(options.run, quiet=options.quiet or options.json)
     _show(results, options.json)
     if not same:
         raise NtkclError(

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ntkcl_jax.errors import reason
 from ntkcl_jax.machine import keep_freed_memory
-from ntkcl_jax.memory import exhausted, reason
+from ntkcl_jax.memory import exhausted
 from ntkcl_jax.progress import plain_text
 
 USER_ERROR = 2

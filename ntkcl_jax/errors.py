@@ -26,6 +26,16 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def reason(error: BaseException) -> str:
+    """First line of what an error says, of bounded length; of one that says nothing, its kind.
+
+    Example:
+        >>> reason(OSError("no such bucket")), reason(EOFError())
+        ('no such bucket', 'EOFError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def user_path(path: str | os.PathLike[str]) -> Path:
     """A path that somebody named, with the home folder for `~`.
 

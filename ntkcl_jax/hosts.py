@@ -12,8 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ntkcl_jax.device_config import HostsConfig
-from ntkcl_jax.errors import ConfigError, NtkclError
-from ntkcl_jax.memory import exhausted, reason
+from ntkcl_jax.errors import ConfigError, NtkclError, reason
+from ntkcl_jax.memory import exhausted
 
 HEARTBEAT_S: int = 60
 """Seconds of silence after which the others take a process for dead, and stop."""

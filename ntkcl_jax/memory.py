@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ntkcl_jax.config import ModelConfig, RunConfig
 from ntkcl_jax.costs import task_sizes
-from ntkcl_jax.errors import MemoryShortError
+from ntkcl_jax.errors import MemoryShortError, reason
 
 FLOAT32 = 4
 """Bytes."""
@@ -132,11 +132,6 @@ def exhausted(error: BaseException) -> bool:
         or refused
         or (from_xla and ("RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()))
     )
-
-
-def reason(error: BaseException) -> str:
-    """First line of what the system says, of bounded length."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def device_bytes() -> int | None:

@@ -75,10 +75,12 @@ class Rehearse:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Classify the test images again with every stored checkpoint, and compare with the stored results."""
+    """Classify the test images again with every stored state, and compare with the stored results."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder."""
+    quiet: bool = False
+    """No progress on the terminal."""
     json: bool = False
     """Print the results as JSON instead of a table."""
 

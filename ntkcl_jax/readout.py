@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines.frozen import top_classes, with_constant
-from ntkcl_jax.data import Batch
+from ntkcl_jax.data import Batch, Scenario
 from ntkcl_jax.hosts import fetch
 from ntkcl_jax.metrics import TaskEvaluation
 from ntkcl_jax.nn.model import Classifier, Frozen, Network, Tree
@@ -150,6 +150,13 @@ class RidgeHead:
         features, _ = network_features(network, adaptation, frozen, batches)
         return self.expand(features) @ self.classifier.weights()
 
+    def evaluate(self, setup: Setup, scenario: Scenario, task: int, adaptation: Tree, frozen: Frozen) -> TaskEvaluation:
+        """Classify the test images of all classes seen by the end of a task, the last one learnt."""
+        labels, offsets = scenario.relabel(setup.source.test.labels), scenario.offsets[: task + 2]
+        seen = np.flatnonzero(labels < offsets[-1])
+        scores = self.scores(setup.network, adaptation, frozen, setup.views("test", seen, labels[seen]))
+        return top_classes(scores[:, : offsets[-1]], labels[seen], offsets)
+
 
 def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
     """Classify with a ridge on random ReLU features of the hybrid features, task after task.
@@ -166,20 +173,16 @@ def ridge_readout(run: SeedRun) -> Iterator[TaskEvaluation]:
         RunFolderError: a task isn't finished, or a checkpoint is damaged.
     """
     setup, scenario, folder = run.setup, run.scenario, run.folder
-    test_labels = scenario.relabel(setup.source.test.labels)
     width, views = setup.config.readout.random_features, setup.config.readout.views
     empty = RidgeClassifier.empty(width + 1, scenario.num_classes)
     head = RidgeHead.stored(folder, run.seed, scenario.num_tasks, empty) or RidgeHead(empty, run.seed)
     yield from head.evaluations
     for task in range(len(head.evaluations), scenario.num_tasks):
         state = run.restored(checkpoint.load(folder.task(run.seed, task, "after"), run.like)[0])
-        network, offsets = (setup.network, state.adaptation, state.frozen), scenario.offsets[: task + 2]
         members = run.members(task)
-        features = view_features(setup, *network[1:], members, run.seed, task, views)
+        features = view_features(setup, state.adaptation, state.frozen, members, run.seed, task, views)
         head = replace(head, classifier=learn(head.classifier, features, run.labels[members], head.expand))
-        seen = np.flatnonzero(test_labels < offsets[-1])
-        scores = head.scores(*network, setup.views("test", seen, test_labels[seen]))
-        evaluation = top_classes(scores[:, : offsets[-1]], test_labels[seen], offsets)
+        evaluation = head.evaluate(setup, scenario, task, state.adaptation, state.frozen)
         head = replace(head, evaluations=(*head.evaluations, evaluation))
         head.store(folder)
         yield evaluation

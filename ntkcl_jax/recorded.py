@@ -1,9 +1,8 @@
-"""A run read back: the states of every task, as functions and arrays, for analysis and evaluation."""
+"""A run read back: the states of every task, as functions and arrays."""
 
 import functools
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,11 +20,9 @@ from ntkcl_jax.data.prepared import checked_positions
 from ntkcl_jax.errors import ConfigError, RunFolderError
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.methodrun import task_name
-from ntkcl_jax.metrics import summarise
 from ntkcl_jax.nn.model import Frozen, Network, Tree
-from ntkcl_jax.run import assemble
 from ntkcl_jax.runfolder import RunFolder, check_same_run
-from ntkcl_jax.setup import Setup, Side, evaluate, initial_state, set_up
+from ntkcl_jax.setup import Setup, Side, initial_state, set_up
 
 
 @dataclass(frozen=True)
@@ -259,33 +256,3 @@ def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = 
     if method != "ntkcl":
         opened.check_method()
     return opened
-
-
-def evaluate_run(run: str | Path, *, arrays: Arrays | None = None) -> tuple[dict[str, Any], bool]:
-    """Classify the test images again with every stored checkpoint of every method.
-
-    Args:
-        run: the run folder.
-        arrays: the images again, when the run had `data.source="arrays"`.
-
-    Returns:
-        Results of the finished tasks in the form of `results.json` (methods with checkpoints only), and whether they
-        equal the stored ones.
-
-    Raises:
-        RunFolderError: no run there, or no finished task.
-    """
-    opened = load_run(run, arrays=arrays)
-    setup, stored = opened.setup, opened.results.get("seeds", {})
-    seeds: dict[str, dict[str, Any]] = {}
-    same = True
-    for seed, method in itertools.product(opened.seeds, opened.methods):
-        one = replace(opened, method=method)
-        tasks = (one.task(t, seed) for t in range(one.tasks_done(seed)))
-        found = [evaluate(setup, one.network, setup.scenarios[seed], t.task, t.after, t.frozen)[0] for t in tasks]
-        if found:
-            made = seeds.setdefault(str(seed), {})[method] = summarise(found)
-            same &= stored.get(str(seed), {}).get(method, made) == made
-    if not seeds:
-        raise RunFolderError(f"{opened.path} has no finished task of a method with checkpoints yet; train first")
-    return assemble(setup, seeds), same

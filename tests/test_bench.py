@@ -51,7 +51,7 @@ def test_a_figure_in_the_document_changes_with_its_file(tmp_path: Path) -> None:
     table.main(words)
     first = page.read_text()
     assert "| 3 | 2 | 1.50 | 12 | 12 |" in first and "old" not in first and first.endswith("<!-- end -->\nEnd.\n")
-    assert "| CPU, ViT-B/16: 1.2 times PyTorch's step | 1.50 times (training_step-base" in first
+    assert "| CPU, ViT-B/16, float32: 1.2 times PyTorch's step | 1.50 times (training_step-base" in first
     results.write(stored(5.0), tmp_path / "r")
     table.main(words)
     assert page.read_text() == first.replace("| 3 | 2 | 1.50 |", "| 5 | 2 | 2.50 |").replace("1.50 times", "2.50 times")

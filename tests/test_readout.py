@@ -14,6 +14,7 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import eval_batches
 from ntkcl_jax.data.transforms import crop_box, train_transform_host
 from ntkcl_jax.errors import ConfigError, RunFolderError
+from ntkcl_jax.evaluation import evaluate_run
 from ntkcl_jax.readout import METHOD, RidgeHead
 from ntkcl_jax.recorded import RecordedTask, load_run
 from ntkcl_jax.ridge import RIDGES, random_relu
@@ -138,6 +139,20 @@ def test_one_head_is_stored_and_its_size_is_that_of_the_sums(run: Path) -> None:
     shapes = {name: value.shape for name, value in trees["ridge"].items()}
     assert shapes == {"gram": (31, 31), "sums": (31, 7), "losses": (len(RIDGES),)}
     assert meta["images"] == tiny.CLASSES * tiny.PER_CLASS
+
+
+def test_evaluating_again_classifies_with_the_stored_head(run: Path, copy: Path) -> None:
+    stored = json.loads((run / "results.json").read_text())["seeds"]["0"]
+    results, same = evaluate_run(run, arrays=tiny.arrays(), quiet=True)
+    assert same
+    assert results["seeds"]["0"] == {method: stored[method] for method in ("ntkcl", METHOD)}
+    head = RidgeHead.stored(RunFolder(copy), 0, 3)
+    checkpoint.remove(RunFolder(copy).task(0, 2, "after", METHOD))
+    replace(head, classifier=replace(head.classifier, sums=-head.classifier.sums)).store(RunFolder(copy))
+    results, same = evaluate_run(copy, arrays=tiny.arrays(), quiet=True)
+    assert not same
+    found, recorded = (seed[METHOD]["accuracy_after_task"] for seed in (results["seeds"]["0"], stored))
+    assert [a == b for a, b in zip(found, recorded, strict=True)] == [True, True, False]
 
 
 def test_a_stored_head_classifies_each_image_by_itself(run: Path) -> None:

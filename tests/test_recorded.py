@@ -14,8 +14,9 @@ import ntkcl_jax
 from ntkcl_jax import checkpoint, recorded
 from ntkcl_jax.data import ImageSet, prepared
 from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
+from ntkcl_jax.evaluation import evaluate_run
 from ntkcl_jax.nn.model import Network
-from ntkcl_jax.recorded import RecordedRun, RecordedTask, evaluate_run, load_run
+from ntkcl_jax.recorded import RecordedRun, RecordedTask, load_run
 from ntkcl_jax.run import train
 from ntkcl_jax.weights import save_backbone
 from tests import tiny

@@ -16,7 +16,7 @@ from analysis.store import analysis_folder, load_analysis
 from analysis.store.files import read_json
 from analysis.summary import sample_kernel
 from ntkcl_jax import config_json
-from ntkcl_jax.errors import user_path
+from ntkcl_jax.errors import reason, user_path
 from ntkcl_jax.method_config import TUNED_METHODS
 from ntkcl_jax.tables import short_name
 
@@ -150,8 +150,7 @@ def _read(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]
             return None
         value = config_json.read_json(path)
     except (OSError, ValueError) as error:  # ValueError: bad JSON or bad UTF-8
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise StoreError(f"{path} can't be read ({reason}); restore it from a copy, or make it again") from error
+        raise StoreError(f"{path} can't be read ({reason(error)}); restore it from a copy, or make it again") from error
     try:
         check(value)
     except FormError as error:

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 
 from analysis.errors import StoreError
 from analysis.store.spec import OUTPUT_AXES, WHOLE, KernelSpec
+from ntkcl_jax.errors import reason
 
 ZARR = "zarr.json"
 
@@ -94,8 +95,9 @@ class KernelArrays:
             for i, wanted in self._tiles(rows):
                 self._read_row(self.arrays[name], i, wanted, columns, out[wanted.start - rows.start :])
         except (ValueError, OSError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise StoreError(f"{self.folder / folder_of(name)} can't be read ({first}); check the disk") from error
+            raise StoreError(
+                f"{self.folder / folder_of(name)} can't be read ({reason(error)}); check the disk"
+            ) from error
         return out
 
     def _tiles(self, side: slice) -> Iterator[tuple[int, slice]]:

@@ -21,7 +21,7 @@ from analysis.store.files import (
 from analysis.store.spec import KernelSpec, analysis_folder
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
 from ntkcl_jax.config_json import fits
-from ntkcl_jax.errors import user_path
+from ntkcl_jax.errors import reason, user_path
 
 
 class StoredKernel(Readable):
@@ -58,7 +58,7 @@ class StoredKernel(Readable):
         try:
             self.kernel_arrays = KernelArrays(path, self.spec, create=False)
         except ValueError as error:
-            raise damaged(path, f"can't be read ({str(error).splitlines()[0][:200]})") from error
+            raise damaged(path, f"can't be read ({reason(error)})") from error
 
     @property
     def seconds(self) -> float | None:

@@ -28,7 +28,7 @@ from analysis.store.files import (
 )
 from analysis.store.spec import KernelSpec, analysis_folder, place
 from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
-from ntkcl_jax.errors import user_path
+from ntkcl_jax.errors import reason, user_path
 
 SYNC_THREADS = 16
 """A disk takes many requests to flush at once in hardly more time than one."""
@@ -97,7 +97,9 @@ class KernelStore:
             return OpenKernel(final, partial, spec)
         except (StoreError, OSError, ValueError) as error:
             if not fresh:
-                raise error if isinstance(error, StoreError) else damaged(partial, _first_line(error)) from error
+                if isinstance(error, StoreError):
+                    raise
+                raise damaged(partial, f"can't be read ({reason(error)})") from error
             shutil.rmtree(partial, ignore_errors=True)
             raise error if isinstance(error, StoreError) else cannot_write(partial, error) from error
 
@@ -113,10 +115,6 @@ class KernelStore:
             raise StoreError(
                 f"{partial} was begun as another computation: {difference}; repeat that one, or delete the folder"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return f"can't be read ({(str(error).splitlines() or [type(error).__name__])[0][:200]})"
 
 
 class OpenKernel(Readable):

@@ -220,7 +220,7 @@ def goals(found: Results) -> str:
         r["peak"] = reached / (1e12 * H200_TFLOPS)
         r["minutes"] = run_flops(preset("cifar100"), CIFAR100) / reached / 60
     lines = [
-        ("CPU, ViT-B/16: 1.2 times PyTorch's step", _said(float32, fast, "not measured yet")),
+        ("CPU, ViT-B/16, float32: 1.2 times PyTorch's step", _said(float32, fast, "not measured yet")),
         ("H200, bfloat16, ViT-B/16, batch 128: 50 % of the peak", _said(best, "{peak:.0%} ({name})")),
         ("H200: 8 times the release", _said(released, fast)),
         ("H200: 1.3 times the best PyTorch", _said(usual, fast)),

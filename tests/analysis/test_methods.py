@@ -24,8 +24,9 @@ from analysis.session import Session, compute_kernels
 from ntkcl_jax import checkpoint
 from ntkcl_jax.baselines.tuned import SEEN, Held
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.evaluation import evaluate_run
 from ntkcl_jax.progress import Progress
-from ntkcl_jax.recorded import RecordedRun, evaluate_run, load_run
+from ntkcl_jax.recorded import RecordedRun, load_run
 from ntkcl_jax.run import train
 from tests import tiny
 from tests.analysis import reported
