@@ -189,3 +189,28 @@ def test_runs_killed_at_random_moments_end_with_the_same_bits(tmp_path: Path) ->
         assert process.returncode == 0, error
         assert kills
         assert_same(run, tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_programs_kept_on_disk_give_the_same_bits_even_damaged(undisturbed: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "programs"
+    script = f"""
+import sys
+from ntkcl_jax import run
+from tests import tiny
+
+run.train(tiny.config(**{CONFIG!r}), sys.argv[1], arrays=tiny.arrays(), quiet=True)
+"""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    entries: list[list[str]] = []
+    for run in ("fills", "reads", "finds damaged"):
+        command = [sys.executable, "-c", script, str(tmp_path / run)]
+        subprocess.run(command, cwd=ROOT, env=os.environ | kept, timeout=600, check=True)
+        assert_same(tmp_path / run, undisturbed)
+        files = sorted(cache.glob("*-cache"))
+        entries.append([file.name for file in files])
+        if run == "reads":
+            for file in files:
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert len(entries[0]) > 3
+    assert entries[0] == entries[1] == entries[2]

@@ -5,6 +5,7 @@
 optimizer, the checkpoint and the kernel analysis.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
@@ -168,7 +169,7 @@ class Network:
 
     def abstract(self) -> list[tuple[tuple, nnx.Variable]]:
         """Every variable's path, type and shape, without computing any of them."""
-        return list(nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: self.build(jax.random.key(0))))))
+        return list(_skeleton(self)[1])
 
     def init(self, key: Key, backbone: Tree | None = None) -> tuple[Tree, Frozen]:
         """Draw fresh parameters; the mean starts as a copy of the current streams.
@@ -197,9 +198,8 @@ class Network:
     def module(self, adaptation: Tree, frozen: Frozen) -> NTKCL:
         """Put parameters back into the Flax module (cheap; works on tracers)."""
         values = {**adaptation, **frozen.backbone, **frozen.mean, **frozen.prototypes}
-        graph, abstract = nnx.split(nnx.eval_shape(lambda: self.build(jax.random.key(0))))
-        leaves = [(path, v.replace(values[_path(path)])) for path, v in nnx.to_flat_state(abstract)]
-        return nnx.merge(graph, nnx.from_flat_state(leaves))
+        graph, abstract = _skeleton(self)
+        return nnx.merge(graph, nnx.from_flat_state([(path, v.replace(values[_path(path)])) for path, v in abstract]))
 
     def backbone_fn(self, backbone: Tree, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Feature of the untouched backbone (float32) for images with pixels in [0, 1]."""
@@ -236,3 +236,10 @@ class Network:
             return hybrid
         module = self.module(trainable, frozen)
         return module.prototypes(hybrid) if output == "scores" else module.proxy(hybrid)
+
+
+@functools.lru_cache(maxsize=16)
+def _skeleton(network: Network) -> tuple[nnx.GraphDef, nnx.FlatState]:
+    """The module without values, and its variables; asked for at each tracing, and slow to make."""
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: network.build(jax.random.key(0))))
+    return graph, nnx.to_flat_state(abstract)
