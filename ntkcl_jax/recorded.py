@@ -50,13 +50,15 @@ class RecordedTask:
         """The method's network."""
         return self.run.network
 
-    def apply_fn(self, trainable: Tree, frozen: Any, images: jax.Array, output: Any = "scores") -> jax.Array:
+    def apply_fn(
+        self, trainable: Tree, frozen: Any, images: jax.Array | np.ndarray, output: Any = "scores"
+    ) -> jax.Array:
         """Evaluate the network: see `ntkcl_jax.nn.model.Network.apply_fn` or `ntkcl_jax.baselines.tuned.Tuned`.
 
         Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
         `frozen` get the lowest score that there is.
         """
-        return self.network.apply_fn(trainable, frozen, images, output)
+        return self.network.apply_fn(trainable, frozen, jnp.asarray(images), output)
 
     @property
     def labels(self) -> range:

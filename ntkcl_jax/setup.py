@@ -129,7 +129,7 @@ class Setup:
 def set_up(
     config: RunConfig,
     arrays: Arrays | None = None,
-    stored: tuple[Tree | None, str] | None = None,
+    stored: tuple[dict[str, Any] | None, str] | None = None,
     mesh: Mesh | None = None,
 ) -> Setup:
     """Open images and weights and lay out the tasks; writes nothing.

@@ -17,7 +17,7 @@ from analysis.kernels.kinds import Outputs, Precision
 
 Leaves = tuple[tuple[int, ...], ...]
 """Positions of each group's leaves in `jax.tree.leaves(params)`."""
-Rows = tuple[Float[Array, "b r _"], ...] | Factored
+Rows = tuple[Float[Array, "_ _ _"], ...] | Factored
 """Jacobian rows of a tile of examples: per group (b, outputs, parameters), or in factors."""
 AXIS = "examples"
 

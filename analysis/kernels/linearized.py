@@ -8,12 +8,13 @@ computed, and no compiler can rearrange it. (A compensated sum on the device wou
 keeps (a + b) - a as written.)
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from analysis.errors import FunctionError
 from analysis.kernels.batches import Checked, check_all, one_behind, tile_size, tiles
@@ -91,7 +92,9 @@ def pulled(checked: Checked, x: Any, v: Float[np.ndarray, "n k"], size: int) -> 
     return total
 
 
-def pushed(checked: Checked, x: Any, step: list[Float[np.ndarray, "..."]], size: int) -> Float[np.ndarray, "n k"]:
+def pushed(
+    checked: Checked, x: Any, step: Sequence[Float[Array | np.ndarray, "..."]], size: int
+) -> Float[np.ndarray, "n k"]:
     """J(x) δ for a step of one array a leaf."""
     leaves, structure = jax.tree.flatten(checked.params)
     tangents = structure.unflatten([jnp.asarray(part, leaf.dtype) for part, leaf in zip(step, leaves, strict=True)])

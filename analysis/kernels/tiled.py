@@ -21,7 +21,7 @@ from analysis.kernels.kinds import Outputs, Precision
 
 WHOLE = "whole"
 """Name of the sum over all groups."""
-Some = TypeVar("Some", bound=Rows)
+Some = TypeVar("Some")
 
 
 @runtime_checkable

@@ -115,7 +115,7 @@ FORECAST = {
 FORMAT = 1
 
 
-def check_format(value: dict[str, Any], where: str) -> None:
+def check_format(value: Any, where: str) -> None:
     """Refuse another version of a file.
 
     Raises:
@@ -125,7 +125,7 @@ def check_format(value: dict[str, Any], where: str) -> None:
         raise FormError(f"{where}: format is {value['format']}, expected {FORMAT}")
 
 
-def check_config(value: dict[str, Any]) -> None:
+def check_config(value: Any) -> None:
     """Check `config.json`.
 
     Raises:
@@ -140,7 +140,7 @@ def check_config(value: dict[str, Any]) -> None:
             raise FormError(f"config.json.scenarios.{seed}: classes and task sizes don't fit together")
 
 
-def check_results(value: dict[str, Any]) -> None:
+def check_results(value: Any) -> None:
     """Check `results.json`.
 
     Raises:
@@ -175,7 +175,7 @@ def check_rows(matrix: Sequence[Sequence[float | None]], where: str) -> None:
                 raise FormError(f"{where}[{t}][{k}]: expected a fraction from 0 to 1")
 
 
-def check_summary(value: dict[str, Any]) -> None:
+def check_summary(value: Any) -> None:
     """Check `summary.json`.
 
     Raises:
@@ -203,7 +203,7 @@ def check_summary(value: dict[str, Any]) -> None:
                 check_size(group["share"], (count,), f"{where}.groups")
 
 
-def check_gaps(value: dict[str, Any]) -> None:
+def check_gaps(value: Any) -> None:
     """Check `gaps.json`.
 
     Raises:
@@ -226,7 +226,7 @@ def check_gaps(value: dict[str, Any]) -> None:
                 check_size(curve[name], (len(curve["sizes"]),), f"{where}.by_task[{t}].learning_curve.{name}")
 
 
-def check_forecast(value: dict[str, Any], name: str) -> None:
+def check_forecast(value: Any, name: str) -> None:
     """Check `forecast.json` or one for new data.
 
     Raises:

@@ -157,7 +157,7 @@ def check_modes(
         FunctionError: they aren't.
 
     Example:
-        >>> check_modes([2, 1], [1, 0])
+        >>> check_modes(np.array([2.0, 1.0]), np.array([1.0, 0.0]))
         (array([2., 1.]), array([1., 0.]))
     """
     eta = as_eigenvalues(eigenvalues)

@@ -82,7 +82,7 @@ def radius(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], ridge: 
     )
 
 
-def radius_to_end(kernel: Float[np.ndarray, "m m"], alphas: Sequence[Float[np.ndarray, "n k"]]) -> RadiusToEnd:
+def radius_to_end(kernel: Float[np.ndarray, "m m"], alphas: Sequence[Float[np.ndarray, "_ k"]]) -> RadiusToEnd:
     """How far task t and all later ones moved the parameters together, where the Jacobian is frozen (linear in them).
 
     B_{t:T}² = Σ_{k,l ≥ t} α_kᵀ Φ(X_k, X_l) α_l (theory.md section 1.4), through the modes of the joint kernel.
@@ -105,7 +105,7 @@ def radius_to_end(kernel: Float[np.ndarray, "m m"], alphas: Sequence[Float[np.nd
     stacked = [as_matrix("a task's dual coefficients", alpha).ravel() for alpha in alphas]
     matrix = as_matrix("the joint kernel", kernel)
     edges = np.cumsum([0, *map(len, stacked)])
-    check_shape("the joint kernel", matrix, (edges[-1], edges[-1]))
+    check_shape("the joint kernel", matrix, (int(edges[-1]), int(edges[-1])))
     tasks = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
     own = [_length(modes(matrix[task, task]), alpha) for task, alpha in zip(tasks, stacked, strict=True)]
     return RadiusToEnd(exact=_length(modes(matrix), np.concatenate(stacked)), triangle=sum(own))

@@ -169,7 +169,7 @@ class Network:
 
     def abstract(self) -> list[tuple[tuple, nnx.Variable]]:
         """Every variable's path, type and shape, without computing any of them."""
-        return list(_skeleton(self)[1])
+        return _skeleton(self)[1]
 
     def init(self, key: Key, backbone: Tree | None = None) -> tuple[Tree, Frozen]:
         """Draw fresh parameters; the mean starts as a copy of the current streams.
@@ -239,7 +239,7 @@ class Network:
 
 
 @functools.lru_cache(maxsize=16)
-def _skeleton(network: Network) -> tuple[nnx.GraphDef, nnx.FlatState]:
+def _skeleton(network: Network) -> tuple[nnx.GraphDef, list[tuple[tuple, nnx.Variable]]]:
     """The module without values, and its variables; asked for at each tracing, and slow to make."""
     graph, abstract = nnx.split(nnx.eval_shape(lambda: network.build(jax.random.key(0))))
-    return graph, nnx.to_flat_state(abstract)
+    return graph, list(nnx.to_flat_state(abstract))

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -69,7 +70,7 @@ def twin(records: Records) -> dict[str, Any]:
 
 def _values(records: Records, checkpoint: int, pixels: np.ndarray) -> np.ndarray:
     fn, params = centred_scores(records, 0, checkpoint)
-    return np.asarray(fn(params, pixels), np.float64)
+    return np.asarray(fn(params, jnp.asarray(pixels)), np.float64)
 
 
 @pytest.mark.parametrize("learner", ["outputs", "network"])
