@@ -58,7 +58,7 @@ def _evaluations(opened: RecordedRun, seed: int, method: str, progress: Progress
         tasks = one.tasks_done(seed)
         with progress.stage(name, total=tasks) as stage:
             for state in (one.task(task, seed) for task in range(tasks)):
-                found += evaluate(setup, one.network, scenario, state.task, state.after, state.frozen)[:1]
+                found.append(evaluate(setup, one.network, scenario, state.task, state.after, state.frozen)[0])
                 stage.advance()
     head = RidgeHead.stored(RunFolder(opened.path), seed, opened.num_tasks) if method == READOUT else None
     if head is not None:

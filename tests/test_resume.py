@@ -205,8 +205,11 @@ run.train(tiny.config(**{CONFIG!r}), sys.argv[1], arrays=tiny.arrays(), quiet=Tr
     entries: list[list[str]] = []
     for run in ("fills", "reads", "finds damaged"):
         command = [sys.executable, "-c", script, str(tmp_path / run)]
-        subprocess.run(command, cwd=ROOT, env=os.environ | kept, timeout=600, check=True)
+        done = subprocess.run(
+            command, cwd=ROOT, env=os.environ | kept, timeout=600, stderr=subprocess.PIPE, text=True, check=True
+        )
         assert_same(tmp_path / run, undisturbed)
+        assert ("Error reading persistent compilation cache" in done.stderr) == (run == "finds damaged")
         files = sorted(cache.glob("*-cache"))
         entries.append([file.name for file in files])
         if run == "reads":

@@ -169,7 +169,7 @@ class Network:
 
     def abstract(self) -> list[tuple[tuple, nnx.Variable]]:
         """Every variable's path, type and shape, without computing any of them."""
-        return _skeleton(self)[1]
+        return list(_skeleton(self)[1])
 
     def init(self, key: Key, backbone: Tree | None = None) -> tuple[Tree, Frozen]:
         """Draw fresh parameters; the mean starts as a copy of the current streams.

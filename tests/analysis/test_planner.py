@@ -107,8 +107,9 @@ def test_features_need_a_function_of_features_and_head():
 
 @pytest.mark.parametrize("bad", [{"tile": 0}, {"way": "magic"}, {"outputs": "half"}])
 def test_requests_that_mean_nothing_are_refused(bad):
-    with pytest.raises((PlanError, TypeCheckError), match=r"(?i)expected"):  # the latter under --shape-checks
+    with pytest.raises((PlanError, TypeCheckError)) as caught:  # the latter under --shape-checks
         at(10**9, **bad)
+    assert caught.type is TypeCheckError or "expected" in str(caught.value)
 
 
 def test_devices_divide_the_work_and_the_rows():
