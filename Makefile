@@ -7,7 +7,7 @@ VERSION := $(or $(shell $(PYTHON) -c 'import sys; print("%d%d" % sys.version_inf
 PINS := requirements/py$(VERSION).txt
 READY := .venv/ready-py$(VERSION)
 BIN := .venv/bin
-MAX_LINES := 300
+MAX_LINES := 500
 
 # Some environments switch byte code off; every import of JAX would then take three times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -33,10 +33,10 @@ test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export OPENBLAS_NUM_THREADS = 1
 
 test: $(READY) ## run the tests and the examples in docstrings, without the slow ones
-	$(BIN)/pytest -n 2 -m "not slow and not browser" $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
 
 test-slow: $(READY) ## run only the slow tests
-	$(BIN)/pytest -n 2 -m slow $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m slow $(ARGS)
 
 test-browser: $(READY) ## open the report in headless Chromium, which must be installed
 	$(BIN)/pytest -m browser $(ARGS)

@@ -17,32 +17,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.forecast import compute_forecast
-    from analysis.gaps import compute_gaps
     from analysis.kernels.composite import composite
     from analysis.kernels.empirical import empirical_ntk
     from analysis.kernels.linearized import Linearized
     from analysis.kernels.products import ntk_vector_product
     from analysis.kernels.sketch import sketched_ntk
-    from analysis.records import open_run
+    from analysis.records.checkpoints import open_run
     from analysis.report import write_report
-    from analysis.request import ForecastRequest, GapsRequest, Request
-    from analysis.session import compute_kernels
     from analysis.store import load_analysis
+    from analysis.studies.forecast import compute_forecast
+    from analysis.studies.gaps import compute_gaps
+    from analysis.studies.kernels import compute_kernels
+    from analysis.studies.request import ForecastRequest, GapsRequest, Request
 
 _HOMES = {
-    "ForecastRequest": "analysis.request",
-    "GapsRequest": "analysis.request",
+    "ForecastRequest": "analysis.studies.request",
+    "GapsRequest": "analysis.studies.request",
     "Linearized": "analysis.kernels.linearized",
-    "Request": "analysis.request",
+    "Request": "analysis.studies.request",
     "composite": "analysis.kernels.composite",
-    "compute_forecast": "analysis.forecast",
-    "compute_gaps": "analysis.gaps",
-    "compute_kernels": "analysis.session",
+    "compute_forecast": "analysis.studies.forecast",
+    "compute_gaps": "analysis.studies.gaps",
+    "compute_kernels": "analysis.studies.kernels",
     "empirical_ntk": "analysis.kernels.empirical",
     "load_analysis": "analysis.store",
     "ntk_vector_product": "analysis.kernels.products",
-    "open_run": "analysis.records",
+    "open_run": "analysis.records.checkpoints",
     "sketched_ntk": "analysis.kernels.sketch",
     "write_report": "analysis.report",
 }

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from analysis.errors import AnalysisError, PlanError
-from ntkcl_jax.console import Program
+from ntkcl_jax.devices.memory import exhausted
 from ntkcl_jax.errors import NtkclError, reason
-from ntkcl_jax.memory import exhausted
+from ntkcl_jax.terminal.console import Program
 
 USAGE = """usage: ntk-analysis COMMAND ...
 
@@ -24,10 +24,10 @@ Each command explains itself: ntk-analysis COMMAND --help. A mistake that you ca
 def kernels(args: list[str]) -> None:
     """Compute kernels."""
     from analysis.options import Kernels
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Kernels, "ntk-analysis kernels", args)
-    from analysis.session import compute_kernels, dry_run
+    from analysis.studies.kernels import compute_kernels, dry_run
 
     if options.dry_run:
         print("\n".join(dry_run(options.run, options.request)))
@@ -64,10 +64,10 @@ def smaller_tile(error: Exception, tile: int | None) -> PlanError:
 def gaps(args: list[str]) -> None:
     """Compute generalization gaps."""
     from analysis.options import Gaps
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Gaps, "ntk-analysis gaps", args)
-    from analysis.gaps import compute_gaps, gaps_table
+    from analysis.studies.gaps import compute_gaps, gaps_table
 
     made = compute_gaps(options.run, options.request, quiet=options.quiet or options.json)
     path = options.run / "analysis" / "gaps.json"
@@ -77,10 +77,10 @@ def gaps(args: list[str]) -> None:
 def forecast(args: list[str]) -> None:
     """Forecast forgetting."""
     from analysis.options import Forecast
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Forecast, "ntk-analysis forecast", args)
-    from analysis.forecast import compute_forecast, forecast_file, told
+    from analysis.studies.forecast import compute_forecast, forecast_file, told
 
     made = compute_forecast(options.run, options.request, quiet=options.quiet or options.json)
     file = forecast_file(options.run, options.request)
@@ -90,7 +90,7 @@ def forecast(args: list[str]) -> None:
 def report(args: list[str]) -> None:
     """Write the report."""
     from analysis.options import Report
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Report, "ntk-analysis report", args)
     from analysis.report import write_report

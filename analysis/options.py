@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from analysis.request import ForecastRequest, GapsRequest, Request
+from analysis.studies.request import ForecastRequest, GapsRequest, Request
 
 
 @dataclass(frozen=True)

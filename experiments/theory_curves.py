@@ -29,8 +29,8 @@ from analysis.theory.learning_curves import population_modes
 from analysis.theory.modes import modes
 from analysis.theory.subsets import SubsetErrors, subset_gcv, subset_leave_one_out, subset_rest_errors
 from analysis.theory.sweeps import sample_size_sweep
-from experiments.cells import markdown
-from ntkcl_jax.drawing import COLOURS, GREY, save, style
+from experiments.sweep.cells import markdown
+from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
 FRACTIONS = (1e-4, 1e-2, 1.0)
 SEED = 0
@@ -241,7 +241,7 @@ def main() -> None:
     if options.figure_only:
         cases = json.loads(file.read_text())["cases"]
     else:
-        from ntkcl_jax.runfolder import provenance
+        from ntkcl_jax.runs.folder import provenance
 
         start, facts, cases = time.perf_counter(), provenance(), []
         for name, data in datasets().items():

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntkcl_jax.config import RunConfig
+    from ntkcl_jax.config.devices import MeshConfig
+    from ntkcl_jax.config.presets import preset, with_variants
     from ntkcl_jax.data import Arrays
-    from ntkcl_jax.device_config import MeshConfig
-    from ntkcl_jax.presets import preset, with_variants
-    from ntkcl_jax.recorded import load_run
-    from ntkcl_jax.run import train
+    from ntkcl_jax.runs.recorded import load_run
+    from ntkcl_jax.training.run import train
 
 _HOMES = {
     "Arrays": "ntkcl_jax.data",
-    "MeshConfig": "ntkcl_jax.device_config",
+    "MeshConfig": "ntkcl_jax.config.devices",
     "RunConfig": "ntkcl_jax.config",
-    "load_run": "ntkcl_jax.recorded",
-    "preset": "ntkcl_jax.presets",
-    "train": "ntkcl_jax.run",
-    "with_variants": "ntkcl_jax.presets",
+    "load_run": "ntkcl_jax.runs.recorded",
+    "preset": "ntkcl_jax.config.presets",
+    "train": "ntkcl_jax.training.run",
+    "with_variants": "ntkcl_jax.config.presets",
 }
 __all__ = ["Arrays", "MeshConfig", "RunConfig", "load_run", "preset", "train", "with_variants"]
 

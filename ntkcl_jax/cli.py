@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from ntkcl_jax.console import Program
 from ntkcl_jax.errors import ConfigError, NtkclError
+from ntkcl_jax.terminal.console import Program
 
 USAGE = """usage: ntkcl COMMAND ...
 
@@ -26,12 +26,12 @@ Each command explains itself: ntkcl COMMAND --help. A mistake that you can mend 
 
 def demo(args: list[str]) -> None:
     """Run the demonstration: NTK-CL beside frozen prototypes and sequential fine-tuning."""
-    from ntkcl_jax.device_config import MeshConfig
-    from ntkcl_jax.options import Demo
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.config.devices import MeshConfig
+    from ntkcl_jax.terminal.options import Demo
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Demo, "ntkcl demo", args)
-    from ntkcl_jax.presets import preset
+    from ntkcl_jax.config.presets import preset
 
     config = preset("digits", seeds=options.seeds, methods=("ntkcl", "prototypes", "sequential"))
     _train(config, options, MeshConfig(data=1))  # it is too small to share
@@ -39,7 +39,7 @@ def demo(args: list[str]) -> None:
 
 def train(args: list[str]) -> None:
     """Train a preset, with any field overridden."""
-    from ntkcl_jax.presets import PRESETS, preset
+    from ntkcl_jax.config.presets import PRESETS, preset
 
     if args[:1] in (["-h"], ["--help"]):
         print("usage: ntkcl train PRESET --run-dir RUN [options]\n")
@@ -53,21 +53,21 @@ def train(args: list[str]) -> None:
     if "--rehearse" in args[1:]:
         _rehearse(args[0], config, [word for word in args[1:] if word != "--rehearse"])
         return
-    from ntkcl_jax.options import parse_train
+    from ntkcl_jax.terminal.options import parse_train
 
     options = parse_train(args[0], config, args[1:])
-    from ntkcl_jax.hosts import together
+    from ntkcl_jax.devices.hosts import together
 
     with together(options.hosts):
         _train(options.config, options, options.mesh)
 
 
 def _rehearse(name: str, config: Any, args: list[str]) -> None:
-    from ntkcl_jax.options import parse_rehearse
+    from ntkcl_jax.terminal.options import parse_rehearse
 
     options = parse_rehearse(name, config, args)
-    from ntkcl_jax.rehearsal.play import rehearse
-    from ntkcl_jax.rehearsal.report import report
+    from ntkcl_jax.training.rehearsal.play import rehearse
+    from ntkcl_jax.training.rehearsal.report import report
 
     found = rehearse(
         options.config,
@@ -81,16 +81,16 @@ def _rehearse(name: str, config: Any, args: list[str]) -> None:
 
 
 def _train(config: Any, options: Any, mesh: Any) -> None:
-    from ntkcl_jax.hosts import first
-    from ntkcl_jax.memory import explained
-    from ntkcl_jax.run import train
+    from ntkcl_jax.devices.hosts import first
+    from ntkcl_jax.devices.memory import explained
+    from ntkcl_jax.training.run import train
 
     quiet = options.quiet or options.json
     with explained(config):
         results = train(config, options.run_dir, resume=options.resume, quiet=quiet, mesh=mesh)
     if not first():
         return
-    from ntkcl_jax.pictures import draw_run
+    from ntkcl_jax.plots.run import draw_run
 
     pictures = draw_run(options.run_dir)
     _show(results, options.json)
@@ -102,11 +102,11 @@ def _train(config: Any, options: Any, mesh: Any) -> None:
 
 def evaluate(args: list[str]) -> None:
     """Classify again with the checkpoints of a run."""
-    from ntkcl_jax.options import Evaluate
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.options import Evaluate
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Evaluate, "ntkcl evaluate", args)
-    from ntkcl_jax.evaluation import evaluate_run
+    from ntkcl_jax.training.evaluate import evaluate_run
 
     results, same = evaluate_run(options.run, quiet=options.quiet or options.json)
     _show(results, options.json)
@@ -118,13 +118,13 @@ def evaluate(args: list[str]) -> None:
 
 def verify(args: list[str]) -> int:
     """Check weights, images, split and transforms; returns the exit code."""
-    from ntkcl_jax.options import Verify
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.options import Verify
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Verify, "ntkcl verify", args)
-    from ntkcl_jax.progress import Progress
-    from ntkcl_jax.verify import verify
-    from ntkcl_jax.verify_report import asked, report
+    from ntkcl_jax.terminal.progress import Progress
+    from ntkcl_jax.training.verify import verify
+    from ntkcl_jax.training.verify_report import asked, report
 
     config, backbone, notes, expected = asked(options)
     with Progress(options.quiet or options.json) as progress:
@@ -144,26 +144,27 @@ def verify(args: list[str]) -> int:
 
 def presets(args: list[str]) -> None:
     """List the presets, or tell about one."""
-    from ntkcl_jax.options import Presets
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.options import Presets
+    from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Presets, "ntkcl presets", args)
     if options.preset:
-        from ntkcl_jax.presets import header, preset
+        from ntkcl_jax.config.presets import preset
+        from ntkcl_jax.terminal.preset_card import header
 
         config = preset(options.preset)
         if not options.json:
             print(header(options.preset), end="")
             return
-        from ntkcl_jax.config_json import to_json
+        from ntkcl_jax.config.codec import to_json
 
         print(json.dumps(to_json(config), indent=1))
         return
     if not options.json:
         print(_preset_lines())
         return
-    from ntkcl_jax.config_json import to_json
-    from ntkcl_jax.presets import PRESETS
+    from ntkcl_jax.config.codec import to_json
+    from ntkcl_jax.config.presets import PRESETS
 
     print(json.dumps({name: to_json(p.make()) for name, p in PRESETS.items()}, indent=1))
 
@@ -174,8 +175,8 @@ def weights(args: list[str]) -> None:
         print("usage: ntkcl weights show FILE\n       ntkcl weights convert IN OUT.safetensors [options]\n")
         print("Both explain themselves, e.g. ntkcl weights convert --help")
         return
-    from ntkcl_jax.options import ConvertWeights, ShowWeights
-    from ntkcl_jax.parsing import parse
+    from ntkcl_jax.terminal.options import ConvertWeights, ShowWeights
+    from ntkcl_jax.terminal.parsing import parse
 
     match args[:1]:
         case ["show"]:
@@ -195,7 +196,7 @@ def weights(args: list[str]) -> None:
 
 
 def _preset_lines() -> str:
-    from ntkcl_jax.presets import PRESETS
+    from ntkcl_jax.config.presets import PRESETS
 
     return "\n".join(f"  {name:<18} {preset.about}" for name, preset in PRESETS.items())
 
@@ -205,15 +206,15 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(results))
         return
-    from ntkcl_jax.tables import accuracy_table
+    from ntkcl_jax.terminal.tables import accuracy_table
 
     print("\n" + accuracy_table(results), end="")
 
 
 def _among_others() -> bool:
-    if "ntkcl_jax.hosts" not in sys.modules:
+    if "ntkcl_jax.devices.hosts" not in sys.modules:
         return False
-    from ntkcl_jax.hosts import several
+    from ntkcl_jax.devices.hosts import several
 
     return several()
 

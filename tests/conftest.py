@@ -31,7 +31,7 @@ def shape_checker(function: Callable) -> Callable:
     from beartype import BeartypeConf, beartype
     from beartype.roar import BeartypeDecorHintPep673Exception
 
-    if function.__module__ == "ntkcl_jax.options" or function.__qualname__.startswith("Factored."):
+    if function.__module__ == "ntkcl_jax.terminal.options" or function.__qualname__.startswith("Factored."):
         return function  # tyro and JAX fill these classes with marks that stand for values
     try:
         return beartype(conf=BeartypeConf(is_pep484_tower=True))(function)  # an int will do for a float

@@ -17,13 +17,13 @@ import numpy as np
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import NtkclError
-from ntkcl_jax.learner import LearnerState, finish_task, old_prototype_rows
-from ntkcl_jax.nn.heads import unit
-from ntkcl_jax.objective import TERMS, OldRows, orthogonality_basis
-from ntkcl_jax.steps import TaskArrays, learning_rate, make_optimizer
-from tests.golden_evidence import evaluate, feature_gradients, forward, step_and_evidence
-from tests.golden_fixture import Errors, Fixture, FixtureError
-from tests.golden_units import replay_units
+from ntkcl_jax.methods.ntkcl import LearnerState, finish_task, old_prototype_rows
+from ntkcl_jax.methods.ntkcl_objective import TERMS, OldRows, orthogonality_basis
+from ntkcl_jax.models.heads import unit
+from ntkcl_jax.training.step import TaskArrays, learning_rate, make_optimizer
+from tests.golden.evidence import evaluate, feature_gradients, forward, step_and_evidence
+from tests.golden.fixture import Errors, Fixture, FixtureError
+from tests.golden.units import replay_units
 
 THEIR_TERMS = ("ce_channel", "ce_patch", "ce_mixed", "mi_loss", "orthogonal_loss", "reg_loss")
 THEIR_FEATURES = ("channel_x", "patch_x", "mixed_x")

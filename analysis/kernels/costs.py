@@ -2,7 +2,7 @@
 
 Memory is what XLA calls temporary plus output memory: everything but the arguments. The program is walked through in
 its own order, adding up what is alive. That needs to know which values XLA writes to memory at all, and this is the
-model, calibrated against XLA's memory analysis (tests/analysis/test_costs.py):
+model, calibrated against XLA's memory analysis (tests/unit/analysis/kernels/test_costs.py):
 
 - results of products, convolutions, reductions, joins, gathers and loops are written, and so are products' operands;
 - anything else is computed inside of the one value that needs it, and written if two different ones need it;

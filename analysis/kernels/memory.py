@@ -2,7 +2,7 @@
 
 import jax
 
-from ntkcl_jax.machine import host_memory
+from ntkcl_jax.devices.host_memory import host_memory
 
 SHARE = 0.8
 """Part of the free memory that is planned with: compilers, other processes and fragments take the rest."""

@@ -24,7 +24,7 @@ from analysis.kernels.jacobian import held_rows, lean_options
 from analysis.kernels.kinds import Outputs, Precision
 from analysis.kernels.memo import remembered
 from analysis.kernels.tiled import Grid, kernel_shape, strips
-from ntkcl_jax.machine import host_memory
+from ntkcl_jax.devices.host_memory import host_memory
 
 BUSY_ROWS = 40
 """Rows b·k of a tile below which time is lost: one core, demo model, k = 10: products of 10, 20, 40, 80, 160, 320 rows

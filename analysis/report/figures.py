@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures import (
+from analysis.plots.kernels import (
     checkpoint_name,
     line_panel,
     ratio_panel,
@@ -15,8 +15,8 @@ from analysis.figures import (
     spectrum_panel,
 )
 from analysis.report.reading import TaskKernel
-from ntkcl_jax.drawing import COLOURS, style
-from ntkcl_jax.figures import label
+from ntkcl_jax.plots.accuracy import label
+from ntkcl_jax.plots.style import COLOURS, style
 
 SIZE = (4.6, 3.5)
 """Inches: 10-point text is then about 10 pixels high on a phone."""

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from analysis.errors import StoreError
 from analysis.store.files import cannot_write
-from ntkcl_jax.checkpoint import PARTIAL
-from ntkcl_jax.drawing import style
+from ntkcl_jax.plots.style import style
+from ntkcl_jax.runs.checkpoint import PARTIAL
 
 DPI = 150
 

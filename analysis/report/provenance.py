@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.report.reading import RunFiles
 from analysis.store import code_version_json
-from ntkcl_jax.logs import plain_text
+from ntkcl_jax.terminal.progress import plain_text
 
 LONGEST = 500
 """Characters of a command line or a list that are shown."""

@@ -14,11 +14,11 @@ from analysis.report import schema
 from analysis.report.forms import FormError
 from analysis.store import analysis_folder, load_analysis
 from analysis.store.files import read_json
-from analysis.summary import sample_kernel
-from ntkcl_jax import config_json
+from analysis.studies.summary import sample_kernel
+from ntkcl_jax.config import codec as config_json
+from ntkcl_jax.config.methods import TUNED_METHODS
 from ntkcl_jax.errors import reason, user_path
-from ntkcl_jax.method_config import TUNED_METHODS
-from ntkcl_jax.tables import short_name
+from ntkcl_jax.terminal.tables import short_name
 
 PREFERRED = ("trace", "full", "diagonal", "pseudo")
 """Which of several stored kernels is shown."""

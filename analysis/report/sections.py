@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from analysis.figures import checkpoint_name
+from analysis.plots.kernels import checkpoint_name
 from analysis.report import figures, tables, theory_figures, words
 from analysis.report.facts import method_curves
 from analysis.report.reading import RunFiles, clean, known
 from analysis.report.tables import Table
 from analysis.report.verdict import methods_says
-from ntkcl_jax.figures import accuracy_curves, accuracy_matrix_figure
+from ntkcl_jax.plots.accuracy import accuracy_curves, accuracy_matrix_figure
 
 PANELS = 6
 """Figures of one kind that are shown: more are thinned evenly, first and last kept."""

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from analysis.figures import task_colour
+from analysis.plots.kernels import task_colour
 from analysis.report.figures import FEW, legend_below, new_figure
 from analysis.report.reading import floats, known
-from ntkcl_jax.drawing import COLOURS, GREY, style
-from ntkcl_jax.figures import label
+from ntkcl_jax.plots.accuracy import label
+from ntkcl_jax.plots.style import COLOURS, GREY, style
 
 CURVES = {
     "finite_population": ("finite population", "-", COLOURS[0]),

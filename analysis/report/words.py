@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figures import checkpoint_name
+from analysis.plots.kernels import checkpoint_name
 from analysis.report.facts import (
     CLIP,
     forecast_facts,

@@ -10,8 +10,8 @@ from typing import Any
 from analysis.errors import StoreError
 from analysis.store.arrays import ZARR, chunk_files, folder_of
 from analysis.store.spec import KernelSpec
-from ntkcl_jax import config_json
-from ntkcl_jax.checkpoint import PARTIAL, write_error
+from ntkcl_jax.config import codec as config_json
+from ntkcl_jax.runs.checkpoint import PARTIAL, write_error
 from ntkcl_jax.weights import file_sha256
 
 KERNEL = "kernel.json"

@@ -19,9 +19,9 @@ from analysis.store.files import (
     sha256,
 )
 from analysis.store.spec import KernelSpec, analysis_folder
-from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
-from ntkcl_jax.config_json import fits
+from ntkcl_jax.config.codec import fits
 from ntkcl_jax.errors import reason, user_path
+from ntkcl_jax.runs.checkpoint import MANIFEST, PARTIAL
 
 
 class StoredKernel(Readable):

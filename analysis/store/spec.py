@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import StoreError
-from ntkcl_jax.config_json import fits
-from ntkcl_jax.runfolder import first_difference, provenance
+from ntkcl_jax.config.codec import fits
+from ntkcl_jax.runs.folder import first_difference, provenance
 
 WHOLE = "whole"
 """Name of the array that is no group's part."""

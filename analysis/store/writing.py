@@ -27,8 +27,8 @@ from analysis.store.files import (
     write_json,
 )
 from analysis.store.spec import KernelSpec, analysis_folder, place
-from ntkcl_jax.checkpoint import MANIFEST, PARTIAL
 from ntkcl_jax.errors import reason, user_path
+from ntkcl_jax.runs.checkpoint import MANIFEST, PARTIAL
 
 SYNC_THREADS = 16
 """A disk takes many requests to flush at once in hardly more time than one."""

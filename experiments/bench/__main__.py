@@ -14,7 +14,7 @@ import importlib
 import sys
 
 from experiments.bench.process import PLAIN_MEMORY
-from ntkcl_jax.machine import keep_freed_memory
+from ntkcl_jax.devices.host_memory import keep_freed_memory
 
 COMMANDS = {
     "steps": "steps",

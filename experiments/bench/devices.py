@@ -17,9 +17,9 @@ import numpy as np
 
 from experiments.bench.ours import middle
 from experiments.bench.sizes import model
-from ntkcl_jax.device_config import MeshConfig
-from ntkcl_jax.mesh import copied, make_mesh, split_rows, whole
-from ntkcl_jax.steps import train_step
+from ntkcl_jax.config.devices import MeshConfig
+from ntkcl_jax.devices.mesh import copied, make_mesh, split_rows, whole
+from ntkcl_jax.training.step import train_step
 
 WIDTHS = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
 """Bytes of a number, as XLA writes its type."""

@@ -21,10 +21,10 @@ from analysis.kernels.problem import MOST_ROWS_ELSEWHERE
 from experiments.bench.estimate_check import check
 from experiments.bench.kernels import model
 from experiments.bench.results import FOLDER, result, write
-from ntkcl_jax import memory
 from ntkcl_jax.config import BACKBONES, ComputeConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
-from ntkcl_jax.costs import Stream, evaluation_flops, run_flops, task_sizes, training_flops
-from ntkcl_jax.peaks import peak_tflops
+from ntkcl_jax.devices import memory
+from ntkcl_jax.devices.flops import Stream, evaluation_flops, run_flops, task_sizes, training_flops
+from ntkcl_jax.devices.peaks import peak_tflops
 
 FLOAT32 = 4
 PIXEL_BYTES = 3

@@ -19,8 +19,8 @@ from experiments.bench.machine import matrix_rate
 from experiments.bench.results import result
 from experiments.bench.sizes import model
 from experiments.bench.stream import MadeStream, measured_task, opened
-from ntkcl_jax import memory
 from ntkcl_jax.config import BackboneConfig
+from ntkcl_jax.devices import memory
 
 CLASSES_PER_TASK = 10
 SMALL = BackboneConfig(image_size=16, patch_size=4, dim=64, depth=3, heads=2)
@@ -48,7 +48,7 @@ def check(classes: int, tasks: list[int]) -> Iterator[dict[str, Any]]:
     first, last = points[0], points[-1]
     yield result(
         "estimate-check-checkpoint", last["checkpoint_bytes"], estimated, "bytes", device, **about,
-        other_is="ntkcl_jax.memory.checkpoint_bytes",
+        other_is="ntkcl_jax.devices.memory.checkpoint_bytes",
     )  # fmt: skip
     yield result(
         "estimate-check-task", last["constant"], first["constant"], "s per task without its test images", device,

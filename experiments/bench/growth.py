@@ -26,8 +26,8 @@ from experiments.bench.process import forget_peak, median_s, resident_mb
 from experiments.bench.results import result, write
 from experiments.bench.sizes import TASK_CLASSES, model, options_parser
 from experiments.bench.stream import MadeStream, TimedRun, measured_task, opened
-from ntkcl_jax.costs import training_flops
-from ntkcl_jax.steps import eval_step, train_step
+from ntkcl_jax.devices.flops import training_flops
+from ntkcl_jax.training.step import eval_step, train_step
 
 Points = list[dict[str, Any]]
 TASK_REPEATS = 3

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ntkcl_jax.drawing import COLOURS, GREY, save, style
+from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
 WIDTH = 3
 """Panels in a row."""

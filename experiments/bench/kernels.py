@@ -32,8 +32,8 @@ from experiments.bench.machine import matrix_rate
 from experiments.bench.process import resident_mb
 from experiments.bench.results import FOLDER, result, write
 from ntkcl_jax.config import BackboneConfig, ModelConfig
-from ntkcl_jax.machine import keep_freed_memory
-from ntkcl_jax.nn.model import Frozen, Network, Tree
+from ntkcl_jax.devices.host_memory import keep_freed_memory
+from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
 
 BACKBONE = BackboneConfig(image_size=64, patch_size=8, dim=192, depth=12, heads=3)
 RANK = 16

@@ -11,10 +11,10 @@ import numpy as np
 from experiments.bench.sizes import OFFSET, RATE, SEEN, TASK_CLASSES
 from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.data import Batch
-from ntkcl_jax.nn.model import Frozen, Network, Tree
-from ntkcl_jax.objective import orthogonality_basis
-from ntkcl_jax.prototypes import class_means
-from ntkcl_jax.steps import TaskArrays, eval_step, make_optimizer, pixels_of, train_step
+from ntkcl_jax.methods.class_means import class_means
+from ntkcl_jax.methods.ntkcl_objective import orthogonality_basis
+from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
+from ntkcl_jax.training.step import TaskArrays, eval_step, make_optimizer, pixels_of, train_step
 
 Programs = dict[str, Callable[[], Any]]
 

@@ -26,11 +26,11 @@ from experiments.bench.process import median_s
 from experiments.bench.results import result, write
 from experiments.bench.sizes import model, options_parser
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.costs import training_flops
-from ntkcl_jax.nn.model import Features, Tree
-from ntkcl_jax.nn.streams import Shared, channel_stream, patch_stream, shared_start
-from ntkcl_jax.objective import cross_entropy, dissimilarity, orthogonality, regularization
-from ntkcl_jax.steps import draw_old_rows, make_optimizer, pixels_of, train_step
+from ntkcl_jax.devices.flops import training_flops
+from ntkcl_jax.methods.ntkcl_objective import cross_entropy, dissimilarity, orthogonality, regularization
+from ntkcl_jax.models.ntkcl import Features, Tree
+from ntkcl_jax.models.streams import Shared, channel_stream, patch_stream, shared_start
+from ntkcl_jax.training.step import draw_old_rows, make_optimizer, pixels_of, train_step
 
 Cost = dict[str, float]
 KINDS = ("flops", "bytes", "seconds")

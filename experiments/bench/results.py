@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ntkcl_jax.runfolder import provenance
+from ntkcl_jax.runs.folder import provenance
 
 FIELDS = ("name", "ours", "other", "ratio", "unit", "device", "versions", "command", "commit")
 """What every result has: `ours` and `other` in `unit`, and `ratio` ours/other."""

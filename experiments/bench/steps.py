@@ -2,7 +2,7 @@
 
     python -m experiments.bench                              # shipped nano shape
     python -m experiments.bench --size base --batch 16 --dtype bfloat16
-    python -m experiments.bench --plain-memory               # what `ntkcl_jax.machine.keep_freed_memory` is worth
+    python -m experiments.bench --plain-memory               # what keeping freed memory is worth
 
 Each figure is the median of --repeats calls after one that compiles. `ours` is in images/s; `other` is what the
 machine's rate of a large matrix product, measured in the same process, would allow for the FLOPs counted from the
@@ -22,7 +22,7 @@ from experiments.bench.process import PLAIN_MEMORY, median_s, system_s, timed
 from experiments.bench.results import result, write
 from experiments.bench.sizes import SEEN, model, options_parser
 from ntkcl_jax.config import ModelConfig, OptimizerConfig, RunConfig
-from ntkcl_jax.costs import backbone_flops, evaluation_flops, features_flops, training_flops
+from ntkcl_jax.devices.flops import backbone_flops, evaluation_flops, features_flops, training_flops
 
 
 def image_flops(config: ModelConfig, batch: int) -> dict[str, float]:

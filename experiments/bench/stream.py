@@ -20,12 +20,12 @@ import numpy as np
 
 from ntkcl_jax.config import ComputeConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Arrays
-from ntkcl_jax.learner import LearnerState
-from ntkcl_jax.logs import MetricsLog, Progress
-from ntkcl_jax.objective import orthogonality_basis
-from ntkcl_jax.runfolder import RunFolder
-from ntkcl_jax.seedrun import SeedRun
-from ntkcl_jax.setup import set_up
+from ntkcl_jax.methods.ntkcl import LearnerState
+from ntkcl_jax.methods.ntkcl_objective import orthogonality_basis
+from ntkcl_jax.runs.context import set_up
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.runs.log import MetricsLog, Progress
+from ntkcl_jax.training.seedrun import SeedRun
 
 PARTS = ("begin", "save", "fit", "end", "evaluate", "log")
 """Timed parts of a task: new head, two checkpoints, training, prototypes, test images, the log (also reading it)."""

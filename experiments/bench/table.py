@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.results import FOLDER, read
-from ntkcl_jax.benchmarks import BENCHMARKS
-from ntkcl_jax.costs import Stream, run_flops
-from ntkcl_jax.peaks import peak_tflops
-from ntkcl_jax.presets import preset
+from ntkcl_jax.config.benchmarks import BENCHMARKS
+from ntkcl_jax.config.presets import preset
+from ntkcl_jax.devices.flops import Stream, run_flops
+from ntkcl_jax.devices.peaks import peak_tflops
 
 DOCUMENT = Path("docs/performance.md")
 PLACE = re.compile(r"(<!-- figures: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -216,7 +216,7 @@ def peer_arrays(tree: dict[str, Any], *, fused: bool, patch_size: int) -> dict[s
     """Our flat arrays (parameters, or gradients of them) under the peer's names and in its layouts.
 
     Args:
-        tree: paths of `ntkcl_jax.nn.model` to arrays, without the prototypes.
+        tree: paths of `ntkcl_jax.models.ntkcl` to arrays, without the prototypes.
         fused: as of the network.
         patch_size: side of a patch, pixels.
     """

@@ -10,7 +10,7 @@ this file, written from docs/method.md):
             pixels on, attention written out, a full SVD of the prototypes in every training and evaluation step
   eager     the same by a PyTorch programmer who takes no block apart: patch embedding once for all passes, one qkv map,
             fused attention, SVD once per task, no graph for frozen passes, fused optimizer, terms left on the device,
-            freed memory kept as in ours (`ntkcl_jax/machine.py`); bfloat16 is autocast, frozen maps stored in it
+            freed memory kept as in ours; bfloat16 is autocast, frozen maps stored in it
   compiled  `eager` under torch.compile (on a CPU that needs a C++ compiler)
   graphs    `compiled` with CUDA graphs (mode reduce-overhead; CUDA only)
 
@@ -38,8 +38,8 @@ from typing import Any
 from experiments.bench.results import result, write
 from experiments.bench.sizes import SEEN, model, options_parser
 from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig
-from ntkcl_jax.config_json import to_json
-from ntkcl_jax.costs import evaluation_flops, training_flops
+from ntkcl_jax.config.codec import to_json
+from ntkcl_jax.devices.flops import evaluation_flops, training_flops
 from ntkcl_jax.errors import ConfigError, NtkclError
 
 PROGRAMS = ("training_step", "evaluation_step", "prototype_step")

@@ -130,7 +130,7 @@ class Program:
         return sum((z - z @ basis @ basis.T).sum() for z in (channel, patch))
 
     def _terms(self, old: Tensor, old_labels: Tensor) -> Tensor:
-        """The six unweighted terms, in the order of `ntkcl_jax.objective.TERMS`."""
+        """The six unweighted terms, in the order of `ntkcl_jax.methods.ntkcl_objective.TERMS`."""
         views = self.views()
         targets = self.task.labels - self.task.offset
         terms = [F.cross_entropy(self.net.proxy(x), targets) for x in views]

@@ -13,8 +13,8 @@ from typing import Any
 from experiments.bench.process import forget_peak, resident_mb, timed
 from experiments.bench.sizes import OFFSET, RATE, SEEN, TASK_CLASSES
 from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig
-from ntkcl_jax.config_json import from_json
-from ntkcl_jax.machine import keep_freed_memory
+from ntkcl_jax.config.codec import from_json
+from ntkcl_jax.devices.host_memory import keep_freed_memory
 
 WARM_UP = 2
 """Calls after the first, before any that counts."""

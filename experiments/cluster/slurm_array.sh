@@ -5,7 +5,7 @@
 #     --data cifar100=/data/cifar-100-python.tar.gz --weights /data/vit_base_patch16_224.augreg_in21k.safetensors
 #
 # The words after the script go to `python -m experiments.sweep`. The size of the array is how many work at a time; it
-# has nothing to do with the number of cells, which the workers claim through the run folders (experiments/claims.py).
+# has nothing to do with the number of cells, which the workers claim through the run folders (experiments/sweep/claims.py).
 # Three minutes before the time limit a worker gets SIGTERM and gives its cell back; at most the steps since its last
 # checkpoint (compute.checkpoint_every_steps) are done again. SLURM restarts preempted jobs (--requeue); after the time
 # limit give the same line again. Submit from the repository root, on a disk that all nodes share.

@@ -38,7 +38,7 @@ from analysis import empirical_ntk
 from analysis.kernels.linearized import Linearized
 from analysis.measures import drift, sample_major
 from analysis.theory import Descent, modes
-from ntkcl_jax.drawing import COLOURS, GREY, style
+from ntkcl_jax.plots.style import COLOURS, GREY, style
 
 CLASSES, WIDTHS, STEPS = (3, 5, 8), (32, 128, 512), 200
 images, labels = small.digits(CLASSES, per_class=8)

@@ -39,7 +39,7 @@ from analysis import empirical_ntk
 from analysis.measures import absolute_ridge, sample_major
 from analysis.theory import learn_sequentially, modes
 from analysis.theory.sweeps import TaskPair, orthogonality_sweep
-from ntkcl_jax.drawing import COLOURS, GREY, style
+from ntkcl_jax.plots.style import COLOURS, GREY, style
 
 TASKS, PER_CLASS, WIDTH = ((3, 8), (5, 9), (1, 7)), 10, 256
 CLASSES = sum(TASKS, ())

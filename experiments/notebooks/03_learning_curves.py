@@ -38,7 +38,7 @@ from analysis import empirical_ntk
 from analysis.measures import absolute_ridge
 from analysis.theory import modes, population_modes, subset_leave_one_out, subset_rest_errors
 from analysis.theory.sweeps import sample_size_sweep
-from ntkcl_jax.drawing import COLOURS, GREY, style
+from ntkcl_jax.plots.style import COLOURS, GREY, style
 
 CLASSES, PER_CLASS, WIDTH = range(10), 170, 64
 SIZES, DRAWS, SEED, FRACTION = (10, 20, 50, 100, 200, 400), 8, 0, 0.01

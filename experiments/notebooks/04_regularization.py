@@ -38,7 +38,7 @@ from analysis.kernels.linearized import step_length
 from analysis.measures import absolute_ridge, sample_major
 from analysis.theory import choose_ridge, dual_coefficients, matched_ridge, modes
 from analysis.theory.sweeps import TaskPair, regularization_sweep
-from ntkcl_jax.drawing import COLOURS, GREY, style
+from ntkcl_jax.plots.style import COLOURS, GREY, style
 
 OLD, NEW, PER_CLASS, UNSEEN, WIDTH, STEPS = (3, 8), (5, 9), 20, 60, 256, 30
 CLASSES = (*OLD, *NEW)

@@ -32,10 +32,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import small
 
-from analysis.forecast import compute_forecast
-from analysis.gaps import compute_gaps
-from analysis.request import ForecastRequest, GapsRequest
-from ntkcl_jax.drawing import COLOURS, GREY, style
+from analysis.studies.forecast import compute_forecast
+from analysis.studies.gaps import compute_gaps
+from analysis.studies.request import ForecastRequest, GapsRequest
+from ntkcl_jax.plots.style import COLOURS, GREY, style
 
 PER_TASK = 16
 run, arrays = small.given_run()

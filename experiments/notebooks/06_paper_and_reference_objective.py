@@ -37,7 +37,7 @@ import small
 
 from analysis import empirical_ntk, open_run
 from analysis.measures import drift, participation_ratio, random_orientation_ratio, spectrum, task_grid
-from ntkcl_jax.drawing import COLOURS, style
+from ntkcl_jax.plots.style import COLOURS, style
 
 FORMS, SEED, PER_TASK = ("paper", "reference"), 0, 8
 

@@ -23,7 +23,7 @@ from optax import contrib
 
 from experiments.pretrain.images import Glyphs
 from ntkcl_jax.config import BackboneConfig
-from ntkcl_jax.nn.vit import ViT
+from ntkcl_jax.models.vit import ViT
 from ntkcl_jax.weights import save_backbone
 
 Params = dict[str, Array]

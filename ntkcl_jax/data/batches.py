@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float32, Integer, Shaped, UInt8
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.images import ImageSet, in_threads
 from ntkcl_jax.data.transforms import crop_box, test_transform, train_transform_host
+from ntkcl_jax.devices.host_memory import host_memory
 from ntkcl_jax.errors import DataError
-from ntkcl_jax.machine import host_memory
 from ntkcl_jax.seeds import stream_seed
 
 PREFETCHED_PER_THREAD = 2

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from ntkcl_jax.config_json import parse_json
+from ntkcl_jax.config.codec import parse_json
 from ntkcl_jax.data.decode import SUFFIXES
 from ntkcl_jax.data.images import FileImages
 from ntkcl_jax.errors import DataError, user_path

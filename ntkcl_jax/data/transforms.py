@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 
+from ntkcl_jax.config.data import NORMALIZATIONS, DataConfig
 from ntkcl_jax.data.decode import MAX_PIXELS
-from ntkcl_jax.data_config import NORMALIZATIONS, DataConfig
 from ntkcl_jax.errors import DataError
 
 if TYPE_CHECKING:

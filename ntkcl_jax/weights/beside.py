@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ntkcl_jax.config_json import parse_json
-from ntkcl_jax.data_config import NORMALIZATIONS
+from ntkcl_jax.config.codec import parse_json
+from ntkcl_jax.config.data import NORMALIZATIONS
 
 NAMES = ("config.json", "preprocessor_config.json")
 LIMIT = 2**20

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.errors import WeightsError, user_path
-from ntkcl_jax.progress import plain_text
+from ntkcl_jax.terminal.progress import plain_text
 from ntkcl_jax.weights.backbone import locate, to_tree
 from ntkcl_jax.weights.formats import Account, check_names, take_account
 from ntkcl_jax.weights.huggingface import HUGGINGFACE

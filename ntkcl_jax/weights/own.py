@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from ntkcl_jax.config import BackboneConfig
-from ntkcl_jax.config_json import from_json, parse_json
+from ntkcl_jax.config.codec import from_json, parse_json
 from ntkcl_jax.errors import ConfigError, WeightsError
 from ntkcl_jax.weights.layout import BLOCK_PARTS, FIXED, KINDS, Layout, Shape, Table, block_path
 

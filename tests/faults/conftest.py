@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ntkcl_jax import cli
-from ntkcl_jax.run import train
-from tests import tiny
+from ntkcl_jax.training.run import train
+from tests.support import streams as tiny
 
 Fail = Callable[..., str]
 

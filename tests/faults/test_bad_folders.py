@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkcl_jax import checkpoint
 from ntkcl_jax.errors import NonFiniteError, RunFolderError
-from ntkcl_jax.recorded import load_run
-from ntkcl_jax.run import train
-from ntkcl_jax.runfolder import RunFolder
-from tests import tiny
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.runs.recorded import load_run
+from ntkcl_jax.training.run import train
 from tests.faults.conftest import Fail, copy, resume
+from tests.support import streams as tiny
 
 # Run folders
 

@@ -11,10 +11,10 @@ import pytest
 
 from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.data import batches, prepared
-from ntkcl_jax.nn.model import Network
+from ntkcl_jax.models.ntkcl import Network
 from ntkcl_jax.weights import save_backbone
-from tests import tiny
 from tests.faults.conftest import Fail
+from tests.support import streams as tiny
 
 # Images
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import claims
-from ntkcl_jax.logs import MetricsLog, read_metrics
-from ntkcl_jax.run import train
-from tests import tiny
+from experiments.sweep import claims
+from ntkcl_jax.runs.log import MetricsLog, read_metrics
+from ntkcl_jax.training.run import train
+from tests.support import streams as tiny
 
 
 def set_back(monkeypatch: pytest.MonkeyPatch) -> None:

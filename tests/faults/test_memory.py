@@ -9,15 +9,16 @@ from typing import Any
 import jax
 import pytest
 
-from analysis import session
 from analysis.cli import NTK_ANALYSIS
 from analysis.kernels.memory import planning_memory
-from ntkcl_jax import memory, run
+from analysis.studies import kernels as session
+from ntkcl_jax.config.presets import preset
+from ntkcl_jax.devices import memory
+from ntkcl_jax.devices.memory import evaluation_bytes, explained, training_bytes, what_fits
 from ntkcl_jax.errors import MemoryShortError
-from ntkcl_jax.memory import evaluation_bytes, explained, training_bytes, what_fits
-from ntkcl_jax.presets import preset
-from tests import tiny
+from ntkcl_jax.training import run
 from tests.faults.conftest import Fail
+from tests.support import streams as tiny
 
 SAID = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12345678 bytes."
 LACKS = [

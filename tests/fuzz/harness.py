@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis.errors import AnalysisError
-from ntkcl_jax.console import Program
 from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.terminal.console import Program
 
 MANY = 20
 """The slow twin of a test tries so many times its examples."""

@@ -20,8 +20,8 @@ from ntkcl_jax.data.decode import MAX_PIXELS, decode
 from ntkcl_jax.errors import DataError
 from ntkcl_jax.weights import read_backbone
 from ntkcl_jax.weights.convert import show
-from tests import vits
 from tests.fuzz.harness import HOSTILE, JUNK, TEXTS, answer, bounded, damaged_bytes, damaged_json, fuzz, write
+from tests.support import vits
 
 SIZE = vits.SIZES["tiny"]
 TIMM = save(vits.case("timm", "tiny").state)

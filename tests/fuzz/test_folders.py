@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from analysis.records import open_run
+from analysis.records.checkpoints import open_run
 from analysis.report.reading import read_run
 from analysis.store import load_analysis
 from analysis.store.files import sha256
-from experiments import cells, claims
-from ntkcl_jax import checkpoint
-from ntkcl_jax.logs import MetricsLog, read_metrics
-from ntkcl_jax.recorded import load_run
-from ntkcl_jax.run import train
-from ntkcl_jax.runfolder import RunFolder
-from tests import tiny
-from tests.analysis import stored
+from experiments.sweep import cells, claims
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.runs.log import MetricsLog, read_metrics
+from ntkcl_jax.runs.recorded import load_run
+from ntkcl_jax.training.run import train
 from tests.fuzz.harness import HOSTILE, JUNK, TEXTS, answer, damaged_bytes, damaged_json, fuzz, write
+from tests.support import stored
+from tests.support import streams as tiny
 
 NAMES = st.one_of(
     st.sampled_from(

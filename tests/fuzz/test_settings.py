@@ -9,12 +9,13 @@ import pytest
 from hypothesis import strategies as st
 
 from analysis.cli import NTK_ANALYSIS
-from experiments.rows import changed, leaves, parse_changes
-from ntkcl_jax import cli, run, verify
+from experiments.sweep.rows import changed, leaves, parse_changes
+from ntkcl_jax import cli
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config_json import from_json, parse_json, to_json
+from ntkcl_jax.config.codec import from_json, parse_json, to_json
 from ntkcl_jax.errors import NtkclError
-from ntkcl_jax.rehearsal import play
+from ntkcl_jax.training import run, verify
+from ntkcl_jax.training.rehearsal import play
 from tests.fuzz.harness import HOSTILE, JUNK, TEXTS, answer, answered, damaged_json, fuzz
 
 CONFIG = to_json(RunConfig())

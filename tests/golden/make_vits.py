@@ -2,7 +2,7 @@
 
     python -m tests.golden.make_vits        (needs torch, timm, transformers and pillow; nothing is downloaded)
 
-The weights are not stored: `tests.vits.draw` makes them again from the names and shapes that the libraries have.
+The weights are not stored: `tests.support.vits.draw` makes them again from the libraries' names and shapes.
 Made with torch 2.13.0 (CPU), timm 1.0.31, transformers 5.23.0. timm imports torchvision, of which no CPU build was at
 hand, for image transforms only; a stand-in without contents is enough.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.vits import FIXTURE, OTHER_SIDES, SIZES, draw, google_shapes, pixels
+from tests.support.vits import FIXTURE, OTHER_SIDES, SIZES, draw, google_shapes, pixels
 
 
 class Nothing(type):

@@ -1,0 +1,1 @@
+"""Figures of kernels, for the run folder and for reports."""

@@ -1,0 +1,1 @@
+"""Whose runs: checkpoints as pure functions, which images, centred scores."""

@@ -1,0 +1,299 @@
+"""Checkpoints of a run's method as functions to take kernels of: apply_fn and parameters, parameter groups, probes.
+
+Checkpoint 0 is the state before task 0, checkpoint t + 1 the state after task t. A running run has the checkpoints of
+its finished tasks (and 0, once task 0 is finished).
+"""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from analysis.errors import RecordError
+from analysis.kernels.dependence import leaves_used
+from analysis.records.probes import Probes, choose_probes
+from ntkcl_jax.data import Arrays
+from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.methods.base import SEEN, Tuned, TunedOutput
+from ntkcl_jax.models.ntkcl import Frozen, Network, Output, Tree
+from ntkcl_jax.runs.context import Side
+from ntkcl_jax.runs.recorded import RecordedRun, RecordedTask, load_run
+
+PARTS = {
+    "channel": ("current/adapters/",),
+    "patch": ("current/prompts/",),
+    "fusion": ("fusion/",),
+    "head": ("proxy/",),
+}
+"""NTK-CL's parameter groups by what they adapt, as prefixes of their paths."""
+READOUT = (SEEN, "prototypes", "task_of_class")
+"""What a baseline keeps of the classes: which have come; EASE: their means and tasks."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The network's outputs as a function whose arrays are all arguments; equal for all checkpoints of a run.
+
+    Attributes:
+        network: the method's network.
+        output: which outputs.
+        classes: scores: how many of the stream's classes the run has learned; the others are left out.
+    """
+
+    network: Network | Tuned
+    output: Any
+    classes: int
+
+    def __call__(
+        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Any, rest: Tree
+    ) -> Float[Array, "n k"]:
+        """Evaluate the network; `rest` are trainable parameters that the outputs don't depend on."""
+        out = self.network.apply_fn({**params, **rest}, frozen, images, self.output)
+        return out[:, : self.classes] if self.output == "scores" else out
+
+
+class Records:
+    """One method of a finished or running `run`, read for analysis; `open_run` is the way here."""
+
+    def __init__(self, run: RecordedRun) -> None:
+        """Wrap the run; checkpoints are read when asked for."""
+        self.run = run
+        # A random backbone is drawn for each task again: keep the last few.
+        self._task = functools.lru_cache(maxsize=4)(self._read_task)
+        self._last = functools.lru_cache(maxsize=1)(lambda seed, done: self.task(seed, done - 1).frozen)
+        self._used: dict[str, frozenset[str]] = {}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the run."""
+        return self.run.seeds
+
+    def checkpoints(self, seed: int) -> tuple[int, ...]:
+        """Checkpoints that can be read: 0 before task 0, t + 1 after task t; RecordError without such a seed."""
+        return tuple(range(self._done(seed) + 1)) if self._done(seed) else ()
+
+    def tasks(self, seed: int) -> tuple[int, ...]:
+        """Finished tasks; RecordError without such a seed."""
+        return tuple(range(self._done(seed)))
+
+    def _done(self, seed: int) -> int:
+        if seed not in self.seeds:
+            known = ", ".join(map(str, self.seeds))
+            raise RecordError(f"expected one of the seeds {known} of {self.run.path}, got {seed}; name one of them")
+        return self.run.tasks_done(seed)
+
+    def task(self, seed: int, task: int) -> RecordedTask:
+        """Open a finished task.
+
+        Raises:
+            RecordError: no such seed or task, one that isn't finished, or a damaged checkpoint.
+        """
+        self._check(seed, "task", task, self.tasks(seed))
+        return self._task(seed, task)
+
+    def _check(self, seed: int, what: str, number: int, there: tuple[int, ...]) -> None:
+        if number not in there:
+            some, todo = (f"{what}s 0 to {there[-1]}", "name one of those") if there else (f"a {what}", "train first")
+            raise RecordError(
+                f"expected {some} of seed {seed}, as {self._done(seed)} of {self.run.num_tasks} tasks are finished in "
+                f"{self.run.path}; got {what} {number}: {todo}"
+            )
+
+    def _read_task(self, seed: int, task: int) -> RecordedTask:
+        try:
+            return self.run.task(task, seed)
+        except NtkclError as error:
+            raise RecordError(str(error)) from error
+
+    def function(
+        self,
+        seed: int,
+        checkpoint: int,
+        output: str = "scores",
+        dtype: Literal["float32", "float64"] = "float32",
+        *,
+        every: bool = False,
+    ) -> tuple[Partial, Tree | dict[str, np.ndarray]]:
+        """Make the function of a checkpoint, and the parameters to differentiate it by.
+
+        `scores` of NTK-CL are those of the prototype head with **the prototypes of the run's last finished task, at
+        every checkpoint**. A class's prototype is written when its task ends and never changes, so for the classes that
+        the checkpoint has seen these are its own scores, and their part of the kernel is the kernel of its own
+        classifier. For the others, the checkpoint's own head gives a constant, whose kernel is zero. With one readout
+        for all, what changes from checkpoint to checkpoint is the adaptation and nothing else. While the run goes on, k
+        is the number of classes learnt so far, so it grows with the run.
+
+        `scores` of a baseline are the checkpoint's own, over the classes **seen by the run's last finished task, at
+        every checkpoint**: k is equal at all. A linear head's rows of classes not yet seen, at their start, count too.
+        EASE's class means are those after that task, as NTK-CL's prototypes are (before task 0 it has none).
+
+        `proxy` (NTK-CL only) are the logits of the head that trains with a task: that of task 0 at checkpoint 0, of
+        task t at checkpoint t + 1. It is as wide as the largest task; rows beyond the task's own classes were never
+        trained. `features` are what the classifier reads, NTK-CL's hybrid features.
+
+        Parameters by which the outputs have no derivative, as NTK-CL's scores by the proxy head, aren't returned unless
+        `every` asks for them, as a kernel between scores and proxy logits does.
+
+        Args:
+            seed: one of the run's seeds.
+            checkpoint: 0 before task 0, t + 1 after task t.
+            output: `scores`, `proxy` or `features`.
+            dtype: arithmetic of the network, whatever the run was trained with. `float64` gives NumPy arrays of that
+                type; call the function under `jax.enable_x64`.
+            every: take all trainable parameters; the same for every output.
+
+        Returns:
+            apply_fn(params, images) -> (n, k), a pytree whose leaves are the frozen arrays and whose static part is
+            equal for all checkpoints and seeds of an opened run; and params, flat, by path.
+
+        Raises:
+            RecordError: no such seed, checkpoint or output, or a damaged checkpoint.
+        """
+        outputs = get_args(Output if isinstance(self.run.network, Network) else TunedOutput)
+        if output not in outputs:
+            raise RecordError(
+                f"expected outputs {', '.join(outputs)}; got {output!r}: name one that method {self.run.method} has"
+            )
+        self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
+        done = self._done(seed)
+        task = self.task(seed, max(checkpoint - 1, 0))
+        adaptation, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
+        frozen = _with_readout(frozen, self._last(seed, done))
+        moved = adaptation if every else self._depends(output, adaptation, frozen)
+        params = {path: x for path, x in adaptation.items() if path in moved and jnp.issubdtype(x.dtype, jnp.floating)}
+        rest = {path: x for path, x in adaptation.items() if path not in params}
+        classes = self.run.setup.scenarios[seed].offsets[done]
+        apply_fn = Partial(Evaluate(replace(self.run.network, dtype=dtype), output, classes), frozen=frozen, rest=rest)
+        return jax.tree.map(_double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
+
+    def _depends(self, output: Any, adaptation: Tree, frozen: Any) -> Iterable[str]:
+        """Paths of the parameters by which the outputs have a derivative: a matter of the network, so found once."""
+        if isinstance(self.run.network, Network):
+            return [path for path in adaptation if output == "proxy" or not path.startswith(PARTS["head"])]
+        if output not in self._used:
+            x = jax.ShapeDtypeStruct((1, self.run.network.image_size, self.run.network.image_size, 3), jnp.float32)
+            reals = {path: value for path, value in adaptation.items() if jnp.issubdtype(value.dtype, jnp.floating)}
+
+            def derivative(step: Tree, *rest: Any) -> Array:
+                fn = lambda moved: self.run.network.apply_fn({**adaptation, **moved}, *rest, output)  # noqa: E731
+                return jax.jvp(fn, (reals,), (step,))[1]
+
+            self._used[output] = frozenset(sorted(reals)[at] for at in leaves_used(derivative, reals, frozen, x))
+        return self._used[output]
+
+    def probes(
+        self, seed: int, per_task: int, *, side: Side = "test", tasks: Sequence[int] | None = None, record: bool = True
+    ) -> Probes:
+        """Choose the images to compute kernels on; see `analysis.records.probes.choose_probes`.
+
+        Args:
+            seed: one of the run's seeds.
+            per_task: images of each task.
+            side: `train` or `test`.
+            tasks: which finished tasks; all when None.
+            record: write the choice into RUN/analysis/probes, or check that it is the one recorded there.
+
+        Raises:
+            RecordError: no such seed, task or side, too few images, or ones that can't be read or aren't the recorded.
+            StoreError: the record can't be written or read.
+        """
+        chosen = self.tasks(seed) if tasks is None else tuple(tasks)
+        if not chosen:
+            raise RecordError(f"expected a finished task of seed {seed} in {self.run.path}, there is none; train first")
+        opened = {task: self.task(seed, task) for task in chosen}
+        try:
+            labels = {task: recorded.labels_of(side) for task, recorded in opened.items()}
+            probes = choose_probes(labels, per_task, seed, side, lambda task, at: opened[task].images(side, at))
+        except NtkclError as error:
+            raise RecordError(str(error)) from error
+        if record:
+            probes.record(self.run.path / "analysis" / "probes")
+        return probes
+
+
+def _with_readout(frozen: Any, last: Any) -> Any:
+    """Know the classes as `last` does."""
+    if isinstance(frozen, Frozen):
+        return frozen._replace(prototypes=last.prototypes)
+    return frozen._replace(kept=frozen.kept | {name: last.kept[name] for name in READOUT if name in last.kept})
+
+
+def _double(leaf: Any) -> Any:
+    array = np.asarray(leaf)
+    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+
+def open_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> Records:
+    """Open a run folder for analysis.
+
+    Args:
+        run: the folder of a finished or running run.
+        method: whose checkpoints to analyse: `ntkcl`, or a baseline that trains modules inside the backbone.
+        arrays: the images again, when the run had `data.source="arrays"`.
+
+    Raises:
+        RecordError: no run there, a damaged one, one without that method, or its images are gone or others.
+    """
+    try:
+        opened = load_run(run, method, arrays=arrays)
+        opened.check_method()
+    except NtkclError as error:
+        raise RecordError(str(error)) from error
+    return Records(opened)
+
+
+def default_groups(
+    paths: Sequence[str], by: Literal["part", "layer"] = "part", parts: Mapping[str, tuple[str, ...]] = PARTS
+) -> dict[str, tuple[str, ...]]:
+    """Parameter groups of the network, those without any of `paths` left out.
+
+    Args:
+        paths: paths of the parameters.
+        by: `part`: `parts`; `layer`: adapter and prompts of each block together, fusion, head.
+        parts: the method's groups; those of NTK-CL are channel (adapters), patch (prompts), fusion, head (proxy).
+
+    Returns:
+        Group to prefixes of paths, as `analysis.kernels` takes them; each of the network's paths has one group.
+
+    Raises:
+        RecordError: layers of a baseline, which keeps them in one array.
+
+    Example:
+        >>> paths = ["current/adapters/0/up/bias", "current/prompts/0/norm_bias", "proxy/scale"]
+        >>> default_groups(paths)
+        {'channel': ('current/adapters/',), 'patch': ('current/prompts/',), 'head': ('proxy/',)}
+        >>> default_groups(paths, by="layer")
+        {'layer0': ('current/adapters/0/', 'current/prompts/0/'), 'head': ('proxy/',)}
+    """
+    groups = dict(parts)
+    if by == "layer":
+        if parts != PARTS:
+            raise RecordError("expected groups part or none, as a baseline's layers share arrays; got layer")
+        streams = (*groups.pop("channel"), *groups.pop("patch"))
+        layers = {int(path.split("/")[2]) for path in paths if path.startswith(streams)}
+        groups = {f"layer{i}": tuple(f"{stream}{i}/" for stream in streams) for i in sorted(layers)} | groups
+    return {name: prefixes for name, prefixes in groups.items() if any(path.startswith(prefixes) for path in paths)}
+
+
+def tree_sha256(tree: Any) -> str:
+    """SHA-256 of every leaf of a pytree with its path, dtype and shape: the fingerprint of parameters and functions.
+
+    Example:
+        >>> one, same = {"a": jnp.zeros(2)}, {"a": np.zeros(2, np.float32)}
+        >>> tree_sha256(one) == tree_sha256(same), tree_sha256(one) == tree_sha256({"b": jnp.zeros(2)})
+        (True, False)
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,149 @@
+"""What will be forgotten if the run goes on with images that it hasn't seen: a forecast without any training of it."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Float
+
+from analysis.errors import RecordError
+from analysis.kernels.linearized import Linearized
+from analysis.records.checkpoints import Evaluate, Records
+from analysis.records.outputs import accuracy, centred_scores, mean_step, targets
+from analysis.records.probes import Probes
+from analysis.studies.forecast.pairs import Drifts, pair
+from analysis.studies.twin import LinearNetwork, fit_twin, step_of
+from ntkcl_jax.data import ImageSet, Scenario, read_classes, steps_per_epoch
+from ntkcl_jax.data.images import first_of_each_class
+from ntkcl_jax.data.prepared import PreparedImages
+from ntkcl_jax.errors import NtkclError, user_path
+from ntkcl_jax.methods.class_means import class_means, write_prototypes
+from ntkcl_jax.methods.ntkcl import LearnerState, start_task
+from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.runs.context import epoch_batches
+from ntkcl_jax.terminal.progress import Progress
+
+
+def name_of(folder: Path) -> str:
+    """What to call new data, and its file: the folder's name, with nothing in it that a file name can't have.
+
+    Example:
+        >>> name_of(Path("/data/birds of 2020/"))
+        'birds-of-2020'
+    """
+    return re.sub(r"[^\w.]+", "-", user_path(folder).resolve().name).strip("-.") or "new"
+
+
+def read_new(records: Records, folder: Path) -> tuple[ImageSet, tuple[str, ...]]:
+    """List the new images, under the run's settings.
+
+    Raises:
+        RecordError: no folder, no class or no image.
+    """
+    data = records.run.config.data
+    try:
+        images, names = read_classes(user_path(folder), data.invert)
+    except NtkclError as error:
+        raise RecordError(str(error)) from error
+    if data.limit_per_class:
+        return images.subset(first_of_each_class(images.labels, data.limit_per_class)), names
+    return images, names
+
+
+def next_task(records: Records, seed: int, classes: int) -> tuple[LearnerState, Scenario]:
+    """The state that a further task of so many classes would start from, with empty prototype rows for them."""
+    done = len(records.tasks(seed))
+    last = records.task(seed, done - 1)
+    offset = records.run.setup.scenarios[seed].offsets[done]
+    sizes = (*records.run.setup.scenarios[seed].task_sizes[:done], classes)
+    prototypes: Tree = {
+        **last.frozen.prototypes,
+        "prototypes/kernel": _padded(last.frozen.prototypes["prototypes/kernel"][:offset], classes),
+        "prototypes/seen": _padded(last.frozen.prototypes["prototypes/seen"][:offset], classes),
+    }
+    state = LearnerState(last.after, last.frozen._replace(prototypes=prototypes), last.after)
+    return state, Scenario(tuple(range(offset + classes)), sizes)
+
+
+def _padded(rows: Any, more: int) -> Any:
+    return jnp.concatenate([rows, jnp.zeros((more, *rows.shape[1:]), rows.dtype)])
+
+
+def forecast_new(
+    records: Records, seed: int, probes: Probes, images: ImageSet, classes: int, name: str, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """Forecast what training on new classes would do to every task learnt so far.
+
+    They are taken for the run's next and last task: the running mean stays.
+
+    Args:
+        records: the run.
+        seed: one of its seeds.
+        probes: test images of all finished tasks.
+        images: the new images.
+        classes: how many classes they have.
+        name: what to call them.
+        progress: shows steps and time left.
+
+    Yields:
+        One entry for each old task; see `pair`. Besides: `accuracy` on its probes now, `predicted_accuracy_change`
+        by drift alone (among the old classes), and `predicted_accuracy_change_with_new` when the new classes, with
+        the prototypes that the twin gives them, compete as well.
+
+    Raises:
+        AnalysisError: a damaged checkpoint.
+        NtkclError: images that can't be read, or training that diverges.
+    """
+    setup, task = records.run.setup, len(records.tasks(seed))
+    state, scenario = next_task(records, seed, classes)
+    network = replace(setup.network, task_classes=classes, classes=scenario.num_classes)
+    members, labels = np.arange(len(images)), images.labels + scenario.offsets[task]
+    optimizer = setup.config.optimizer
+    steps = steps_per_epoch(len(images), optimizer.batch_size)
+    with progress.stage(f"seed {seed} · forecast of {name}", total=steps * optimizer.epochs_of(task)) as stage:
+        trained = fit_twin(
+            network,
+            setup.config,
+            scenario,
+            start_task(network, task, seed, state),
+            partial(epoch_batches, setup, images, members, labels, seed, task),
+            task=task,
+            seed=seed,
+            steps_in_epoch=steps,
+            on_records=lambda made: stage.advance(len(made)),
+        )
+    fn, before = centred_scores(records, seed, task, with_mean=True)
+    model = Linearized(fn, before, probes.images[:2])
+    values = model.values(probes.images)
+    drift = model.change(probes.images, mean_step(before, step_of(trained), task, last=True))
+    wanted = targets(probes.labels, model.outputs)
+    views = PreparedImages(images, setup.config.data, setup.size)
+    batches = views.batches(members, labels, setup.config.compute.eval_batch_size)
+    twin = LinearNetwork.of(network)
+    means = class_means(twin, trained.adaptation, trained.frozen, batches, scenario.offsets[task], classes)
+    competing = all_scores(twin, trained, means, scenario.offsets[task], probes)
+    for old in probes.tasks:
+        rows = probes.rows(old)
+        known = probes.labels[rows]
+        now = accuracy(values[rows], known)
+        yield pair(old, name, Drifts(values[rows], wanted[rows], drift[rows])) | {
+            "accuracy": now,
+            "predicted_accuracy_change": accuracy(values[rows] + drift[rows], known) - now,
+            "predicted_accuracy_change_with_new": accuracy(competing[rows], known) - now,
+        }
+
+
+def all_scores(
+    twin: LinearNetwork, trained: LearnerState, means: Float[np.ndarray, "c e"], offset: int, probes: Probes
+) -> Float[np.ndarray, "n k"]:
+    """Scores of the probes by the trained twin, over old classes and new ones."""
+    prototypes = write_prototypes(trained.frozen.prototypes, means, offset)
+    frozen = trained.frozen._replace(prototypes=prototypes)
+    fn = Partial(Evaluate(twin, "scores", twin.classes), frozen=frozen, rest={})
+    return Linearized(fn, trained.adaptation, probes.images[:2]).values(probes.images)

@@ -1,0 +1,150 @@
+"""One old task beside one new one: a forecast drift, what was measured, and why they differ (theory.md section 2)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from analysis import measures
+from analysis.records.outputs import half_squared
+from analysis.theory.concentration import concentration
+from analysis.theory.forgetting import Comparison, compare
+from analysis.theory.modes import modes
+
+SHARES = {"90": 0.90, "95": 0.95, "99": 0.99}
+"""Shares of a drift's energy that modes are counted for."""
+TOP = 10
+"""Modes whose share of the energy is told."""
+
+
+@dataclass(frozen=True)
+class Drifts:
+    """Changes of an old task's outputs while a new task is learnt.
+
+    Attributes:
+        before: outputs at the checkpoint before the new task.
+        wanted: their targets.
+        predicted: the forecast change.
+        measured: what training did; None if it hasn't happened.
+        true_step: J Δp with the parameters' own change.
+        trapezoid: the same with the mean of the Jacobians before and after.
+        kernel: the old task's kernel before, sample-major, of its first images.
+        kernel_after: the same after.
+    """
+
+    before: Float[np.ndarray, "n k"]
+    wanted: Float[np.ndarray, "n k"]
+    predicted: Float[np.ndarray, "n k"]
+    measured: Float[np.ndarray, "n k"] | None = None
+    true_step: Float[np.ndarray, "n k"] | None = None
+    trapezoid: Float[np.ndarray, "n k"] | None = None
+    kernel: Float[np.ndarray, "m m"] | None = None
+    kernel_after: Float[np.ndarray, "m m"] | None = None
+
+    def loss_change(self, drift: Float[np.ndarray, "n k"] | None) -> float | None:
+        """By how much a drift changes the half squared error."""
+        if drift is None:
+            return None
+        return half_squared(self.before + drift, self.wanted) - half_squared(self.before, self.wanted)
+
+
+def pair(old: int, new: int | str, drifts: Drifts) -> dict[str, Any]:
+    """The entry of `forecast.json` for an old and a new task; what wasn't measured is None.
+
+    Example:
+        >>> zero, one = np.zeros((1, 2)), np.array([[0.0, 1.0]])
+        >>> entry = pair(0, 1, Drifts(zero, one, predicted=one, measured=2 * one))
+        >>> entry["cosine"], entry["relative_error"], entry["predicted_loss_change"], entry["measured_norm"]
+        (1.0, 0.5, -0.5, 2.0)
+    """
+    drift, measured = drifts.predicted, drifts.measured
+    found = compared(drift, measured)
+    known = drifts.kernel is not None and measured is not None
+    return {
+        "old": old,
+        "new": new,
+        "images": len(drift),
+        "cosine": found.cosine if found else None,
+        "relative_error": found.relative_error if found else None,
+        "predicted_norm": root_mean_square(drift),
+        "measured_norm": None if measured is None else root_mean_square(measured),
+        "predicted_loss_change": drifts.loss_change(drift),
+        "measured_loss_change": drifts.loss_change(measured),
+        "ntk_drift": _kernel_drift(drifts.kernel, drifts.kernel_after),
+        "true_step": quality(drifts.true_step, measured),
+        "trapezoid": quality(drifts.trapezoid, measured),
+        "concentration": concentrated(drifts.kernel, measured) if known else None,
+    }
+
+
+def compared(drift: Float[np.ndarray, "n k"] | None, measured: Float[np.ndarray, "n k"] | None) -> Comparison | None:
+    """A forecast beside what was measured; None unless both are there."""
+    return None if drift is None or measured is None else compare(drift, measured)
+
+
+def quality(
+    drift: Float[np.ndarray, "n k"] | None, measured: Float[np.ndarray, "n k"] | None
+) -> dict[str, float | None] | None:
+    """Cosine and relative error of a drift; None unless both are there."""
+    found = compared(drift, measured)
+    return None if found is None else {"cosine": found.cosine, "relative_error": found.relative_error}
+
+
+def root_mean_square(drift: Float[np.ndarray, "n k"]) -> float:
+    """Root of the mean over images of the drift's squared length.
+
+    Example:
+        >>> root_mean_square(np.array([[3.0, 4.0], [0.0, 5.0]]))
+        5.0
+    """
+    return float(np.sqrt(np.square(drift).sum(axis=1).mean()))
+
+
+def concentrated(kernel: Float[np.ndarray, "m m"] | None, drift: Float[np.ndarray, "n k"]) -> dict[str, Any] | None:
+    """In how few modes of the old task's kernel a drift lives; None for no drift or no kernel.
+
+    Args:
+        kernel: of the first images, sample-major, or of samples (n, n) where it stands for k ⊗ I.
+        drift: of at least these images.
+
+    Returns:
+        `modes` (share in percent to modes of logits) and `top` (the energy of the leading `TOP` modes, or of the
+        leading mode of features where each counts k times, beside a random change of the parameters).
+    """
+    if kernel is None:
+        return None
+    n, k = drift.shape
+    of_samples = len(kernel) == n
+    part = drift if of_samples else drift[: len(kernel) // k].reshape(-1)
+    if not np.any(part) or not np.trace(kernel) > 0:
+        return None
+    found = concentration(modes(kernel), part)
+    leading = 0 if of_samples else min(TOP, len(found.energy)) - 1
+    return {
+        "modes": {name: found.modes_for(share) for name, share in SHARES.items()},
+        "top": {
+            "modes": (leading + 1) * found.group,
+            "energy": float(found.energy[leading]),
+            "baseline": float(found.baseline[leading]),
+        },
+    }
+
+
+def _kernel_drift(before: np.ndarray | None, after: np.ndarray | None) -> float | None:
+    return None if before is None or after is None or not np.any(before) else measures.drift(before, after)
+
+
+def correlation(pairs: list[dict[str, Any]]) -> float | None:
+    """Pearson correlation of forecast and measured loss changes; None for fewer than 3 pairs or without variation.
+
+    Example:
+        >>> changes = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)]
+        >>> correlation([{"predicted_loss_change": a, "measured_loss_change": b} for a, b in changes])
+        1.0
+    """
+    both = [(p["predicted_loss_change"], p["measured_loss_change"]) for p in pairs]
+    values = np.array([(a, b) for a, b in both if b is not None], np.float64)
+    if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
+        return None
+    return float(np.clip(np.corrcoef(values.T)[0, 1], -1, 1))

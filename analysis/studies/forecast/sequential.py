@@ -1,0 +1,141 @@
+"""Forecasts of the linear baseline: a classifier on frozen features, whose forgetting kernels alone predict exactly.
+
+The kernel of a linear classifier on features H is H Hᵀ ⊗ I at every checkpoint. The baseline's own training (cross-
+entropy over the classes seen, momentum, cosine, its very batches) is repeated in function space, without weights, and
+compared with the weights that training in float32 finds.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from analysis.errors import RecordError
+from analysis.records.checkpoints import Records
+from analysis.records.probes import Probes
+from analysis.studies.forecast.pairs import Drifts, concentrated, pair
+from analysis.theory.losses import CrossEntropy, loss_change
+from analysis.theory.recursion import Sgd, Trained, descend
+from ntkcl_jax.readouts.linear import (
+    LINEAR_BATCH,
+    LINEAR_EPOCHS,
+    LINEAR_MOMENTUM,
+    linear_key,
+    linear_order,
+    linear_rate,
+    linear_weights,
+    top_classes,
+    with_constant,
+)
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.terminal.progress import Progress
+from ntkcl_jax.training.run import baseline_features
+
+METHOD = "sequential"
+
+
+def own_training(seed: int, task: int, n: int) -> Sgd:
+    """The baseline's optimizer on a task of n images: rates of the sum objective (η'/n), and its own batches."""
+    orders = [
+        linear_order(key, n, LINEAR_BATCH) for key in jax.random.split(linear_key(METHOD, seed, task), LINEAR_EPOCHS)
+    ]
+    batches = np.concatenate([np.asarray(order) for order in orders])
+    rates = np.asarray(linear_rate(len(batches))(jnp.arange(len(batches))), np.float64)
+    return Sgd(rates / n, batches, LINEAR_MOMENTUM)
+
+
+def learn(
+    inputs: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, "n"],
+    weights: Float[np.ndarray, "d k"],
+    seen: int,
+    sgd: Sgd,
+) -> Trained:
+    """Learn a task in function space, from the kernel of its inputs and the logits before."""
+    loss = CrossEntropy(labels, np.arange(weights.shape[1]) < seen)
+    return descend(inputs @ inputs.T, inputs @ weights, loss.gradient, sgd)
+
+
+def forecast_sequential(records: Records, seed: int, probes: Probes, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Forecast what each task did to those before it, for the baseline `sequential`.
+
+    Losses are cross-entropies over the classes seen with the new task. The kernel doesn't change, and J Δp is the
+    measured drift, so that `ntk_drift` is 0 and the diagnostic split is None.
+
+    Args:
+        records: the run.
+        seed: one of its seeds.
+        probes: test images of all finished tasks.
+        progress: shows tasks and time left.
+
+    Yields:
+        One entry for each pair of tasks; see `pair`.
+
+    Raises:
+        RecordError: the run has no such baseline, or its training gives other predictions here than in the run.
+    """
+    setup, scenario = records.run.setup, records.run.setup.scenarios[seed]
+    stored = RunFolder(records.run.path).baseline(seed, METHOD)
+    if not stored.exists():
+        raise RecordError(
+            f"expected the baseline {METHOD} of seed {seed} in {records.run.path}, which isn't there; train a run with "
+            f"--methods ntkcl {METHOD}"
+        )
+    labels, test_labels = (scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test))
+    with progress.stage(f"seed {seed} · forecast of {METHOD}", total=1 + scenario.num_tasks) as stage:
+        features = baseline_features(setup, seed)
+        stage.advance()
+        train, test = (with_constant(x).astype(np.float64) for x in features)
+        weights = [np.zeros((train.shape[1], scenario.num_classes))]
+        for task, learnt in enumerate(linear_weights(METHOD, scenario, seed, features[0], labels)):
+            seen = scenario.offsets[task + 1]
+            known = test_labels < seen
+            scores = with_constant(features[1][known]) @ learnt[:, :seen]
+            check_same(
+                records, seed, task, top_classes(scores, test_labels[known], scenario.offsets[: task + 2]).to_record()
+            )
+            weights.append(learnt.astype(np.float64))
+            stage.advance()
+            if task == 0 or task not in probes.tasks:
+                continue
+            mine = (labels >= scenario.offsets[task]) & (labels < seen)
+            inputs = train[mine]
+            made = learn(inputs, labels[mine], weights[task], seen, own_training(seed, task, len(inputs)))
+            for old in probes.tasks[:task]:
+                rows = probes.rows(old)
+                members = np.flatnonzero(np.isin(test_labels, scenario.classes(old)))
+                yield _pair(
+                    old, task, test[members[probes.positions[rows]]], inputs, made, weights, probes.labels[rows], seen
+                )
+
+
+def _pair(old: int, new: int, images: np.ndarray, inputs: np.ndarray, made: Trained, weights: list[np.ndarray],
+          labels: np.ndarray, seen: int) -> dict[str, Any]:  # fmt: skip
+    start = images @ weights[new]
+    predicted, measured = made.drift(images @ inputs.T), images @ (weights[new + 1] - weights[new])
+    entry = pair(old, new, Drifts(start, np.zeros_like(start), predicted, measured))
+    loss = CrossEntropy(labels, np.arange(start.shape[1]) < seen)
+    changes = {
+        f"{name}_loss_change": loss_change(loss, start, drift)
+        for name, drift in (("predicted", predicted), ("measured", measured))
+    }
+    return entry | changes | {"ntk_drift": 0.0, "concentration": concentrated(images @ images.T, measured)}
+
+
+def check_same(records: Records, seed: int, task: int, found: dict[str, Any]) -> None:
+    """Compare an evaluation with the one in the run folder.
+
+    Raises:
+        RecordError: training again gave other predictions.
+    """
+    folder = RunFolder(records.run.path)
+    path = folder.baseline(seed, METHOD)
+    stored = folder.read_json(str(path.relative_to(folder.path)))["tasks"][task]
+    if stored != found:
+        raise RecordError(
+            f"{path} has other predictions after task {task} than training the same classifier here gives; forecast on "
+            "the machine and with the packages of the run"
+        )

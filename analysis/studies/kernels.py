@@ -1,0 +1,300 @@
+"""Kernels of a run: every checkpoint asked for, over the probes of all tasks; tile by tile into the store.
+
+One symmetric kernel over all probes holds all blocks Θ_c(X_t, X_k) of a checkpoint. The compiled programs are the same
+for all checkpoints and seeds.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.errors import RecordError
+from analysis.kernels import tiled
+from analysis.kernels.empirical import default_precision, empirical_ntk
+from analysis.kernels.functions import Function, Params, Shape, check_images, check_params, inspect
+from analysis.kernels.health import check_kernel
+from analysis.kernels.kinds import Precision
+from analysis.kernels.planner import Plan, plan
+from analysis.plots.kernels import checkpoint_name, save_figures
+from analysis.records.checkpoints import PARTS, Records, default_groups, open_run, tree_sha256
+from analysis.records.probes import Probes
+from analysis.store import (
+    KernelSpec,
+    KernelStore,
+    OpenKernel,
+    analysis_folder,
+    code_version,
+    code_version_json,
+    load_analysis,
+)
+from analysis.store.files import write_json
+from analysis.studies import summary
+from analysis.studies.request import Request
+from ntkcl_jax.data import Arrays
+from ntkcl_jax.errors import user_path
+from ntkcl_jax.methods.base import Tuned
+from ntkcl_jax.terminal.progress import Progress, Stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel to compute."""
+
+    spec: KernelSpec
+    fn: Function
+    params: Params
+    shape: Shape
+    probes: Probes
+    plan: Plan
+    precision: Precision
+
+
+class Session:
+    """A request on an opened run."""
+
+    def __init__(self, run: str | Path, request: Request, arrays: Arrays | None = None) -> None:
+        """Open the run and check the request against it.
+
+        Raises:
+            RecordError: no run, method, seed, task or checkpoint like that.
+        """
+        self.request = request
+        self.records: Records = open_run(run, request.method, arrays=arrays)
+        self.run = user_path(run)
+        self.store = KernelStore(self.run, request.method)
+        self.mesh = tiled.data_mesh(None)
+        self.precision: Precision = request.precision or default_precision()
+        self.version = code_version()
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Seeds and checkpoints that are asked for.
+
+        Raises:
+            RecordError: one that doesn't exist.
+        """
+        found = []
+        for seed in self.request.seeds or self.records.seeds:
+            there = self.records.checkpoints(seed)
+            missing = sorted(set(self.request.checkpoints) - set(there))
+            if missing or not there:
+                raise RecordError(
+                    f"expected checkpoints 0 to {len(there) - 1} of seed {seed} in {self.run}; got {missing[0]}"
+                    if missing and there
+                    else f"seed {seed} of {self.run} has no finished task yet; train first"
+                )
+            found += [(seed, c) for c in there if not self.request.checkpoints or c in self.request.checkpoints]
+        return found
+
+    def jobs(self, pairs: list[tuple[int, int]], record: bool = True) -> Iterator[Job]:
+        """Kernels, made ready one after the other; the plan is made once.
+
+        Args:
+            pairs: their seeds and checkpoints, from `pairs`.
+            record: write down which images the probes are.
+        """
+        planned: Plan | None = None
+        probes: Probes | None = None
+        for seed, checkpoint in pairs:
+            if probes is None or probes.seed != seed:
+                probes = self.probes(seed, record)
+                check_images(probes.images, "the probes")
+            fn, params = self.records.function(seed, checkpoint, self.request.head)
+            groups = None
+            if self.request.groups != "none":
+                network = self.records.run.network
+                parts = network.parts if isinstance(network, Tuned) else PARTS
+                groups = default_groups(sorted(params), self.request.groups, parts)
+            check_params(params)  # that rows are independent is a property of the network, tested where it is defined
+            shape = inspect(fn, params, probes.images, groups)
+            # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
+            begun = self.store.begun(seed, checkpoint, self.request.outputs)
+            tile = self.request.tile or (begun.tile if begun else None)
+            if planned is None or (tile and tile != planned.tile):
+                planned = plan(
+                    fn, params, probes.images, len(probes.images), None,
+                    outputs=self.request.outputs, groups=groups, precision=self.precision, way=self.request.way,
+                    tile=tile, memory_bytes=self.request.memory_bytes,
+                    devices=1 if self.mesh is None else self.mesh.size,
+                )  # fmt: skip
+            yield Job(self._spec(seed, checkpoint, probes, shape, planned, fn, params), fn, params, shape, probes,
+                      planned, self.precision)  # fmt: skip
+
+    def probes(self, seed: int, record: bool = True) -> Probes:
+        """The probe images of a seed."""
+        return self.records.probes(
+            seed, self.request.per_task, side=self.request.side, tasks=self.request.tasks or None, record=record
+        )
+
+    def _spec(
+        self, seed: int, checkpoint: int, probes: Probes, shape: Shape, planned: Plan, fn: Function, params: Params
+    ) -> KernelSpec:
+        groups = tuple(name for name, _ in shape.groups) if self.request.groups != "none" else ()
+        return KernelSpec(
+            seed=seed, checkpoint=checkpoint, outputs=self.request.outputs, head=self.request.head,
+            method=self.request.method, n=len(probes.images), k=shape.outputs, tile=planned.tile,
+            groups=groups if len(groups) > 1 else (), tasks=probes.tasks, offsets=probes.offsets,
+            parameters=tree_sha256((fn, params)), probes=probes.sha256, way=planned.way, precision=self.precision,
+            **self.version,
+        )  # fmt: skip
+
+    def compute(self, *, resume: bool, progress: Progress) -> list[KernelSpec]:
+        """Compute what isn't stored yet.
+
+        Args:
+            resume: take up unfinished kernels.
+            progress: shows blocks done and time left.
+
+        Returns:
+            Specs of the kernels that this call finished or found finished.
+
+        Raises:
+            HealthError: a kernel failed its checks and was deleted.
+        """
+        done: list[KernelSpec] = []
+        pairs = self.pairs()
+        with progress.stage("kernels", 1) as stage:
+            for number, job in enumerate(self.jobs(pairs)):
+                blocks = len(job.spec.pairs)
+                stage.total = len(pairs) * blocks
+                if self.store.exists(job.spec):
+                    stage.advance(blocks)
+                    done.append(job.spec)
+                    continue
+                opened = self.store.open(job.spec, resume=resume or self.request.part[1] > 1)
+                start = time.monotonic()
+                self._fill(job, opened, stage)
+                stage.advance(max(0, (number + 1) * blocks - stage.done))
+                if self.request.part[1] == 1:
+                    self._finish(job, opened, time.monotonic() - start)
+                    done.append(job.spec)
+        return done
+
+    def _fill(self, job: Job, opened: OpenKernel, stage: Stage) -> None:
+        if job.spec.way == "neural_tangents":
+            theta = empirical_ntk(
+                job.fn, job.params, job.probes.images,
+                outputs=self.request.outputs, way="neural_tangents", tile=job.spec.tile,
+            )  # fmt: skip
+            for i, j in job.spec.pairs:
+                opened.put(i, j, {tiled.WHOLE: theta[job.spec.rows(i), job.spec.rows(j)]})
+                stage.advance()
+            return
+        tiled.fill(
+            self._source(job), job.probes.images, None, opened, outputs=self.request.outputs, held=job.plan.held,
+            precision=job.precision, part=self.request.part, advance=stage.advance,
+        )  # fmt: skip
+
+    def _source(self, job: Job) -> tiled.RowSource:
+        return tiled.RowSource(
+            job.fn, job.params, job.shape, job.spec.tile, job.spec.outputs == "pseudo", self.mesh,
+            lean=self.request.memory_bytes is not None,
+        )  # fmt: skip
+
+    def _finish(self, job: Job, opened: OpenKernel, seconds: float) -> None:
+        """Check the kernel, and give it its name or delete it."""
+        double_fn, _ = self.records.function(job.spec.seed, job.spec.checkpoint, job.spec.head, dtype="float64")
+        health = check_kernel(
+            opened.matrix(), self._source(job), job.probes.images,
+            outputs=self.request.outputs, precision=job.precision, seed=job.spec.seed, double_fn=double_fn,
+        )  # fmt: skip
+        if health.reason:
+            opened.discard()
+            health.require(f"the kernel of seed {job.spec.seed} {checkpoint_name(job.spec.checkpoint)}")
+        opened.finish(health.to_json(), seconds)
+
+    def summarise(self) -> dict[str, Any]:
+        """Summary of all stored kernels of the request's kind on the request's probes, also those of earlier calls."""
+        stored = load_analysis(self.run, self.request.method)
+        seeds: dict[str, Any] = {}
+        for seed in self.request.seeds or self.records.seeds:
+            probes = self.probes(seed)
+            specs = [
+                spec
+                for spec in stored.kernels
+                if (spec.seed, spec.outputs, spec.head, spec.probes)
+                == (seed, self.request.outputs, self.request.head, probes.sha256)
+            ]
+            if specs:
+                seeds[str(seed)] = {
+                    "tasks": list(probes.tasks),
+                    "checkpoints": self._checkpoints(stored, specs, probes),
+                }
+        kind = {name: getattr(self.request, name) for name in ("method", "outputs", "head", "per_task", "side")}
+        return {**kind, "ridge_fraction": summary.RIDGE_FRACTION, **code_version_json(), "seeds": seeds}
+
+    def _checkpoints(self, stored: Any, specs: list[KernelSpec], probes: Probes) -> dict[str, Any]:
+        before: summary.Checkpoint | None = None
+        figures: dict[str, Any] = {}
+        for spec in specs:
+            kernel = stored.stored(spec.seed, spec.checkpoint, spec.outputs)
+            _, params = self.records.function(spec.seed, spec.checkpoint, spec.head)
+            now = summary.Checkpoint(
+                kernel.matrix(), spec.offsets, probes.labels, sum(int(np.size(v)) for v in params.values()),
+                spec.head == "scores", {name: kernel.matrix(name) for name in spec.groups},
+            )  # fmt: skip
+            health = {name: value for name, value in kernel.health.items() if name != "recomputed"}
+            figures[str(spec.checkpoint)] = {
+                **summary.summarise(now, before),
+                "health": summary.task_health(now, health),
+                "kernel_health": kernel.health,
+            }
+            before = now
+        return figures
+
+
+def compute_kernels(
+    run: str | Path,
+    request: Request | None = None,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    arrays: Arrays | None = None,
+) -> dict[str, Any]:
+    """Compute the kernels of a run into `RUN/analysis`, or `RUN/analysis/<method>`, with `summary.json` and figures.
+
+    Args:
+        run: folder of a finished or running run.
+        request: which kernels, and how; all checkpoints at 20 test images a task when None.
+        resume: take up what an interrupted call left.
+        quiet: no progress.
+        arrays: the images again, when the run had `data.source="arrays"`.
+
+    Returns:
+        The summary. With `part`, kernels stay unfinished until a call without it (and with `resume`) finishes them.
+
+    Raises:
+        AnalysisError: the run, the request, memory or disk don't allow it, or a kernel failed its checks; kernels that
+            are finished stay.
+    """
+    session = Session(run, request or Request(), arrays)
+    with Progress(quiet) as progress:
+        session.compute(resume=resume, progress=progress)
+    made = session.summarise()
+    if made["seeds"]:
+        home = analysis_folder(session.run, session.request.method)
+        write_json(home / "summary.json", made)
+        save_figures(made, home / "figures")
+    return made
+
+
+def dry_run(run: str | Path, request: Request, arrays: Arrays | None = None) -> list[str]:
+    """Say what `compute_kernels` would do: kernels, way, tile, memory, operations, disk; nothing is written.
+
+    Raises:
+        AnalysisError: as `compute_kernels`, as far as that can be known before.
+    """
+    session = Session(run, request, arrays)
+    pairs = session.pairs()
+    first = next(session.jobs(pairs, record=False))
+    arrays_count = 1 + len(first.spec.groups)
+    stored = sum(np.prod(first.spec.block_shape(i, j), dtype=np.int64) for i, j in first.spec.pairs) * 8 * arrays_count
+    return [
+        f"{len(pairs)} kernels ({len({seed for seed, _ in pairs})} seeds), each over {first.spec.n} images of "
+        f"{len(first.spec.tasks)} tasks, {first.spec.k} outputs, {first.shape.parameters:,} parameters",
+        *first.plan.lines(),
+        f"disk: {len(pairs) * stored / 1e6:,.1f} MB in {session.store.root}",
+    ]

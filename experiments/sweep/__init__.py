@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one command, and the tables made of them."""

@@ -1,1 +1,0 @@
-"""What NTK-CL is measured against: a file for each method, with its equations, source and published numbers."""

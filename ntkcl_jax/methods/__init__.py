@@ -1,0 +1,1 @@
+"""What trains inside the frozen backbone: one learner a file."""

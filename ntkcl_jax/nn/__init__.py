@@ -1,1 +1,0 @@
-"""The network: frozen vision transformer, adaptation streams, fusion and heads (Flax NNX)."""

@@ -1,0 +1,55 @@
+"""Pictures of a finished run, from its folder alone."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ntkcl_jax.plots.accuracy import SampleRow, save_figures
+from ntkcl_jax.runs.context import evaluate
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.runs.recorded import RecordedRun, load_run
+
+SAMPLES = 8
+"""Test images shown for each task."""
+ROWS = 10
+"""Tasks shown at most."""
+
+
+def draw_run(run: str | Path) -> list[Path]:
+    """Draw accuracy curves, matrices, forgetting and a sheet of test images into `RUN/figures`.
+
+    Args:
+        run: the run folder; its images must still be where they were.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        RunFolderError: no finished run there, or the folder can't be written.
+    """
+    opened = load_run(run)
+    samples = sample_rows(opened) if "ntkcl" in opened.config.methods else []
+    return save_figures(opened.results, RunFolder(run).figures, samples=samples)
+
+
+def sample_rows(run: RecordedRun) -> list[SampleRow]:
+    """Some test images of each task with the final predictions of the first seed; the first images of each class."""
+    seed, last = run.seeds[0], run.num_tasks - 1
+    task, scenario, setup = run.task(last, seed), run.setup.scenarios[run.seeds[0]], run.setup
+    _, predicted = evaluate(setup, setup.network, scenario, last, task.after, task.frozen)
+    labels = scenario.relabel(setup.source.test.labels)
+    names = [setup.source.class_names[c] for c in scenario.class_order]
+    rows = []
+    for t in range(min(run.num_tasks, ROWS)):
+        classes = list(scenario.classes(t))[:SAMPLES]
+        each = -(-SAMPLES // len(classes))
+        chosen = np.concatenate([np.flatnonzero(labels == c)[:each] for c in classes])[:SAMPLES]
+        rows.append(
+            SampleRow(
+                f"task {t + 1}",
+                setup.test_views.images(chosen),
+                [names[c] for c in labels[chosen]],
+                [names[c] for c in predicted[chosen]],
+            )
+        )
+    return rows

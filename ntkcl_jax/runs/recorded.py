@@ -1,0 +1,264 @@
+"""A run read back: the states of every task, as functions and arrays."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Int
+
+from ntkcl_jax.runs import checkpoint
+
+from ntkcl_jax.training import seedrun
+
+from ntkcl_jax.training import tunedrun
+from ntkcl_jax.methods.base import Held, Tuned
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config.codec import from_json
+from ntkcl_jax.data import Arrays, ImageSet, prepare
+from ntkcl_jax.data.prepared import checked_positions
+from ntkcl_jax.errors import ConfigError, RunFolderError
+from ntkcl_jax.config.methods import TUNED_METHODS
+from ntkcl_jax.training.methodrun import task_name
+from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
+from ntkcl_jax.runs.folder import RunFolder, check_same_run
+from ntkcl_jax.runs.context import Setup, Side, initial_state, set_up
+
+
+@dataclass(frozen=True)
+class RecordedTask:
+    """One task of one seed: a method's parameters before and after it, and the images that it brought.
+
+    Attributes:
+        before: trainable tree at the task's start, with the task's new proxy head where the method has one.
+        after: trainable tree at its end.
+        frozen: the other arrays at the task's end, which test predictions use: a `Frozen` (backbone, running mean and
+            prototypes) of NTK-CL, a `Held` (backbone and what the method keeps) of a baseline.
+        frozen_before: the same at the task's start: what the training steps of the task used.
+    """
+
+    run: "RecordedRun"
+    task: int
+    seed: int
+    before: Tree
+    after: Tree
+    frozen: Any
+    frozen_before: Any
+
+    @property
+    def network(self) -> Network | Tuned:
+        """The method's network."""
+        return self.run.network
+
+    def apply_fn(
+        self, trainable: Tree, frozen: Any, images: jax.Array | np.ndarray, output: Any = "scores"
+    ) -> jax.Array:
+        """Evaluate the network: see `ntkcl_jax.models.ntkcl.Network.apply_fn` or `ntkcl_jax.methods.base.Tuned`.
+
+        Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
+        `frozen` get the lowest score that there is.
+        """
+        return self.network.apply_fn(trainable, frozen, jnp.asarray(images), output)
+
+    @property
+    def labels(self) -> range:
+        """The task's classes in the numbering of labels and score columns."""
+        return self.run.setup.scenarios[self.seed].classes(self.task)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Their names."""
+        order = self.run.setup.scenarios[self.seed].class_order
+        return tuple(self.run.setup.source.class_names[order[label]] for label in self.labels)
+
+    @property
+    def name(self) -> str:
+        """The same in one line, cut after a few."""
+        return task_name(self.run.setup.source, self.run.setup.scenarios[self.seed], self.task)
+
+    def _members(self, side: Side) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+        """Places of the task's images in their side of the source, and their labels."""
+        labels = self.run.setup.scenarios[self.seed].relabel(self._image_set(side).labels)
+        places = np.flatnonzero(np.isin(labels, self.labels))
+        return places, labels[places]
+
+    def _image_set(self, side: Side) -> ImageSet:
+        if side not in get_args(Side):
+            raise ConfigError(f"expected side 'train' or 'test', got {side!r}; name one of them")
+        return self.run.setup.source.train if side == "train" else self.run.setup.source.test
+
+    def labels_of(self, side: Side) -> Int[np.ndarray, "n"]:
+        """Labels of the images of `train` or `test` in the run's numbering, int64; no image is read.
+
+        Raises:
+            ConfigError: another side.
+        """
+        return self._members(side)[1]
+
+    def images(
+        self, side: Side = "test", positions: Sequence[int] | Int[np.ndarray, "m"] | None = None
+    ) -> Float32[np.ndarray, "m h w 3"]:
+        """Pixels of the task's images under the test transform, as the network sees them.
+
+        Args:
+            side: `train` or `test`.
+            positions: which of the task's images, in which order, those of `labels_of(side)[positions]`; only these are
+                read. None means all; then the whole side of the run is transformed once, and kept if it fits in memory.
+
+        Returns:
+            Pixels in [0, 1], one image for each position.
+
+        Raises:
+            ConfigError: another side.
+            DataError: a position that isn't a whole number from 0 to the last image, or an image that can't be read.
+        """
+        setup, (places, _) = self.run.setup, self._members(side)
+        if positions is None:
+            pixels = setup.prepared(side).images(places)
+        else:
+            chosen = places[checked_positions(positions, len(places))]
+            pixels = prepare(self._image_set(side), chosen, setup.config.data, setup.size)
+        return pixels.astype(np.float32) / 255
+
+    @property
+    def train_images(self) -> Float32[np.ndarray, "n h w 3"]:
+        """The task's training images under the test transform: pixels in [0, 1]."""
+        return self.images("train")
+
+    @property
+    def train_labels(self) -> Int[np.ndarray, "n"]:
+        """Their labels."""
+        return self.labels_of("train")
+
+    @property
+    def test_images(self) -> Float32[np.ndarray, "n h w 3"]:
+        """The task's test images as the network sees them: pixels in [0, 1]."""
+        return self.images("test")
+
+    @property
+    def test_labels(self) -> Int[np.ndarray, "n"]:
+        """Their labels."""
+        return self.labels_of("test")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run folder, opened for one of its methods.
+
+    Attributes:
+        path: the folder.
+        config: the run's configuration.
+        header: `config.json` whole.
+        method: whose checkpoints are read: `ntkcl`, or a baseline that trains modules inside the backbone.
+    """
+
+    path: Path
+    config: RunConfig
+    header: dict[str, Any]
+    setup: Setup
+    method: str = "ntkcl"
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods of the run that leave checkpoints; the others leave evaluations only."""
+        return tuple(method for method in self.config.methods if method in ("ntkcl", *TUNED_METHODS))
+
+    def check_method(self) -> None:
+        """Raise RunFolderError if the run doesn't have the method."""
+        if self.method not in self.methods:
+            there = f"checkpoints of {', '.join(self.methods)}" if self.methods else "no checkpoints"
+            raise RunFolderError(f"{self.path} has {there}, none of method {self.method}; name one that it has")
+
+    @functools.cached_property
+    def network(self) -> Network | Tuned:
+        """The method's network."""
+        return self.setup.network if self.method == "ntkcl" else tunedrun.make_method(self.method, self.setup)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """`results.json`, or an empty dict while no seed is finished."""
+        return RunFolder(self.path).read_json("results.json") if (self.path / "results.json").exists() else {}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the run."""
+        return self.config.seeds
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of the stream."""
+        return self.setup.scenarios[self.seeds[0]].num_tasks
+
+    def tasks_done(self, seed: int) -> int:
+        """How many tasks of a seed the method has learned."""
+        folder = RunFolder(self.path)
+        done = [checkpoint.exists(folder.task(seed, t, "after", self.method)) for t in range(self.num_tasks)]
+        return done.index(False) if False in done else len(done)
+
+    @functools.cached_property
+    def backbone(self) -> Tree | None:
+        """The frozen backbone that the folder stores; None when each seed drew its own."""
+        return self.setup.backbone
+
+    @functools.cached_property
+    def like(self) -> checkpoint.Trees:
+        """Names, shapes and types of the arrays of the method's checkpoints."""
+        network = self.network
+        return tunedrun.shapes(network) if isinstance(network, Tuned) else seedrun.shapes(self.setup)
+
+    def task(self, task: int, seed: int | None = None) -> RecordedTask:
+        """Open a finished task.
+
+        Args:
+            task: its number, from 0.
+            seed: one of the run's seeds; the first when None.
+
+        Raises:
+            RunFolderError: no such method, seed or task, not finished yet, or a damaged checkpoint.
+        """
+        self.check_method()
+        seed = self.seeds[0] if seed is None else seed
+        if seed not in self.seeds or not 0 <= task < self.num_tasks:
+            raise RunFolderError(
+                f"{self.path} has seeds {', '.join(map(str, self.seeds))} and tasks 0 to {self.num_tasks - 1}; "
+                f"got seed {seed}, task {task}"
+            )
+        folder = RunFolder(self.path)
+        paths = [folder.task(seed, task, when, self.method) for when in ("before", "after")]
+        trees = [jax.tree.map(jnp.asarray, checkpoint.load(path, self.like)[0]) for path in paths]
+        backbone = initial_state(self.setup, seed).frozen.backbone if self.backbone is None else self.backbone
+        own = self.method == "ntkcl"
+        before, after = (
+            Frozen(backbone, t["mean"], t["prototypes"]) if own else Held(backbone, t["kept"]) for t in trees
+        )
+        return RecordedTask(self, task, seed, trees[0]["adaptation"], trees[1]["adaptation"], after, before)
+
+
+def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> RecordedRun:
+    """Open a finished or running run; tasks are read when asked for.
+
+    Args:
+        run: the run folder.
+        method: whose checkpoints to read. That a run hasn't any of NTK-CL is said when a task is asked for.
+        arrays: the images again, when the run had `data.source="arrays"`.
+
+    Raises:
+        RunFolderError: no run folder, a damaged one, no such method, or the images aren't those of the run any more.
+        NtkclError: the images can't be read.
+    """
+    folder = RunFolder(run)
+    header = folder.header()
+    config = from_json(RunConfig, header["config"])
+    backbone = None
+    if config.weights != "random":
+        backbone = checkpoint.load(folder.checkpoints / "backbone")[0]["backbone"]
+    setup = set_up(config, arrays, stored=(backbone, header["weights"].get("sha256", "")))
+    check_same_run(header, setup.header(), folder.path)
+    opened = RecordedRun(folder.path, config, header, setup, method)
+    if method != "ntkcl":
+        opened.check_method()
+    return opened

@@ -1,0 +1,1 @@
+"""What both commands share at the terminal: options, one-line mistakes, progress, tables."""

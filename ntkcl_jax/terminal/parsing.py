@@ -1,0 +1,110 @@
+"""Options of a command: a typed dataclass goes in, tyro reads the words, a mistake comes back as one line."""
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Generator
+from typing import TypeVar
+
+import tyro
+
+from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.terminal.progress import plain_text
+
+T = TypeVar("T")
+SUGGESTIONS = 3
+"""Most options that a message about an unknown one suggests."""
+
+
+def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -> T:
+    """Read a command's options.
+
+    Args:
+        what: the command's dataclass.
+        prog: what the user typed before them, for the help.
+        args: the words after it.
+        default: values that options override.
+
+    Returns:
+        An instance of `what`. `--help` ends the process with code 0.
+
+    Raises:
+        ConfigError: an option that is unknown, missing or has a value that it can't have.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class Shout:
+        ...     times: int = 1
+        >>> parse(Shout, "shout", ["--times", "3"]).times
+        3
+    """
+
+    def read(args: list[str]) -> T:
+        if default is None:
+            return tyro.cli(what, prog=prog, args=args)
+        return tyro.cli(what, prog=prog, args=args, default=default)
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return read(args)
+    except SystemExit as end:
+        if not end.code:
+            raise
+    # tyro draws a box of many lines, fitted to the terminal. Drawn once more on endless paper it has one line for each
+    # thing it says. The words are cleaned so that none of them can pass for a line of the box.
+    with _endless_paper() as box, contextlib.suppress(SystemExit):
+        read([plain_text(word) for word in args])
+    raise ConfigError(f"{_one_line(box.getvalue())}; `{prog} --help` lists the options")
+
+
+@contextlib.contextmanager
+def _endless_paper() -> Generator[io.StringIO]:
+    """Catch what is printed, without colours and line breaks: no terminal, and very wide."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(10**9)
+    paper = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(paper), contextlib.redirect_stderr(paper):
+            yield paper
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _one_line(box: str) -> str:
+    r"""Say in one line what a box of tyro says: a title, then blocks between rules.
+
+    The first block tells the mistake. Options stand six columns deep in theirs, their help below them.
+
+    Example:
+        >>> rule = "  ------"
+        >>> told = ["  Error parsing --n: invalid literal for int() with base 10: 'x'", rule, "  Argument helptext:"]
+        >>> _one_line("\n".join([" Value error", rule, *told, "      --n INT", "      How many. (default: 2)"]))
+        "expected --n INT, got 'x'"
+    """
+    title, *lines = [line.rstrip() for line in box.rstrip().split("\n")]
+    blocks: list[list[str]] = [[]]
+    for line in lines[1:]:
+        if line.strip("- ") or not line:
+            blocks[-1].append(line)
+        else:
+            blocks.append([])
+    blocks[1:-1] = sorted(blocks[1:-1])  # tyro's order of suggestions changes from process to process
+    mistake = " ".join(" ".join(blocks[0]).split()).removesuffix(".").replace(". Expected", "; expected")
+    options = [[line[6:] for line in block if re.match(r" {6}\S", line)] for block in blocks]
+    match title.strip():
+        case "Required options":
+            came = [word for block, words in zip(blocks, options, strict=True) for word in words if "Unrec" in block[0]]
+            return f"expected {' and '.join(options[0])}, got {', '.join(came) or 'none'}"
+        case "Value error" if options[1:] and options[1]:
+            said = blocks[0][0].partition(": ")[2]
+            came = re.search(r"\[(['\"].*['\"])\]", said) or re.search(r"(['\"].*['\"])$", said)
+            return f"expected {options[1][0]}, got {came[1] if came else said}"
+        case "Unrecognized options":
+            meant = [option for block in options[1:-1] for option in block][:SUGGESTIONS]
+            mistake += f"; perhaps you meant {' or '.join(meant)}" if meant else ""
+    return mistake[:1].lower() + mistake[1:]

@@ -1,0 +1,1 @@
+"""Training and evaluation of runs: seeds x methods over one stream."""

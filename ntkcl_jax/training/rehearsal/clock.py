@@ -1,0 +1,191 @@
+"""What a rehearsal measures: programs compiled, memory planned by XLA, seconds of what a run repeats."""
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntkcl_jax.config.methods import TUNED_METHODS
+from ntkcl_jax.data import Batch
+from ntkcl_jax.devices.mesh import copied, split_rows
+from ntkcl_jax.methods.class_means import class_means
+from ntkcl_jax.methods.ntkcl import start_task, task_arrays
+from ntkcl_jax.readouts.head import METHOD as READOUT
+from ntkcl_jax.readouts.linear import backbone_features
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.context import Setup, epoch_batches, initial_state
+from ntkcl_jax.runs.log import read_metrics
+from ntkcl_jax.training.step import eval_step, make_optimizer, train_step
+from ntkcl_jax.training.task_loop import fresh
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""JAX's name for the time that a program takes to compile."""
+LASTING_S = 2.0
+"""A step is repeated for so long to time it."""
+LONG_EPOCH = 1000
+"""Batches of the epoch over which the host's speed is measured, unless `LASTING_S` is over before."""
+SAME_PROGRAM = 0.25
+"""A later program that takes this share of the longest compilation is no small helper: something was compiled again."""
+
+
+class Compilations:
+    """Programs compiled while it listens, each with the number of tasks that the log says were over."""
+
+    def __init__(self, log: Path, tasks: int) -> None:
+        """Listen for a run that logs to `log` and has `tasks` tasks."""
+        self._log, self._tasks = log, tasks
+        self.found: list[tuple[str, float, int]] = []
+
+    def __call__(self, event: str, duration_secs: float, **facts: str | int) -> None:
+        """Note one program; JAX calls this."""
+        if event == COMPILED:
+            over = sum(r["kind"] == "task" for r in read_metrics(self._log)) if self._log.exists() else 0
+            name = str(facts.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
+            self.found.append((name, duration_secs, over % self._tasks))
+
+    @contextlib.contextmanager
+    def listening(self) -> Generator[None]:
+        """Listen until the end of the block."""
+        jax.monitoring.register_event_duration_secs_listener(self)
+        try:
+            yield
+        finally:
+            jax.monitoring.unregister_event_duration_listener(self)
+
+    @property
+    def costly(self) -> dict[str, float]:
+        """Seconds by program, of those that take a twentieth of the longest or more, longest first."""
+        total: dict[str, float] = {}
+        for name, duration, _ in self.found:
+            total[name] = total.get(name, 0.0) + duration
+        longest = max(total.values(), default=0.0)
+        return {n: s for n, s in sorted(total.items(), key=lambda item: -item[1]) if s >= longest / 20}
+
+    def times(self, name: str) -> int:
+        """How often a program was compiled."""
+        return sum(name == one for one, _, _ in self.found)
+
+    @property
+    def later(self) -> list[tuple[str, float]]:
+        """Programs compiled after a first task."""
+        return [(name, duration) for name, duration, task in self.found if task]
+
+    @property
+    def again(self) -> tuple[str, ...]:
+        """Costly ones among `later`."""
+        longest = max((duration for _, duration, _ in self.found), default=0.0)
+        return tuple(sorted({name for name, duration in self.later if duration >= SAME_PROGRAM * longest}))
+
+
+def first_step(setup: Setup) -> list[Any]:
+    """Arguments of the first training step of the first task."""
+    config, network, seed = setup.config, setup.network, setup.config.seeds[0]
+    scenario = setup.scenarios[seed]
+    labels = scenario.relabel(setup.source.train.labels)
+    members = np.flatnonzero(labels < scenario.offsets[1])
+    state = copied(setup.mesh, start_task(network, 0, seed, initial_state(setup, seed)))
+    arrays = copied(setup.mesh, task_arrays(network, config, scenario, 0, state.frozen, state.anchor))
+    batches = epoch_batches(setup, setup.source.train, members, labels[members], seed, 0, 0, 0)
+    batch = next(batches)
+    started = fresh(make_optimizer(config.optimizer).init(state.adaptation), state.adaptation, setup.where)
+    rest = [state.frozen, arrays, batch, jnp.float32(1e-6), jax.random.key(0), jnp.int32(0), setup.where]
+    return [network, config.objective, config.optimizer, started.trainable, started.moments, *rest]
+
+
+def planned_bytes(compiled: Any) -> int | None:
+    """Memory that XLA plans for a program: arguments, results and scratch; None where the backend doesn't tell."""
+    plan = compiled.memory_analysis()
+    if plan is None:
+        return None
+    return int(
+        plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+    )
+
+
+def timed(step: Callable[[], Any], lasting: float = LASTING_S) -> float:
+    """Seconds of a step that is compiled already, its mean over `lasting` seconds of repeating it."""
+    start, done = time.perf_counter(), 0
+    while True:
+        jax.block_until_ready(step())
+        done += 1
+        taken = time.perf_counter() - start
+        if taken >= lasting:
+            return taken / done
+
+
+def input_rate(setup: Setup) -> float:
+    """Training images/s that the host hands over, crops made where the run makes them, once its threads are running."""
+    batch, train = setup.config.optimizer.batch_size, setup.source.train
+    members = np.resize(np.arange(len(train)), batch * LONG_EPOCH)
+    batches = iter(epoch_batches(setup, train, members, np.zeros_like(members), setup.config.seeds[0], 0, 0, 0))
+    next(batches)
+    start, done = time.perf_counter(), 0
+    for _ in batches:
+        done += batch
+        if time.perf_counter() - start > LASTING_S:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def black(setup: Setup) -> Batch:
+    """A full evaluation batch of black images, of the first task's classes in turn."""
+    size, side = setup.config.compute.eval_batch_size, setup.size
+    classes = setup.scenarios[setup.config.seeds[0]].task_sizes[0]
+    labels = np.arange(size, dtype=np.int32) % min(size, classes)
+    return split_rows(setup.mesh, Batch(np.zeros((size, side, side, 3), np.uint8), labels, np.ones(size, bool)))
+
+
+def step_rates(setup: Setup, args: list[Any]) -> dict[str, float]:
+    """Images/s of NTK-CL's training step, evaluation and prototypes.
+
+    Args:
+        setup: of the rehearsal.
+        args: of `first_step`; the training step consumes two of them.
+    """
+    network, size, batch = setup.network, setup.config.compute.eval_batch_size, black(setup)
+    scenario = setup.scenarios[setup.config.seeds[0]]
+    held, frozen = list(args[3:5]), args[5]
+
+    def step() -> Any:
+        held[0], held[1], result = train_step(*args[:3], *held, *args[5:])
+        return result
+
+    train = setup.config.optimizer.batch_size / timed(step)
+    task_of_class = jnp.asarray(scenario.task_of_class)
+    present = min(size, scenario.task_sizes[0])
+    return {
+        "train": train,
+        "evaluate": size / timed(lambda: eval_step(network, held[0], frozen, batch, task_of_class)),
+        "prototypes": size / timed(lambda: class_means(network, held[0], frozen, [batch], 0, present)),
+    }
+
+
+def backbone_rate(setup: Setup) -> float:
+    """Images/s of the untouched backbone."""
+    backbone = setup.backbone
+    assert backbone is not None  # a rehearsal reads a weights file
+    batch = black(setup)
+    return len(batch.labels) / timed(lambda: backbone_features(setup.network, backbone, [batch]))
+
+
+def logged_rates(log: Path) -> dict[str, float]:
+    """Best training speed that each method but NTK-CL logged, images/s."""
+    records = [r for r in read_metrics(log) if r["kind"] == "train" and r["method"] in TUNED_METHODS]
+    return {m: max(r["images_per_s"] for r in records if r["method"] == m) for m in {r["method"] for r in records}}
+
+
+def save_seconds(folder: Path, trees: checkpoint.Trees) -> float:
+    """Seconds of writing a checkpoint into a folder."""
+    start = time.perf_counter()
+    checkpoint.save(folder / "timed", trees, {})
+    return time.perf_counter() - start
+
+
+def needs_features(methods: tuple[str, ...]) -> bool:
+    """Whether a method reads the untouched backbone's features."""
+    return any(method not in ("ntkcl", READOUT, *TUNED_METHODS) for method in methods)

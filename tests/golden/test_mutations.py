@@ -1,0 +1,163 @@
+"""The golden replay notices mistakes: each test makes one in a copy of the code and expects the replay to fail."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MUTATIONS = {  # name: (fixture, file, text, replacement)
+    "the adapter's scale is 0.11": ("A", "nn/adapters.py", "return self.scale * self.up", "return 0.11 * self.up"),
+    "the adapter is left out": ("A", "nn/streams.py", "else out + adapter(z, key)", "else out"),
+    "the adapter reads normalised tokens": ("A", "nn/streams.py", "out + adapter(z, key)", "out + adapter(mlp, key)"),
+    "block 0 gives its prompt rows a residual": (
+        "A",
+        "nn/streams.py",
+        "with_prompts(x, blocks[0].mlp(generators[0](start.attended)))",
+        "with_prompts(x, generators[0](start.attended) + blocks[0].mlp(generators[0](start.attended)))",
+    ),
+    "later blocks give their prompt rows no residual": (
+        "A",
+        "nn/streams.py",
+        "PatchBlock(z + block.mlp(with_prompts(base, new)), new)",
+        "PatchBlock(with_prompts(base, 0 * old) + block.mlp(with_prompts(base, new)), new)",
+    ),
+    "later blocks add the new prompts as residual": (
+        "A",
+        "nn/streams.py",
+        "PatchBlock(z + block.mlp(with_prompts(base, new)), new)",
+        "PatchBlock(with_prompts(base, new) + block.mlp(with_prompts(base, new)), new)",
+    ),
+    "the old prompts go into the MLP": ("A", "nn/streams.py", "mlp(with_prompts(base, new))", "mlp(z)"),
+    "nothing of the old prompts is carried on": (
+        "C",
+        "nn/streams.py",
+        "generator(base) + carry * old",
+        "generator(base)",
+    ),
+    "the last patches are taken for prompts": ("A", "nn/streams.py", "x[:, 1 : 1 + m]", "x[:, -m:]"),
+    "the LayerNorm's epsilon is 1e-5": ("A", "nn/vit.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5"),
+    "GELU is the tanh approximation": ("C", "nn/vit.py", "approximate=False", "approximate=True"),
+    "mean and current sections are swapped": (
+        "A",
+        "nn/model.py",
+        "[jnp.concatenate(views, axis=-1) for",
+        "[jnp.concatenate(views[::-1], axis=-1) for",
+    ),
+    "the pretrained section comes last": (
+        "C",
+        "nn/model.py",
+        "[jnp.concatenate(views, axis=-1) for",
+        "[jnp.concatenate([*views[1:], views[0]], axis=-1) for",
+    ),
+    "the running mean counts one task too many": (
+        "A",
+        "prototypes.py",
+        "old = task / (task + 1)",
+        "old = (task + 1) / (task + 2)",
+    ),
+    "the running mean moves after the last task": ("C", "learner.py", "if not last:", "if True:"),
+    "prototypes are computed before the mean moves": (
+        "A",
+        "learner.py",
+        "class_means(network, state.adaptation, frozen,",
+        "class_means(network, state.adaptation, state.frozen,",
+    ),
+    "the cosine runs one epoch too long": ("A", "steps.py", "epoch / config.epochs", "epoch / (config.epochs + 1)"),
+    "the cosine starts one epoch late": ("A", "steps.py", "math.pi * epoch /", "math.pi * (epoch + 1) /"),
+    "nothing decays": ("A", "steps.py", "add_decayed_weights(config.weight_decay)", "add_decayed_weights(0.0)"),
+    "the decay bypasses the momentum": (
+        "C",
+        "steps.py",
+        "optax.chain(optax.add_decayed_weights(config.weight_decay), optax.trace(decay=config.momentum))",
+        "optax.chain(optax.trace(decay=config.momentum), optax.add_decayed_weights(config.weight_decay))",
+    ),
+    "the momentum is Nesterov's": ("A", "steps.py", "decay=config.momentum)", "decay=config.momentum, nesterov=True)"),
+    "L_dis has the other sign": ("A", "objective.py", "positive.any(), value,", "positive.any(), -value,"),
+    "L_dis has another temperature": ("A", "objective.py", "rows.T / temperature", "rows.T / (1.1 * temperature)"),
+    "L_orth has the other sign": (
+        "A",
+        "objective.py",
+        "(1.0 - basis @ basis.sum(axis=0))",
+        "(basis @ basis.sum(axis=0) - 1.0)",
+    ),
+    "L_reg pulls the biases too": (
+        "A",
+        "objective.py",
+        'path.endswith("/kernel") or',
+        'path.endswith(("/kernel", "bias")) or',
+    ),
+    "prototypes are normalised": (
+        "A",
+        "prototypes.py",
+        "return (total / count[:, None])",
+        "return (total / np.linalg.norm(total, axis=1, keepdims=True))",
+    ),
+    "the head's weights are swapped": (
+        "A",
+        "config.py",
+        "weights = (self.mean_weight, self.current_weight)",
+        "weights = (self.current_weight, self.mean_weight)",
+    ),
+    "a larger first task has no old rows": (
+        "C",
+        "learner.py",
+        "else max(seen - classes_per_task, 0)",
+        "else seen - new",
+    ),
+    "the patch's rows and columns are swapped": (
+        "C",
+        "weights/layout.py",
+        "transpose(2, 3, 1, 0)",
+        "transpose(3, 2, 1, 0)",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One compilation cache for all copies: most of a copy compiles to what another did."""
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+def replay_copy(folder: Path, fixture: str, cache: str) -> subprocess.CompletedProcess[str]:
+    """Run the replay with the code that is in `folder`."""
+    command = [sys.executable, "-m", "tests.golden_replay", str(ROOT / "tests" / "golden" / f"{fixture}.npz")]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def copy_code(folder: Path) -> None:
+    """Copy the package and the replay, nothing else."""
+    shutil.copytree(ROOT / "ntkcl_jax", folder / "ntkcl_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tests").mkdir()
+    (folder / "tests" / "__init__.py").touch()
+    for path in (ROOT / "tests").glob("golden_*.py"):
+        shutil.copy(path, folder / "tests")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_replay_fails_when(name: str, tmp_path: Path, cache: str) -> None:
+    fixture, file, text, replacement = MUTATIONS[name]
+    copy_code(tmp_path)
+    path = tmp_path / "ntkcl_jax" / file
+    source = path.read_text()
+    assert source.count(text) == 1, f"{file} should hold {text!r} once; the mutation must follow the code"
+    path.write_text(source.replace(text, replacement))
+    result = replay_copy(tmp_path, fixture, cache)
+    assert result.returncode == 1, result.stderr[-2000:]
+    report = json.loads(result.stdout)  # a crash prints none: the numbers must be what fails
+    assert not report["ok"]
+    assert not report["missing"]
+
+
+@pytest.mark.slow
+def test_the_replay_passes_on_an_unchanged_copy(tmp_path: Path, cache: str) -> None:
+    copy_code(tmp_path)
+    result = replay_copy(tmp_path, "C", cache)
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]

@@ -1,0 +1,184 @@
+"""Run folders of made-up but consistent numbers for tests of the report.
+
+As a script, it writes one: python -m tests.support.reported RUN
+
+Kernels come from random Jacobians, the parts of every squared error from random residuals, so that sums are right.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.store import KernelSpec, KernelStore
+from analysis.studies import summary
+from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
+from tests.support.stored import HEALTH
+
+K, P = 3, 40
+VERSIONS = {"jax": "0.12", "python": "3.12"}
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def config(tasks: int, seeds: Sequence[int], class_names: Sequence[str], preset: str) -> dict[str, Any]:
+    scenario = {"class_order": list(range(2 * tasks))[::-1], "task_sizes": [2] * tasks}
+    return {
+        "format": 1, "config": {"preset": preset, "seeds": list(seeds), "methods": ["ntkcl", "sequential"]},
+        "weights": {"name": "nano", "sha256": "9a43dfbb"}, "versions": VERSIONS, "machine": "a machine",
+        "data": {"fingerprint": "eb6c", "class_names": list(class_names), "train_images": 80, "test_images": 40},
+        "scenarios": {str(seed): scenario for seed in seeds}, "git": {"commit": "c6e5204e", "modified": True},
+        "command": ["ntkcl", "train", preset],
+    }  # fmt: skip
+
+
+def results(tasks: int, seeds: Sequence[int], names: Sequence[str], preset: str) -> dict[str, Any]:
+    def of_seed(seed: int, loss: int) -> dict[str, Any]:
+        right = [tuple(max(20 - loss * (t - k) - seed, 0) for k in range(t + 1)) for t in range(tasks)]
+        evaluations = [
+            TaskEvaluation(task=t, images=(20,) * (t + 1), correct=correct, correct_task=20 * (t + 1))
+            for t, correct in enumerate(right)
+        ]
+        return summarise(evaluations)
+
+    every = {str(seed): {"ntkcl": of_seed(seed, 1), "sequential": of_seed(seed, 4)} for seed in seeds}
+    methods = {name: aggregate([part[name] for part in every.values()]) for name in ("ntkcl", "sequential")}
+    return {"format": 1, "preset": preset, "task_names": list(names), "seeds": every, "summary": methods}
+
+
+def kernels(run: Path, tasks: int, seed: int, images: int, checkpoints: Sequence[int]) -> dict[str, Any]:
+    """Store a seed's kernels and the record of their probes; returns its part of the summary."""
+    rng = np.random.default_rng(seed)
+    n, offsets = tasks * images, tuple(range(0, tasks * images + 1, images))
+    labels = np.array([2 * t + i % 2 for t in range(tasks) for i in range(images)])
+    base = rng.standard_normal((2 * tasks, K, P))[labels] + 0.7 * rng.standard_normal((n, K, P))
+    made = {}
+    for t in range(tasks):
+        rows = labels[offsets[t] : offsets[t + 1]].tolist()
+        write(run / f"analysis/probes/seed{seed}/test-task{t}-{images}.json", {"labels": rows})
+    for c in checkpoints:
+        j = base + 0.1 * c * rng.standard_normal(base.shape)
+        parts = {"channel": j * (np.arange(P) < 30), "fusion": j * (np.arange(P) >= 30)}
+        full = {name: np.einsum("iap,jbp->ijab", part, part) for name, part in {"whole": j, **parts}.items()}
+        spec = KernelSpec(
+            seed=seed, checkpoint=c, outputs="full", head="scores", n=n, k=K, tile=n, groups=tuple(parts),
+            tasks=tuple(range(tasks)), offsets=offsets, parameters="5e0c", probes="9a1f", way="tiled", precision="f",
+        )  # fmt: skip
+        work = KernelStore(run).open(spec)
+        work.put(0, 0, full)
+        work.finish(HEALTH, seconds=1.0)
+        made[c] = summary.Checkpoint(full["whole"], offsets, labels, P, False, {name: full[name] for name in parts})
+    pairs = itertools.pairwise([None, *made.values()])
+    return {
+        "tasks": list(range(tasks)),
+        "checkpoints": {str(c): summary.summarise(now, old) for c, (old, now) in zip(made, pairs, strict=True)},
+    }
+
+
+def budget(rng: np.random.Generator, t: int, tasks: int, n: int) -> dict[str, Any]:
+    """A residual and the drifts that later tasks add to it, and the exact parts of its square."""
+    own = 0.3 * rng.standard_normal(n * K)
+    drifts = {k: 0.25 * rng.standard_normal(n * K) + 0.1 * own for k in range(t + 1, tasks)}
+    parts = {
+        "task_specific": float(own @ own) / n,
+        "interplay": {str(k): float(d @ d) / n for k, d in drifts.items()},
+        "cross": {
+            "own": {str(k): float(-2 * own @ d) / n for k, d in drifts.items()},
+            "between": {f"{k},{m}": float(2 * drifts[k] @ drifts[m]) / n for k, m in itertools.combinations(drifts, 2)},
+        },
+    }
+    end = own - sum(drifts.values())
+    total = float(end @ end) / n
+    losses = {"train_loss": total / 2, "test_loss": total / 1.6, "learned_test_loss": parts["task_specific"] / 1.5}
+    return {**parts, "total": total, "direct": total, "forgetting": total - parts["task_specific"], **losses}
+
+
+def gaps(tasks: int, seeds: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    def gap(seed: int, t: int) -> dict[str, Any]:
+        rng = np.random.default_rng([seed, t])
+        own = budget(rng, t, tasks, 20)
+        sizes = [5, 10, 20, 40]
+        truth = 0.5 * np.array(sizes) ** -0.6 + 0.05
+        curve = {
+            name: (truth * (1 + 0.08 * rng.standard_normal(4))).tolist()
+            for name in ("finite_population", "eigenlearning", "leave_one_out", "measured")
+        }
+        return {
+            "task": t, "images": 20, "outputs": K, "ridge": 0.3, "ridge_fraction": 0.1, **own, "trace": 12.0,
+            "radius": {"exact": 0.5, "quadratic": 0.7, "a_priori": 1.2, "to_end": 0.9}, "complexity": 0.09 * (t + 1),
+            "bound": {"value": 2.5 + t, "empirical": 0.1, "complexity": 0.4, "confidence": 0.9, "radius": 0.5,
+                      "theorem": t == 0, "note": "made up"},
+            "test_images": 20, "loo": own["learned_test_loss"] * 1.1, "gcv": own["learned_test_loss"] * 0.8,
+            "learning_curve": {"sizes": sizes, **curve, "measured_std": [0.05, 0.03, 0.02, 0.01],
+                               "network": {"images": 200, "loss": 0.05}},
+            "network": budget(rng, t, tasks, 20),
+            "laziness": {"relative_error": 0.2, "cosine": 0.97, "drift_norm": 0.1},
+        }  # fmt: skip
+
+    return {
+        "format": 1, "per_task": 20, "ridge_fraction": None, "confidence": 0.05, "clip": 1.0, "versions": VERSIONS,
+        "commit": "c6e5204e",
+        "seeds": {str(seed): {"tasks": list(range(tasks)), "names": list(names),
+                              "by_task": [gap(seed, t) for t in range(tasks)]} for seed in seeds},
+    }  # fmt: skip
+
+
+def forecast(tasks: int, seeds: Sequence[int], names: Sequence[str], new: str | None = None) -> dict[str, Any]:
+    def pair(rng: np.random.Generator, old: int, k: int | str) -> dict[str, Any]:
+        measured = float(rng.gamma(1.5, 0.01))
+        return {
+            "old": old, "new": k, "images": 20, "predicted_norm": 0.1,
+            "predicted_loss_change": measured * float(rng.normal(0.9, 0.15)), "ntk_drift": 0.05,
+            "cosine": None if new else 0.97, "relative_error": None if new else float(rng.uniform(0.1, 0.4)),
+            "measured_norm": None if new else 0.1, "measured_loss_change": None if new else measured,
+            "true_step": {"cosine": 0.98, "relative_error": 0.1},
+            "trapezoid": {"cosine": 0.99, "relative_error": 0.05},
+            "concentration": {"modes": {"90": 3, "95": 5, "99": 9},
+                              "top": {"modes": 5, "energy": 0.9, "baseline": 0.4}},
+        }  # fmt: skip
+
+    def of_seed(seed: int) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        pairs = [(t, new) for t in range(tasks)] if new else itertools.combinations(range(tasks), 2)
+        return {"tasks": list(range(tasks)), "names": list(names), "pairs": [pair(rng, old, k) for old, k in pairs]}
+
+    return {
+        "format": 1, "method": "ntkcl", "procedure": "run", "per_task": 20, "versions": VERSIONS, "commit": "c6e5204e",
+        "seeds": {str(seed): of_seed(seed) for seed in seeds}, "loss_change_correlation": None if new else 0.9,
+    }  # fmt: skip
+
+
+def made_run(
+    run: Path, *, tasks: int = 3, seeds: Sequence[int] = (0,), names: Sequence[str] = (), preset: str = "digits",
+    class_names: Sequence[str] = (), images: int = 4, checkpoints: Sequence[int] | None = None,
+) -> Path:  # fmt: skip
+    """Write a run folder with everything that the report reads."""
+    names = names or [f"{2 * t} {2 * t + 1}" for t in range(tasks)]
+    run.mkdir(parents=True)
+    write(run / "config.json", config(tasks, seeds, class_names or [str(c) for c in range(2 * tasks)], preset))
+    write(run / "results.json", results(tasks, seeds, names, preset))
+    shown = range(tasks + 1) if checkpoints is None else checkpoints
+    kind = {
+        "outputs": "full",
+        "head": "scores",
+        "per_task": images,
+        "side": "test",
+        "versions": VERSIONS,
+        "commit": None,
+    }
+    stored = {str(seed): kernels(run, tasks, seed, images, shown) for seed in seeds}
+    write(run / "analysis/summary.json", {**kind, "seeds": stored})
+    write(run / "analysis/gaps.json", gaps(tasks, seeds, names))
+    write(run / "analysis/forecast.json", forecast(tasks, seeds, names))
+    return run
+
+
+if __name__ == "__main__":
+    made_run(Path(sys.argv[1]))

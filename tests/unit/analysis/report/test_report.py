@@ -1,0 +1,259 @@
+"""The report says what the numbers say, needs nothing but itself, and no file or name can break it."""
+
+import base64
+import csv
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis.report import write_report
+from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
+from analysis.report.output import render
+from analysis.report.reading import read_run
+from analysis.report.sections import SECTIONS, all_tables
+from analysis.report.theory_figures import budget_figure, budget_limits, curve_figure, forecast_figure
+from analysis.report.verdict import verdict
+from tests.support import reported
+
+HEBREW = "\u05e9\u05dc\u05d5\u05dd"
+RIGHT_TO_LEFT = f"{HEBREW} \u202e \u200f<b>"
+HOSTILE = ["<script>alert(1)</script>", r"$\frac{", '"quo\'te"\nnew line', RIGHT_TO_LEFT, "=1+1 \ud800 \x00"]
+
+
+class Page(HTMLParser):
+    """Tags, texts and images of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def pictures(self) -> list[bytes]:
+        sources = [str(attrs["src"]) for tag, attrs in self.tags if tag == "img"]
+        return [
+            base64.b64decode(source.removeprefix("data:image/svg+xml;base64,"), validate=True) for source in sources
+        ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run with everything; never written to."""
+    return reported.made_run(tmp_path_factory.mktemp("report") / "small", tasks=3, checkpoints=(0, 3))
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "small"))
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_one_file_holds_everything_and_figures_and_tables_lie_beside_it(run: Path) -> None:
+    out = write_report([run])
+    assert out == run / "analysis" / "report.html"
+    page = Page(out)
+    loads = [attrs.get(name) for _, attrs in page.tags for name in ("src", "href") if attrs.get(name)]
+    assert loads and all(str(load).startswith(("data:", "#")) for load in loads)
+    assert not re.search(r"@import|url\(|<script", out.read_text())
+    assert "script" not in {tag for tag, _ in page.tags}
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv"))
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    figures, tables = run / "analysis" / "figures", run / "analysis" / "tables"
+    drawn = {p.stem for p in figures.glob("*.svg")}
+    assert {p.read_bytes() for p in figures.glob("*.svg")} == set(page.pictures)
+    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 19
+    for path in figures.glob("*.png"):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert min(pixels.shape) > 300 and pixels.std() > 5
+    assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+    assert {"accuracy_matrix", "ratios", "spectra", "per_task", "shares", "gaps", "gap_parts", "learning_curves",
+            "bounds", "forecast"} <= {p.stem for p in tables.glob("*.csv")}  # fmt: skip
+    assert not list(run.rglob("*.partial"))
+
+
+def test_names_of_users_are_text_everywhere(tmp_path: Path) -> None:
+    names = HOSTILE[:2]
+    run = reported.made_run(
+        tmp_path / "<img src=x>$", tasks=2, names=names, class_names=HOSTILE[1:], preset=HOSTILE[0], checkpoints=(0,)
+    )
+    edit(run / "config.json", lambda config: config.update(machine=HOSTILE[3], command=HOSTILE))
+    hostile = reported.forecast(2, [0], names, new="x")
+    for pair in hostile["seeds"]["0"]["pairs"]:
+        pair["new"] = HOSTILE[4]
+    reported.write(run / "analysis/forecast-<b>.json", hostile)
+    edit(run / "analysis/gaps.json", lambda gaps: gaps["seeds"]["0"]["by_task"][0]["bound"].update(note=HOSTILE[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a missing glyph or broken mathematics
+        page = Page(write_report([run]))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b>", "bdi<"})
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == len(page.pictures)
+    assert HOSTILE[0] in page.text and r"$\frac{" in page.text and HEBREW in page.text
+    assert "\u202e" not in page.text and "\x00" not in page.text
+    for picture in page.pictures:
+        ElementTree.fromstring(picture)
+        assert b"<script" not in picture
+    for path in (run / "analysis" / "tables").glob("*.csv"):
+        cells = [cell for row in csv.reader(path.read_text().splitlines()) for cell in row]
+        assert not [cell for cell in cells if cell[:1] in ("=", "+", "@") and not cell[1:2].isdigit()]
+    assert "'=1+1" in (run / "analysis" / "tables" / "forecast__b_.csv").read_text()
+
+
+def test_sentences_carry_the_numbers_of_the_files(made: Path) -> None:
+    files = read_run(made)
+    said = verdict(files)
+    assert 3 <= len(said) <= 5
+    assert "90.0\xa0%" not in said[0] and "After 3 tasks, NTK-CL names 95.0\xa0%" in said[0]
+    assert "plain training on one task after the other 80.0\xa0%" in said[0]
+    assert "7.5 points" in said[1]
+    last = files.summary["seeds"]["0"]["checkpoints"]["3"]
+    ratios = np.array(last["inter_intra_ratio"])[np.triu_indices(3, 1)]
+    assert kernel_facts(files.summary).last == pytest.approx(ratios.mean())
+    assert f"kernel is {ratios.mean():.2g} of" in said[2]
+    gaps = gap_facts(files.gaps)
+    added = [gap["total"] - gap["task_specific"] for gap in files.gaps["seeds"]["0"]["by_task"][:2]]
+    assert gaps.forgetting == pytest.approx(np.mean(added)) and f"added {np.mean(added):.2g} to" in said[3]
+    assert gaps.loo_error == pytest.approx(0.1)
+    pairs = files.forecast["seeds"]["0"]["pairs"]
+    told = forecast_facts(files.forecast)
+    assert told.error == pytest.approx(np.median([pair["relative_error"] for pair in pairs]))
+    x, y = ([pair[name] for pair in pairs] for name in ("predicted_loss_change", "measured_loss_change"))
+    assert told.correlation == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert "3 pairs" in said[4] and "holds" in said[4]
+
+
+def test_a_sentence_changes_with_its_number(run: Path) -> None:
+    before = verdict(read_run(run))
+    edit(run / "analysis/forecast.json", lambda f: [p.update(cosine=0.1) for p in f["seeds"]["0"]["pairs"]])
+    edit(run / "results.json", lambda r: r["summary"]["ntkcl"]["forgetting"].update(mean=0.002))
+    after = verdict(read_run(run))
+    assert "forgot a good deal" in before[1] and "forgot hardly anything" in after[1]
+    assert "does not hold" in after[4] and before[2] == after[2]
+
+
+def test_a_forecast_holds_only_in_direction_and_in_size() -> None:
+    def judged(cosine: float | None, error: float | None, correlation: float | None) -> str | None:
+        return ForecastFacts(3, cosine, error, correlation, None, None, None).verdict
+
+    assert judged(0.95, 0.3, 0.9) == "holds" and judged(0.95, 0.3, None) == "holds"
+    assert judged(0.95, 0.7, 0.9) == judged(0.95, 0.3, 0.5) == judged(0.7, 0.3, 0.9) == "direction"
+    assert judged(0.2, 0.3, 0.9) == "no" and judged(None, 0.3, 0.9) is None
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_part_that_is_not_there_names_its_command(run: Path) -> None:
+    for name in ("results.json", "analysis/summary.json", "analysis/gaps.json", "analysis/forecast.json"):
+        (run / name).unlink()
+    page = Page(write_report([run]))
+    assert not page.pictures
+    waits = page.text.count("Not there yet; this command makes it:")
+    assert waits == len(SECTIONS) == 10
+    for command in ("kernels", "gaps", "forecast"):
+        assert f"ntk-analysis {command} {run}" in page.text
+    assert "ntkcl train digits --resume" in page.text
+    assert page.text.count("What it shows.") == 0
+    assert len(verdict(read_run(run))) >= 3
+
+
+def test_a_single_task_and_a_single_checkpoint_have_their_words(tmp_path: Path) -> None:
+    files = read_run(reported.made_run(tmp_path / "one", tasks=1, checkpoints=(1,)))
+    assert len(verdict(files)) == 5
+    parts = {key: make(files) for key, (_, make) in SECTIONS.items()}
+    assert [panel.name for panel in parts["drift"].panels] == ["effective_dimension_seed0", "target_alignment_seed0"]
+    assert not parts["forecast"].panels and parts["forecast"].tables
+    assert "unknown" not in parts["accuracy"].says
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_two_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
+    other = reported.made_run(tmp_path / "other", tasks=2, seeds=(3, 4), checkpoints=(0, 2))
+    (other / "analysis/gaps.json").unlink()
+    out = tmp_path / "deep" / "both.html"
+    assert write_report([run, other], out) == out
+    page = Page(out)
+    assert page.text.count("Not there yet") == 3
+    assert "small : The final" in page.text and "other : The final" in page.text and "Side by side" in page.text
+    assert "show seed 3 of 3, 4" in page.text
+    for one in (run, other):
+        assert (one / "analysis/tables/ratios.csv").exists() and (one / "analysis/figures").is_dir()
+    assert not (run / "analysis/report.html").exists()
+
+
+def test_stacks_add_up_to_the_sum_that_is_marked(made: Path) -> None:
+    budgets = read_run(made).gaps["seeds"]["0"]["by_task"]
+    axes = budget_figure(budgets, [0, 1, 2], "theory", budget_limits(budgets)).axes[0]
+    heights = np.zeros(3)
+    for bar in axes.patches:
+        assert bar.get_height() >= 0 or bar.get_y() <= 0  # what is negative hangs from zero
+        heights[round(bar.get_x() + bar.get_width() / 2)] += bar.get_height()
+    marked = next(line for line in axes.lines if line.get_label() == "sum").get_ydata()
+    assert heights == pytest.approx(marked) and marked == pytest.approx([budget["direct"] for budget in budgets])
+    low, high = axes.get_ylim()
+    edges = [edge for bar in axes.patches for edge in (bar.get_y(), bar.get_y() + bar.get_height())]
+    assert low <= min(edges) and max(edges) <= high
+
+
+def test_the_same_numbers_give_the_same_bytes(made: Path) -> None:
+    budgets = read_run(made).gaps["seeds"]["0"]["by_task"]
+    first, second = (render(budget_figure(budgets, [0, 1, 2], "theory", (0, 1))) for _ in range(2))
+    assert first == second and b"Creator" not in first["svg"]
+
+
+def test_a_forecast_is_drawn_above_the_line_where_it_says_too_much() -> None:
+    pair = {"old": 0, "new": 1, "predicted_loss_change": 0.3, "measured_loss_change": 0.1}
+    axes = forecast_figure([pair]).axes[0]
+    assert axes.collections[0].get_offsets().tolist() == [[0.1, 0.3]]
+    assert "measured" in axes.get_xlabel() and "predicted" in axes.get_ylabel()
+
+
+def test_nothing_of_a_learning_curve_lies_outside(made: Path) -> None:
+    gap = read_run(made).gaps["seeds"]["0"]["by_task"][0]
+    gap["learning_curve"]["network"]["loss"] = 3.0
+    axes = curve_figure(gap).axes[0]
+    assert axes.get_ylim()[1] > 3.0 and axes.get_xticks().tolist() == [5, 10, 20, 40, 200]
+    assert [line.get_label() for line in axes.lines if len(line.get_xdata()) == 1] == ["trained network"]
+
+
+def test_kernels_are_ordered_by_task_and_class(made: Path) -> None:
+    first, last = read_run(made).kernels
+    assert (first.checkpoint, last.checkpoint) == (0, 3)
+    assert first.tasks.tolist() == sorted(first.tasks) and first.labels.tolist() == sorted(first.labels)
+    assert np.diag(first.cosines) == pytest.approx(1) and abs(first.cosines).max() <= 1 + 1e-12
+    same = first.labels[:, None] == first.labels
+    assert first.cosines[same].mean() > first.cosines[~same].mean() + 0.2
+
+
+def test_tables_hold_the_unrounded_numbers(made: Path) -> None:
+    files = read_run(made)
+    rows = {table.name: table for table in all_tables(files)}
+    lines = list(csv.DictReader(rows["forecast"].csv().decode().splitlines()))
+    pair = files.forecast["seeds"]["0"]["pairs"][1]
+    assert float(lines[1]["relative error of the drift"]) == pair["relative_error"]
+    assert (lines[1]["old task"], lines[1]["new task"]) == (str(pair["old"] + 1), str(pair["new"] + 1))
+    matrix = list(csv.DictReader(rows["accuracy_matrix"].csv().decode().splitlines()))
+    assert float(matrix[1]["accuracy"]) == 0.95 and len(matrix) == 2 * 6

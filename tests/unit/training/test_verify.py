@@ -1,0 +1,184 @@
+"""`ntkcl verify` passes what is right and finds wrong weights, pixels, splits and copies, without training."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ntkcl_jax import cli
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config.codec import to_json
+from ntkcl_jax.config.data import NORMALIZATIONS, DataConfig, Normalize
+from ntkcl_jax.config.presets import preset
+from ntkcl_jax.data.transforms import preprocessing
+from ntkcl_jax.models.vit import ViT
+from ntkcl_jax.readouts.linear import feature_means, prototype_scores
+from ntkcl_jax.runs.context import set_up
+from ntkcl_jax.runs.folder import with_defaults
+from ntkcl_jax.training.verify import Pass, nearest_mean_accuracy
+from ntkcl_jax.weights import save_backbone, shapes
+from tests.support import streams as tiny
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    tree = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes(tiny.BACKBONE).items()}
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_backbone(tree, tiny.BACKBONE, path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tiny.folder(tmp_path / "data")
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture):
+    """Run `ntkcl verify`; gives the exit code, what was printed and what was complained."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.NTKCL.run(["verify", *map(str, words), "--quiet"])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def found(said, *words: object) -> tuple[int, dict]:
+    code, out, _ = said(*words, "--json")
+    return code, json.loads(out)
+
+
+def test_the_accuracy_is_that_of_the_prototypes_baseline() -> None:
+    rng = np.random.default_rng(1)
+    labels, test_labels = np.repeat(np.arange(4), 5), np.repeat(np.arange(4), 3)
+    centres = rng.normal(size=(4, 6))
+    train, test = ((centres[y] + rng.normal(size=(len(y), 6))).astype(np.float32) for y in (labels, test_labels))
+    expected = np.mean(prototype_scores(test, feature_means(train, labels, 4)).argmax(1) == test_labels)
+    assert 0.3 < expected < 1
+    assert nearest_mean_accuracy(Pass(train, []), labels, Pass(test, []), test_labels) == expected
+
+
+def test_what_is_right_passes_and_says_everything_that_can_be_compared(said, weights: Path, data: Path) -> None:
+    code, first = found(said, "--weights", weights, "--data", data, "--compare")
+    assert first["expected"] is None
+    accuracy = first["accuracy"]
+    code, out, error = said("--weights", weights, "--data", data, "--expect", accuracy)
+    assert (code, error) == (0, "")
+    assert out.splitlines()[-1] == "PASS"
+    for part in (
+        "tiny.safetensors, dim 16, depth 2, heads 1",
+        first["weights"]["sha256"],
+        first["data"]["sha256"],
+        first["split"]["sha256"],
+        first["preprocessing"]["id"],
+        "train          63 images; of a class 9 / 9 / 9",
+        "test           28 images; of a class 4 / 4 / 4",
+        "duplicates     0 test images",
+        f"nearest mean   {100 * accuracy:.1f} %, expected {100 * accuracy:.1f} % ± 0.5",
+    ):
+        assert part in out
+
+
+def test_another_accuracy_than_expected_fails_and_normalisations_are_compared(said, weights: Path, data: Path) -> None:
+    code, low = found(said, "--weights", weights, "--data", data, "--expect", 1, "--tolerance", 0)
+    assert low["accuracy"] < 1
+    assert code == 1
+    assert set(low["normalisations"]) == set(NORMALIZATIONS)
+    assert low["normalisations"]["none"] == low["accuracy"]  # so few images that all of them are tried
+    assert "is below the expected 100.0 % ± 0.0: another weights file, split or transform?" in low["failures"][0]
+    code, high = found(said, "--weights", weights, "--data", data, "--expect", 0)
+    assert (code, high["normalisations"]) == (1, {})
+    assert "is above the expected 0.0 % ± 0.5: an easier split" in high["failures"][0]
+
+
+def test_a_swapped_normalisation_is_named(said) -> None:
+    """The shipped backbone knows its own pixels: ten points less with ImageNet's mean and deviation."""
+    words = ("digits", "--normalize", "imagenet", "--images-per-class", 10)
+    code, wrong = found(said, *words)
+    assert code == 1
+    assert wrong["normalisations"]["none"] > wrong["normalisations"]["imagenet"] + 0.1
+    assert "these weights were trained with normalize none" in wrong["failures"][0]
+    assert found(said, *words[:1], *words[3:])[0] == 0
+
+
+def test_copies_of_training_images_fail_unless_they_are_allowed(said, weights: Path, data: Path) -> None:
+    shutil.copy(data / "train" / "class3" / "027.png", data / "test" / "class3" / "copy.png")
+    shutil.copy(data / "train" / "class3" / "027.png", data / "train" / "class5" / "copy.png")
+    words = ("--weights", weights, "--data", data)
+    code, out, _ = said(*words)
+    assert code == 1
+    assert "FAIL           1 test images are training images too, the first is" in out
+    assert "class3/copy.png" in out and "train/class3/027.png" in out
+    assert "2 training images have a copy with another label" in out
+    assert said(*words, "--max-duplicates", 1)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "expected a preset, or --weights and --data"),
+        (["cifra100"], "unknown preset 'cifra100'; did you mean cifar100?"),
+        (["digits", "--weights", "random"], "there is nothing to verify in random weights"),
+        (["digits", "--weights", "/no/such.safetensors"], "/no/such.safetensors"),
+        (["digits", "--expect", "45.9"], "expected accuracy and tolerance must be in [0, 1]"),
+        (["digits", "--source", "folder", "--data", "/no/such/folder"], "/no/such/folder is missing"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(said, words: list[str], line: str) -> None:
+    code, out, error = said(*words)
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert line in error
+
+
+def test_weights_of_another_architecture_than_the_preset_are_refused(said, weights: Path, data: Path) -> None:
+    code, _, error = said("eurosat", "--weights", weights, "--data", data)
+    assert code == 2
+    assert "dim=16" in error
+
+
+def test_a_damaged_image_is_named(said, weights: Path, data: Path) -> None:
+    (data / "test" / "class2" / "008.png").write_bytes(b"no image")
+    code, _, error = said("--weights", weights, "--data", data)
+    assert code == 2
+    assert "test/class2/008.png as an image" in error
+
+
+@pytest.mark.parametrize("normalize", ["half", "imagenet"])
+def test_the_backbone_normalises_pixels_itself(normalize: Normalize) -> None:
+    """Below it lies everything else: the streams start from its embedding."""
+    mean, std = NORMALIZATIONS[normalize]
+    plain, inside = (ViT(tiny.BACKBONE, normalize=n, rngs=nnx.Rngs(0)) for n in ("none", normalize))
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+    by_hand = plain.embed((images - jnp.array(mean)) / jnp.array(std))
+    np.testing.assert_allclose(inside.embed(images), by_hand, atol=1e-6)
+    assert float(jnp.abs(plain.embed(images) - by_hand).max()) > 1e-3
+    network = set_up(tiny.config(data__normalize=normalize), tiny.arrays()).network
+    assert nnx.eval_shape(lambda: network.build(jax.random.key(0))).backbone.normalize == normalize
+
+
+def test_the_preprocessing_id_follows_every_fact_and_nothing_else() -> None:
+    base = DataConfig()
+    same = preprocessing(DataConfig(crop_scale=(0.5, 1.0), workers=7, source="scripts"), 224)
+    assert same == preprocessing(base, 224)
+    others = [
+        DataConfig(resize=257),
+        DataConfig(normalize="half"),
+        DataConfig(normalize="imagenet"),
+        DataConfig(invert=True),
+    ]
+    ids = {preprocessing(data, 224)["id"] for data in (base, *others)} | {preprocessing(base, 192)["id"]}
+    assert len(ids) == 6
+
+
+def test_a_config_from_before_a_setting_existed_still_opens() -> None:
+    stored = to_json(preset("digits"))
+    for name in ("normalize", "images_per_class", "classes", "test_share"):
+        del stored["data"][name]
+    assert with_defaults(stored, to_json(RunConfig())) == to_json(preset("digits"))
