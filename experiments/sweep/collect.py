@@ -27,8 +27,8 @@ TITLE = "# Results\n"
 HEAD = f"""{TITLE}
 Made by `python -m experiments.sweep` and `python -m experiments.sweep.collect` from run folders; no number is typed
 by hand. Percent, mean ± sample standard deviation over n seeds: Ā = mean of the accuracies after each task, A_T =
-accuracy on all classes at the end, F = forgetting. `reproduced` lines repeat published methods as far as they can be repeated,
-`ours` don't; `reported` is what others published. A `+` after a commit: with uncommitted changes.
+accuracy on all classes at the end, F = forgetting. `reproduced` lines repeat published methods as far as they can be
+repeated, `ours` don't; `reported` is what others published. A `+` after a commit: with uncommitted changes.
 """
 SECTION = re.compile(r"<!-- sweep (\S+): begin -->\n(.*?)<!-- sweep \1: end -->\n", re.DOTALL)
 
