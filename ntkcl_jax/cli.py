@@ -106,7 +106,7 @@ def evaluate(args: list[str]) -> None:
     from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Evaluate, "ntkcl evaluate", args)
-    from ntkcl_jax.training.evaluate import evaluate_run
+    from ntkcl_jax.training.run import evaluate_run
 
     results, same = evaluate_run(options.run, quiet=options.quiet or options.json)
     _show(results, options.json)

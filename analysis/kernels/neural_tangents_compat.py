@@ -60,8 +60,8 @@ def load() -> ModuleType:
         ) from error
     except (ImportError, AttributeError) as error:
         raise AnalysisError(
-            f"expected neural-tangents {VERSION} to import on jax {jax.__version__}; {error}: use the pinned versions, "
-            "or another way"
+            f"expected neural-tangents {VERSION} to import on jax {jax.__version__}; {error}: use the constrained "
+            "versions, or another way"
         ) from error
     if module.__version__ != VERSION:
         raise AnalysisError(f"expected neural-tangents {VERSION}; found {module.__version__}: {INSTALL}")

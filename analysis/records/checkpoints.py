@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,11 @@ from analysis.kernels.dependence import leaves_used
 from analysis.records.probes import Probes, choose_probes
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError
-from ntkcl_jax.methods.base import SEEN, Tuned, TunedOutput
-from ntkcl_jax.models.ntkcl import Frozen, Network, Output, Tree
+from ntkcl_jax.methods.base import Learner
+from ntkcl_jax.methods.ntkcl import NTKCL, PARTS
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.runs.context import Side
 from ntkcl_jax.runs.recorded import RecordedRun, RecordedTask, load_run
-
-PARTS = {
-    "channel": ("current/adapters/",),
-    "patch": ("current/prompts/",),
-    "fusion": ("fusion/",),
-    "head": ("proxy/",),
-}
-"""NTK-CL's parameter groups by what they adapt, as prefixes of their paths."""
-READOUT = (SEEN, "prototypes", "task_of_class")
-"""What a baseline keeps of the classes: which have come; EASE: their means and tasks."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +34,20 @@ class Evaluate:
     """The network's outputs as a function whose arrays are all arguments; equal for all checkpoints of a run.
 
     Attributes:
-        network: the method's network.
+        learner: what computes them.
         output: which outputs.
         classes: scores: how many of the stream's classes the run has learned; the others are left out.
     """
 
-    network: Network | Tuned
-    output: Any
+    learner: Learner
+    output: str
     classes: int
 
     def __call__(
-        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Any, rest: Tree
+        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Frozen, rest: Tree
     ) -> Float[Array, "n k"]:
         """Evaluate the network; `rest` are trainable parameters that the outputs don't depend on."""
-        out = self.network.apply_fn({**params, **rest}, frozen, images, self.output)
+        out = self.learner.apply_fn({**params, **rest}, frozen, images, self.output)
         return out[:, : self.classes] if self.output == "scores" else out
 
 
@@ -157,33 +148,37 @@ class Records:
         Raises:
             RecordError: no such seed, checkpoint or output, or a damaged checkpoint.
         """
-        outputs = get_args(Output if isinstance(self.run.network, Network) else TunedOutput)
-        if output not in outputs:
+        learner = self.run.learner
+        if output not in learner.outputs:
             raise RecordError(
-                f"expected outputs {', '.join(outputs)}; got {output!r}: name one that method {self.run.method} has"
+                f"expected outputs {', '.join(learner.outputs)}; got {output!r}: name one that method {self.run.method} "
+                "has"
             )
         self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
         done = self._done(seed)
         task = self.task(seed, max(checkpoint - 1, 0))
         adaptation, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
-        frozen = _with_readout(frozen, self._last(seed, done))
+        last = self._last(seed, done)
+        known = {name: last.buffers[name] for name in learner.class_buffers}
+        frozen = frozen._replace(buffers=frozen.buffers | known)
         moved = adaptation if every else self._depends(output, adaptation, frozen)
         params = {path: x for path, x in adaptation.items() if path in moved and jnp.issubdtype(x.dtype, jnp.floating)}
         rest = {path: x for path, x in adaptation.items() if path not in params}
-        classes = self.run.setup.scenarios[seed].offsets[done]
-        apply_fn = Partial(Evaluate(replace(self.run.network, dtype=dtype), output, classes), frozen=frozen, rest=rest)
+        classes = self.run.context.scenarios[seed].offsets[done]
+        apply_fn = Partial(Evaluate(replace(learner, dtype=dtype), output, classes), frozen=frozen, rest=rest)
         return jax.tree.map(_double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
 
-    def _depends(self, output: Any, adaptation: Tree, frozen: Any) -> Iterable[str]:
+    def _depends(self, output: str, adaptation: Tree, frozen: Frozen) -> Iterable[str]:
         """Paths of the parameters by which the outputs have a derivative: a matter of the network, so found once."""
-        if isinstance(self.run.network, Network):
+        learner = self.run.learner
+        if isinstance(learner, NTKCL):
             return [path for path in adaptation if output == "proxy" or not path.startswith(PARTS["head"])]
         if output not in self._used:
-            x = jax.ShapeDtypeStruct((1, self.run.network.image_size, self.run.network.image_size, 3), jnp.float32)
+            x = jax.ShapeDtypeStruct((1, learner.image_size, learner.image_size, 3), jnp.float32)
             reals = {path: value for path, value in adaptation.items() if jnp.issubdtype(value.dtype, jnp.floating)}
 
             def derivative(step: Tree, *rest: Any) -> Array:
-                fn = lambda moved: self.run.network.apply_fn({**adaptation, **moved}, *rest, output)  # noqa: E731
+                fn = lambda moved: learner.apply_fn({**adaptation, **moved}, *rest, output)  # noqa: E731
                 return jax.jvp(fn, (reals,), (step,))[1]
 
             self._used[output] = frozenset(sorted(reals)[at] for at in leaves_used(derivative, reals, frozen, x))
@@ -217,13 +212,6 @@ class Records:
         if record:
             probes.record(self.run.path / "analysis" / "probes")
         return probes
-
-
-def _with_readout(frozen: Any, last: Any) -> Any:
-    """Know the classes as `last` does."""
-    if isinstance(frozen, Frozen):
-        return frozen._replace(prototypes=last.prototypes)
-    return frozen._replace(kept=frozen.kept | {name: last.kept[name] for name in READOUT if name in last.kept})
 
 
 def _double(leaf: Any) -> Any:

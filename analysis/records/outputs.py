@@ -12,11 +12,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from analysis.records.checkpoints import Records
+from ntkcl_jax.methods.ntkcl import MEAN
 
 Params = dict[str, Any]
 """Parameters by path: arrays of JAX or NumPy."""
-MEAN = "mean/"
-"""Paths of the running mean begin so."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,8 @@ class CentredScores:
         """Evaluate; the running mean is taken from `params` where they have one."""
         mean = {path: value for path, value in params.items() if path.startswith(MEAN)}
         if mean:
-            frozen = scores.keywords["frozen"]._replace(mean=mean)
+            frozen = scores.keywords["frozen"]
+            frozen = frozen._replace(buffers=frozen.buffers | mean)
             scores = Partial(scores.func, **{**scores.keywords, "frozen": frozen})
         out = scores({path: value for path, value in params.items() if path not in mean}, images)
         return (out - out.mean(axis=1, keepdims=True)) / self.scale
@@ -65,8 +65,9 @@ def centred_scores(
     """
     scores, params = records.function(seed, checkpoint, "scores", dtype)
     frozen, weights = scores.keywords["frozen"], records.run.config.model.section_weights
-    scale = float(frozen.prototypes["prototypes/scale"][0]) * sum(weights)
-    return Partial(CentredScores(scale), scores=scores), {**params, **(frozen.mean if with_mean else {})}
+    scale = float(frozen.buffers["prototypes/scale"][0]) * sum(weights)
+    means = {path: value for path, value in frozen.buffers.items() if path.startswith(MEAN)} if with_mean else {}
+    return Partial(CentredScores(scale), scores=scores), {**params, **means}
 
 
 def mean_step(before: Params, step: Params, task: int, *, last: bool) -> Params:

@@ -16,7 +16,7 @@ from analysis.store import analysis_folder, load_analysis
 from analysis.store.files import read_json
 from analysis.studies.summary import sample_kernel
 from ntkcl_jax.config import codec as config_json
-from ntkcl_jax.config.methods import TUNED_METHODS
+from ntkcl_jax.config.methods import HEAD, Method
 from ntkcl_jax.errors import reason, user_path
 from ntkcl_jax.terminal.tables import short_name
 
@@ -119,7 +119,7 @@ def read_run(run: Path) -> RunFiles:
     if config is None:
         raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
     home = run / "analysis"
-    methods = [method for method in ("ntkcl", *TUNED_METHODS) if method in config["config"]["methods"]]
+    methods = [method for method in config["config"]["methods"] if Method.of(method).readout == HEAD]
     summaries = {
         method: _read(analysis_folder(run, method) / "summary.json", schema.check_summary) for method in methods
     }

@@ -20,7 +20,7 @@ from analysis.kernels.health import check_kernel
 from analysis.kernels.kinds import Precision
 from analysis.kernels.planner import Plan, plan
 from analysis.plots.kernels import checkpoint_name, save_figures
-from analysis.records.checkpoints import PARTS, Records, default_groups, open_run, tree_sha256
+from analysis.records.checkpoints import Records, default_groups, open_run, tree_sha256
 from analysis.records.probes import Probes
 from analysis.store import (
     KernelSpec,
@@ -36,7 +36,6 @@ from analysis.studies import summary
 from analysis.studies.request import Request
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import user_path
-from ntkcl_jax.methods.base import Tuned
 from ntkcl_jax.terminal.progress import Progress, Stage
 
 
@@ -105,8 +104,7 @@ class Session:
             fn, params = self.records.function(seed, checkpoint, self.request.head)
             groups = None
             if self.request.groups != "none":
-                network = self.records.run.network
-                parts = network.parts if isinstance(network, Tuned) else PARTS
+                parts = self.records.run.learner.parts
                 groups = default_groups(sorted(params), self.request.groups, parts)
             check_params(params)  # that rows are independent is a property of the network, tested where it is defined
             shape = inspect(fn, params, probes.images, groups)

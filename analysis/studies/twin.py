@@ -21,10 +21,12 @@ from jaxtyping import Array, Float
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Batch, Scenario
-from ntkcl_jax.methods.ntkcl import LearnerState, fit_task, task_arrays
+from ntkcl_jax.methods.base import LearnerState
+from ntkcl_jax.methods.ntkcl import NTKCL
 from ntkcl_jax.models.adapters import Key
-from ntkcl_jax.models.ntkcl import Features, Frozen, Network, Tree
-from ntkcl_jax.training.task_loop import StepRecord
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.ntkcl import Features, Network
+from ntkcl_jax.training.task_loop import fit_task
 
 HEAD = "proxy/"
 """Paths of the proxy head begin so; features don't depend on it."""
@@ -77,13 +79,28 @@ class LinearNetwork(Network):
         return Features(*map(jnp.add, values, changes))
 
 
-def expanded(frozen: Frozen, adaptation: Tree) -> Frozen:
-    """Frozen arrays for a `LinearNetwork` around `adaptation`."""
-    return frozen._replace(origin={path: value for path, value in adaptation.items() if not path.startswith(HEAD)})
+@dataclass(frozen=True)
+class LinearNTKCL(NTKCL):
+    """NTK-CL with a `LinearNetwork` in its network's place; the rest of the method is exact."""
+
+    @classmethod
+    def of_learner(cls, learner: NTKCL) -> Self:
+        """The twin of a learner."""
+        return cls(**{field.name: getattr(learner, field.name) for field in fields(NTKCL)})
+
+    @property
+    def network(self) -> LinearNetwork:
+        """The linearised network."""
+        return LinearNetwork.of(super().network)
+
+
+def expanded(frozen: Frozen, trainable: Tree) -> Frozen:
+    """Frozen arrays for a `LinearNetwork` around `trainable`."""
+    return frozen._replace(origin={path: value for path, value in trainable.items() if not path.startswith(HEAD)})
 
 
 def fit_twin(
-    network: Network,
+    learner: NTKCL,
     config: RunConfig,
     scenario: Scenario,
     state: LearnerState,
@@ -92,12 +109,12 @@ def fit_twin(
     task: int,
     seed: int,
     steps_in_epoch: int,
-    on_records: Callable[[list[StepRecord]], None] = lambda records: None,
+    on_steps: Callable[[int], None] = lambda steps: None,
 ) -> LearnerState:
     """Train the twin of a state on a task, by the steps that the run takes: batches, dropout, optimizer, objective.
 
     Args:
-        network: the run's architecture.
+        learner: the run's NTK-CL.
         config: the run's configuration.
         scenario: class order and tasks.
         state: at the task's start, with its proxy head; the twin is expanded here.
@@ -105,7 +122,7 @@ def fit_twin(
         task: its number, from 0.
         seed: the run's seed.
         steps_in_epoch: batches of an epoch.
-        on_records: receives the steps' losses in order, some steps late.
+        on_steps: receives the number of further steps that are done, every few steps.
 
     Returns:
         The state with the twin's trained tree, and with the origin among its frozen arrays.
@@ -113,20 +130,21 @@ def fit_twin(
     Raises:
         NonFiniteError: a loss or parameter that isn't finite.
     """
-    start = state._replace(frozen=expanded(state.frozen, state.adaptation))
-    arrays = task_arrays(network, config, scenario, task, state.frozen, state.anchor)
-    trained = fit_task(
-        LinearNetwork.of(network),
+    start = state._replace(frozen=expanded(state.frozen, state.trainable))
+    trained = state.trainable
+    for fitted in fit_task(
+        LinearNTKCL.of_learner(learner),
         config,
+        scenario,
         start,
-        arrays,
         epoch_batches,
         task=task,
         seed=seed,
         steps_in_epoch=steps_in_epoch,
-        on_records=on_records,
-    )
-    return start._replace(adaptation=trained)
+    ):
+        on_steps(len(fitted.records))
+        trained = fitted.state.trainable
+    return start._replace(trainable=trained)
 
 
 def step_of(trained: LearnerState) -> dict[str, Float[np.ndarray, "..."]]:
@@ -138,4 +156,4 @@ def step_of(trained: LearnerState) -> dict[str, Float[np.ndarray, "..."]]:
     origin = trained.frozen.origin
     if origin is None:
         raise ValueError("expected the state of a linearised twin, which has an origin; got None")
-    return {path: np.asarray(trained.adaptation[path], np.float64) - np.asarray(at) for path, at in origin.items()}
+    return {path: np.asarray(trained.trainable[path], np.float64) - np.asarray(at) for path, at in origin.items()}

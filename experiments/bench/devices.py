@@ -18,7 +18,7 @@ import numpy as np
 from experiments.bench.ours import middle
 from experiments.bench.sizes import model
 from ntkcl_jax.config.devices import MeshConfig
-from ntkcl_jax.devices.mesh import copied, make_mesh, split_rows, whole
+from ntkcl_jax.devices.mesh import make_mesh, replicate, replicated, shard_batch
 from ntkcl_jax.training.step import train_step
 
 WIDTHS = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
@@ -55,8 +55,8 @@ def measured(size: str, image_size: int | None, batch: int, dtype: Any, devices:
     mesh = make_mesh(MeshConfig(data=devices))
     made = middle(model(size, image_size), batch, dtype)
     settings, (tree, moments, frozen, arrays, images, *rest) = made.step_arguments[:3], made.step_arguments[3:]
-    placed = (*copied(mesh, (tree, moments, frozen, arrays)), split_rows(mesh, images), *copied(mesh, rest))
-    compiled = train_step.lower(*settings, *placed, where=whole(mesh)).compile()
+    placed = (*replicate(mesh, (tree, moments, frozen, arrays)), shard_batch(mesh, images), *replicate(mesh, rest))
+    compiled = train_step.lower(*settings, *placed, where=replicated(mesh)).compile()
     memory = compiled.memory_analysis()
     return {
         "devices": devices,

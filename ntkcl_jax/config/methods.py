@@ -1,14 +1,101 @@
-"""What can be run on a stream, and the settings of everything but NTK-CL itself."""
+"""What can be run on a stream: learners, readouts, the names of their pairs, and their settings.
+
+A method is a *learner*, what trains inside the frozen backbone, under a *readout*, what classifies its features.
+`ease/ridge` names any pair; the names of `NAMED` are short for some of them.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ntkcl_jax.config.model import Variant
-from ntkcl_jax.errors import require
+from ntkcl_jax.config.registry import Registry
+from ntkcl_jax.errors import ConfigError, require
 
-TUNED_METHODS = ("adapters", "l2p", "dualprompt", "coda-prompt", "ease", "inflora")
-"""Baselines that train modules inside the frozen backbone."""
-METHODS = ("ntkcl", "ntkcl-ridge", "prototypes", "sequential", "joint", "ridge", "ranpac", *TUNED_METHODS)
-"""All methods; docs/method.md says what each is."""
+LEARNERS = Registry(
+    "learner",
+    "ntkcl_jax.learners",
+    {
+        "ntkcl": "ntkcl_jax.methods.ntkcl:NTKCL",
+        "frozen": "ntkcl_jax.methods.frozen:FrozenBackbone",
+        "first-session": "ntkcl_jax.methods.adapters:FirstSession",
+        "adapters": "ntkcl_jax.methods.adapters:AdapterTuning",
+        "l2p": "ntkcl_jax.methods.l2p:L2P",
+        "dualprompt": "ntkcl_jax.methods.dualprompt:DualPrompt",
+        "coda-prompt": "ntkcl_jax.methods.coda_prompt:CodaPrompt",
+        "ease": "ntkcl_jax.methods.ease:Ease",
+        "inflora": "ntkcl_jax.methods.inflora:InfLora",
+    },
+)
+"""What trains inside the frozen backbone; subclasses of `ntkcl_jax.methods.base.Learner`."""
+READOUTS = Registry(
+    "readout",
+    "ntkcl_jax.readouts",
+    {
+        "prototypes": "ntkcl_jax.readouts.prototypes:Prototypes",
+        "linear": "ntkcl_jax.readouts.linear:Linear",
+        "joint": "ntkcl_jax.readouts.linear:Joint",
+        "ridge": "ntkcl_jax.readouts.ridge:Ridge",
+        "random-ridge": "ntkcl_jax.readouts.ridge:RandomRidge",
+        "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
+    },
+)
+"""What classifies a learner's features; subclasses of `ntkcl_jax.readouts.base.Readout`."""
+HEAD = "head"
+"""In a readout's place: the classifier that the learner itself trains or keeps."""
+NAMED = {
+    "ntkcl": "ntkcl/head",
+    "ntkcl-ridge": "ntkcl/random-ridge",
+    "prototypes": "frozen/prototypes",
+    "sequential": "frozen/linear",
+    "joint": "frozen/joint",
+    "ridge": "frozen/ridge",
+    "ranpac": "first-session/ranpac",
+    "adapters": "adapters/head",
+    "l2p": "l2p/head",
+    "dualprompt": "dualprompt/head",
+    "coda-prompt": "coda-prompt/head",
+    "ease": "ease/head",
+    "inflora": "inflora/head",
+}
+"""Names of pairs; docs/method.md says what each is. The name of any other learner is short for the learner's head."""
+METHODS = tuple(NAMED)
+"""All names that this package gives to methods."""
+
+
+class Method(NamedTuple):
+    """A learner under a readout, by their names.
+
+    Attributes:
+        learner: one of `LEARNERS`.
+        readout: one of `READOUTS`, or `HEAD`.
+    """
+
+    learner: str
+    readout: str
+
+    @classmethod
+    def of(cls, name: str) -> "Method":
+        """Read the name of a method.
+
+        Args:
+            name: one of `NAMED`, a learner, or LEARNER/READOUT.
+
+        Raises:
+            ConfigError: no such method.
+
+        Example:
+            >>> Method.of("prototypes"), Method.of("ease/ridge")
+            (Method(learner='frozen', readout='prototypes'), Method(learner='ease', readout='ridge'))
+        """
+        learner, _, readout = NAMED.get(name, name).partition("/")
+        readout = readout or HEAD
+        known = learner in LEARNERS.names and (readout == HEAD or readout in READOUTS.names)
+        if not known or NAMED.get(name, name).endswith("/"):
+            raise ConfigError(
+                f"unknown method {name!r}; choose from {', '.join(METHODS)}, or LEARNER/READOUT with a learner of "
+                f"{', '.join(LEARNERS.names)} and a readout of {', '.join((HEAD, *READOUTS.names))}"
+            )
+        return cls(learner, readout)
 
 
 @dataclass(frozen=True)
@@ -23,7 +110,7 @@ class BaselineConfig:
     epochs: int | None = None
     """Their passes over each task's images; None means `optimizer.epochs`."""
     first_session: bool = True
-    """`ranpac`: train adapters on task 0 before its features are taken, as published; else use the bare backbone."""
+    """`ranpac`: train adapters on task 0 before its features are taken, as published; else it is `frozen/ranpac`."""
 
     def __post_init__(self) -> None:
         """Refuse durations and rates without meaning."""
@@ -34,12 +121,12 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """Ridge classifiers on random features: methods `ranpac` and `ntkcl-ridge`."""
+    """Ridge classifiers on random features: readouts `ranpac` and `random-ridge`."""
 
     random_features: int = 2000
     """Width of the random projection (RanPAC's published runs: 10,000, with seconds of algebra a task)."""
     views: int = 4
-    """`ntkcl-ridge`: random crops of each training image that are learnt beside the image itself."""
+    """`random-ridge`: random crops of each training image that are learnt beside the image itself."""
 
     def __post_init__(self) -> None:
         """Refuse sizes without meaning."""

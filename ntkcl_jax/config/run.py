@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ntkcl_jax.config.data import DataConfig
-from ntkcl_jax.config.methods import METHODS, BaselineConfig, ObjectiveConfig, ReadoutConfig
+from ntkcl_jax.config.methods import METHODS, BaselineConfig, Method, ObjectiveConfig, ReadoutConfig
 from ntkcl_jax.config.model import ModelConfig
 from ntkcl_jax.errors import require
 
@@ -85,7 +85,7 @@ class RunConfig:
     seeds: tuple[int, ...] = (0,)
     """Each seed fixes class order, batches, augmentation, dropout and initialisation, each by its own named stream."""
     methods: tuple[str, ...] = ("ntkcl",)
-    """What to run on each seed, in this order; docs/method.md says what each is."""
+    """What to run on each seed, in this order: names of docs/method.md, or LEARNER/READOUT such as `ease/ridge`."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and tasks."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -103,8 +103,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse unknown methods and repeated seeds."""
-        unknown = [m for m in self.methods if m not in METHODS]
-        require(not unknown, f"unknown method {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+        for method in self.methods:
+            Method.of(method)
         require(len(self.seeds) > 0, "seeds must name at least one seed")
         require(len(set(self.seeds)) == len(self.seeds), f"seeds must differ, got {self.seeds}")
         require(all(0 <= s < 2**32 for s in self.seeds), f"seeds must be in [0, 2**32), got {self.seeds}")
@@ -113,7 +113,12 @@ class RunConfig:
             not pinned or (len(pinned) == 64 and set(pinned) <= set("0123456789abcdef")),
             f"weights_sha256 must be 64 hexadecimal digits, got {self.weights_sha256!r}",
         )
-        if "ntkcl-ridge" in self.methods:
-            before = self.methods[: self.methods.index("ntkcl-ridge")]
-            require("ntkcl" in before, "method ntkcl-ridge reads the checkpoints of ntkcl: name ntkcl before it")
+        require(len(set(self.methods)) == len(self.methods), f"methods must differ, got {', '.join(self.methods)}")
         require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")
+
+    def pair(self, method: str) -> Method:
+        """Learner and readout of a method in this run: without a first session `ranpac` takes the bare backbone."""
+        found = Method.of(method)
+        if found.learner == "first-session" and not self.baselines.first_session:
+            return found._replace(learner="frozen")
+        return found

@@ -70,7 +70,7 @@ def first() -> bool:
     return not several() or jax.process_index() == 0
 
 
-def agreed(number: int) -> int:
+def broadcast(number: int) -> int:
     """What the first process found: what a file system shows may differ between hosts for a moment."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
 
@@ -87,7 +87,7 @@ def on_first(action: Callable[[], Any]) -> None:
             action()
         except Exception as error:
             failure = error
-    if agreed(failure is not None):
+    if broadcast(failure is not None):
         raise failure or NtkclError("process 0 of the run stopped; see its message")
 
 

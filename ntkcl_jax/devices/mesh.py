@@ -76,7 +76,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
     return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
 
 
-def split_rows(mesh: Mesh, batch: T) -> T:
+def shard_batch(mesh: Mesh, batch: T) -> T:
     """Put a batch, of which this process holds the rows of `local_rows`, onto the devices, divided over `data`."""
     sharding = NamedSharding(mesh, PartitionSpec(DATA))
     if not several():
@@ -84,23 +84,23 @@ def split_rows(mesh: Mesh, batch: T) -> T:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def whole(mesh: Mesh | AbstractMesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Where an array lies that every device has."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def copied(mesh: Mesh | AbstractMesh, tree: T) -> T:
+def replicate(mesh: Mesh | AbstractMesh, tree: T) -> T:
     """Put arrays onto every device; those that lie on the mesh already, in whatever way, stay."""
 
     def put(x: Any) -> jax.Array:
         if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh:
             return x
-        return _put(x, whole(mesh))
+        return _put(x, replicated(mesh))
 
     return jax.tree.map(put, tree)
 
 
-def split_parameters(mesh: Mesh, tree: T) -> T:
+def shard_parameters(mesh: Mesh, tree: T) -> T:
     """Put parameters onto the devices, large matrices divided over `model` along their longest axis that it divides."""
 
     def put(x: Any) -> jax.Array:
@@ -109,7 +109,7 @@ def split_parameters(mesh: Mesh, tree: T) -> T:
     return jax.tree.map(put, tree)
 
 
-def pinned(tree: T, sharding: NamedSharding | None) -> T:
+def constrained(tree: T, sharding: NamedSharding | None) -> T:
     """Within a compiled step: keep results where the next step expects them; None leaves it to XLA."""
     return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 

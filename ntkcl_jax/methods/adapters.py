@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ntkcl_jax.methods.base import Held, Recipe, Tuned, linear_head
+from ntkcl_jax.methods.base import Learner, Recipe, linear_head
 from ntkcl_jax.models.adapters import Key, dropout, uniform_fan_in
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.models.vit import Block, ViT
 
 SCALE = 0.1
@@ -62,7 +62,7 @@ def adapted_feature(
 
 
 @dataclass(frozen=True)
-class AdapterTuning(Tuned):
+class AdapterTuning(Learner):
     """One adapter in every block and one linear classifier, trained on task after task.
 
     Attributes:
@@ -77,11 +77,24 @@ class AdapterTuning(Tuned):
     recipe: ClassVar = Recipe("sgd", learning_rate=0.025, schedule="cosine", weight_decay=5e-4)
 
     def init(self, key: Key) -> tuple[Tree, Tree]:
-        """Draw adapters and classifier; nothing is kept."""
+        """Draw adapters and classifier; no buffers."""
         keys = jax.random.split(key)
         adapters = init_adapters(keys[0], self.backbone.depth, self.backbone.dim, self.rank)
         return adapters | linear_head(keys[1], self.backbone.dim, self.classes), {}
 
-    def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature of the adapted backbone."""
-        return adapted_feature(self.vit(held), trainable, images)
+        return adapted_feature(self.vit(frozen), trainable, images)
+
+
+@dataclass(frozen=True)
+class FirstSession(AdapterTuning):
+    """The adapters of task 0, which stay as they are from then on: RanPAC's first session (arXiv:2307.02251)."""
+
+    name: ClassVar = "first-session"
+    sessions: ClassVar = 1
+    recipe: ClassVar = Recipe("sgd", learning_rate=0.01, schedule="cosine", weight_decay=5e-4)
+
+    def stream(self, purpose: str, *numbers: int) -> tuple[str | int, ...]:
+        """Random streams have RanPAC's name, under which this was measured."""
+        return ("ranpac", purpose, *numbers)

@@ -21,7 +21,6 @@ orthogonal. LAMDA-PILOT, behind the numbers in NTK-CL's table, sets λ = 0. The 
 this project.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,20 +29,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ntkcl_jax.data import Batch
-from ntkcl_jax.methods.base import Held, Recipe, Task, Tuned, linear_head
+from ntkcl_jax.methods.base import Learner, LearnerState, Recipe, Task, Views, linear_head
 from ntkcl_jax.methods.prompting import encoded, layers_of, query_of
 from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.models.heads import unit
-from ntkcl_jax.models.ntkcl import Tree
 
 SQUARE_FLOOR = 1e-12
 """Smallest squared length of q ⊙ A: components that are still zero have weight 0 and a finite gradient."""
 PUBLISHED = {"cifar100": (0.9136, 0.8670), "imagenet-r": (0.7716, 0.7159), "imagenet-a": (0.5613, 0.4534)}
 """(A̅, A_T) on ImageNet-21K weights by benchmark, as NTK-CL's table reports them (arXiv:2407.17120)."""
 IN_USE = "in_use"
-"""Entry of `kept`: which components are in use; those to come are zero."""
+"""Buffer: which components are in use; those to come are zero."""
 OWN = "own"
-"""Entry of `kept`: which components are trained, those of the last task that began."""
+"""Buffer: which components are trained, those of the last task that began."""
 COMPONENTS = ("components/prompts", "components/keys", "components/attention")
 """Paths of P, K and A."""
 
@@ -91,7 +90,7 @@ def penalty(rows: Float[Array, "m e"], used: Bool[Array, "m"]) -> Float[Array, "
 
 
 @dataclass(frozen=True)
-class CodaPrompt(Tuned):
+class CodaPrompt(Learner):
     """Prefixes summed from components that tasks add.
 
     Attributes:
@@ -133,36 +132,34 @@ class CodaPrompt(Tuned):
         }
         return zeros | linear_head(key, dim, self.classes), {name: jnp.zeros(many, bool) for name in (IN_USE, OWN)}
 
-    def begin(
-        self, trainable: Tree, held: Held, task: Task, key: Key, views: Callable[[], Iterable[Batch]]
-    ) -> tuple[Tree, Tree]:
+    def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Draw the task's components, orthogonal to all before them, and put them into use."""
         start = int(task.number) * self.per_task
         stop = start + self.per_task
-        changed = dict(trainable)
+        trainable, changed = state.trainable, {}
         for name, own_key in zip(COMPONENTS, jax.random.split(key, len(COMPONENTS)), strict=True):
             rows = trainable[name].reshape(*trainable[name].shape[:2], -1)
             drawn = jax.random.normal(own_key, (len(rows), self.per_task, rows.shape[2]))
             new = jax.vmap(orthogonal_to)(rows[:, :start], drawn)
             changed[name] = rows.at[:, start:stop].set(new).reshape(trainable[name].shape)
         numbers = jnp.arange(self.per_task * self.tasks)
-        return changed, held.kept | {IN_USE: numbers < stop, OWN: (numbers >= start) & (numbers < stop)}
+        return state.updated(changed, {IN_USE: numbers < stop, OWN: (numbers >= start) & (numbers < stop)})
 
-    def parted(self, trainable: Tree, held: Held) -> Tree:
+    def parted(self, trainable: Tree, frozen: Frozen) -> Tree:
         """The tree, old tasks' components cut off from the gradient."""
 
         def cut(value: Array) -> Array:
-            mask = held.kept[OWN].reshape(-1, *[1] * (value.ndim - 2))
+            mask = frozen.buffers[OWN].reshape(-1, *[1] * (value.ndim - 2))
             return jnp.where(mask, value, jax.lax.stop_gradient(value))
 
         return trainable | {name: cut(trainable[name]) for name in COMPONENTS}
 
-    def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature under the image's weighted sum of components."""
-        vit = self.vit(held)
+        vit = self.vit(frozen)
         tokens = vit.embed(images)
         query = query_of(vit, tokens)
-        prompts, keys, attention = (self.parted(trainable, held)[name] for name in COMPONENTS)
+        prompts, keys, attention = (self.parted(trainable, frozen)[name] for name in COMPONENTS)
         prefixes = {}
         for i, layer in enumerate(self.layers):
             # Components to come are zero and add nothing.
@@ -171,11 +168,11 @@ class CodaPrompt(Tuned):
         return encoded(vit, tokens, prefixes=prefixes)[:, 0]
 
     def loss(
-        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy over the task's own classes, and the penalty on components that aren't orthogonal."""
-        terms, logits = super().loss(trainable, held, task, batch, key)
-        parted = self.parted(trainable, held)
+        terms, logits = super().loss(trainable, frozen, task, batch, key)
+        parted = self.parted(trainable, frozen)
         rows = [parted[name].reshape(*parted[name].shape[:2], -1) for name in COMPONENTS]
-        penalties = [penalty(block, held.kept[IN_USE]) for part in rows for block in part]
+        penalties = [penalty(block, frozen.buffers[IN_USE]) for part in rows for block in part]
         return terms | {"orth": self.orthogonality * jnp.stack(penalties).sum()}, logits

@@ -18,7 +18,6 @@ matched. A backbone of fewer than five blocks has E-prompts in those of blocks 2
 linear classifier starts as all those of this project.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,20 +26,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkcl_jax.data import Batch
-from ntkcl_jax.methods.base import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
+from ntkcl_jax.methods.base import Learner, LearnerState, Recipe, Task, Views, apply_head, cross_entropy, linear_head
 from ntkcl_jax.methods.prompting import cosine, encoded, layers_of, mean_over, query_of, uniform
 from ntkcl_jax.models.adapters import Key
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.models.vit import ViT
 
 PUBLISHED = {"cifar100": (0.9068, 0.8576), "imagenet-r": (0.7245, 0.6631), "imagenet-a": (0.5216, 0.4007)}
 """(A̅, A_T) on ImageNet-21K weights by benchmark, as NTK-CL's table reports them (arXiv:2407.17120)."""
 BEGUN = "begun"
-"""Entry of `kept` that tells which tasks' E-prompts may be matched."""
+"""Buffer that tells which tasks' E-prompts may be matched."""
 
 
 @dataclass(frozen=True)
-class DualPrompt(Tuned):
+class DualPrompt(Learner):
     """A prefix for all tasks, and one for each.
 
     Attributes:
@@ -79,14 +78,11 @@ class DualPrompt(Tuned):
         }
         return prompts | linear_head(keys[3], dim, self.classes), {BEGUN: jnp.zeros(self.tasks, bool)}
 
-    def begin(
-        self, trainable: Tree, held: Held, task: Task, key: Key, views: Callable[[], Iterable[Batch]]
-    ) -> tuple[Tree, Tree]:
+    def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Start the task's E-prompt at the one before; its key may be matched from here on."""
-        experts = trainable["expert/prefix"]
+        experts, begun = state.trainable["expert/prefix"], state.frozen.buffers[BEGUN]
         experts = experts.at[task.number].set(experts[jnp.maximum(task.number - 1, 0)])
-        kept = held.kept | {BEGUN: held.kept[BEGUN].at[task.number].set(True)}
-        return trainable | {"expert/prefix": experts}, kept
+        return state.updated({"expert/prefix": experts}, {BEGUN: begun.at[task.number].set(True)})
 
     def prompted(
         self, vit: ViT, trainable: Tree, tokens: Float[Array, "b l d"], experts: Float[Array, "*b e 2 r d"]
@@ -100,19 +96,19 @@ class DualPrompt(Tuned):
         prefixes = {layer: _joined(prompts) for layer, prompts in found.items()}
         return encoded(vit, tokens, prefixes=prefixes)[:, 0]
 
-    def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature under the E-prompt whose key is nearest."""
-        vit = self.vit(held)
+        vit = self.vit(frozen)
         tokens = vit.embed(images)
         near = cosine(query_of(vit, tokens), trainable["keys/task"])
-        task = jnp.argmax(jnp.where(held.kept[BEGUN], near, -jnp.inf), axis=1)
+        task = jnp.argmax(jnp.where(frozen.buffers[BEGUN], near, -jnp.inf), axis=1)
         return self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task])
 
     def loss(
-        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy over the task's own classes under its own E-prompt, and the pull of its key to the queries."""
-        vit = self.vit(held)
+        vit = self.vit(frozen)
         tokens = vit.embed(batch.images)
         near = cosine(query_of(vit, tokens), trainable["keys/task"][task.number][None])[:, 0]
         logits = apply_head(trainable, self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task.number]))

@@ -21,7 +21,6 @@ An image costs as many passes as tasks have come, and stored adapters grow with 
 whole stream from the start, so that nothing is compiled twice.
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,11 +31,11 @@ from jaxtyping import Array, Float, Int
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.methods.adapters import adapted_feature, init_adapters
-from ntkcl_jax.methods.base import Held, Recipe, Task, Tuned, cross_entropy, linear_head
+from ntkcl_jax.methods.base import SEEN, Learner, LearnerState, Recipe, Task, Views, cross_entropy, linear_head
 from ntkcl_jax.methods.class_means import class_means
 from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.models.heads import unit
-from ntkcl_jax.models.ntkcl import Tree
 
 PUBLISHED = {"cifar100": (0.9258, 0.8811), "imagenet-r": (0.8192, 0.7604), "imagenet-a": (0.6435, 0.5464)}
 """Average and final accuracy with ImageNet-21K weights, tasks of 10, 20 and 20 classes (table of NTK-CL)."""
@@ -72,7 +71,7 @@ def completed(means: Float[np.ndarray, "c t d"], task_of: Int[np.ndarray, "c"]) 
 
 
 @dataclass(frozen=True)
-class Ease(Tuned):
+class Ease(Learner):
     """Adapters of its own for every task.
 
     Attributes:
@@ -89,6 +88,7 @@ class Ease(Tuned):
     terms: ClassVar = ("ce",)
     parts: ClassVar = {"adapters": ("adapters/",), "head": ("head/",)}
     recipe: ClassVar = Recipe("sgd", learning_rate=0.025, schedule="cosine", weight_decay=5e-4)
+    class_buffers: ClassVar = (SEEN, "prototypes", "task_of_class")
 
     def init(self, key: Key) -> tuple[Tree, Tree]:
         """Draw adapters and training head; make room for the adapters of all tasks and for all class means."""
@@ -113,22 +113,20 @@ class Ease(Tuned):
         head = linear_head(keys[1], self.backbone.dim, self.classes, bias=False)
         return adapters | head | {"head/scale": jnp.ones(())}
 
-    def begin(
-        self, trainable: Tree, held: Held, task: Task, key: Key, views: Callable[[], Iterable[Batch]]
-    ) -> tuple[Tree, Tree]:
+    def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Put the adapters of the task before away and draw new ones."""
-        kept, number = held.kept | {"task": task.number}, int(task.number)
+        changed, number = {"task": task.number}, int(task.number)
         if number > 0:
-            for path in [path for path in kept if path.startswith("old/")]:
-                kept[path] = kept[path].at[number - 1].set(trainable[path.removeprefix("old/")])
-        return self._drawn(key), kept
+            for path, values in state.frozen.buffers.items():
+                if path.startswith("old/"):
+                    changed[path] = values.at[number - 1].set(state.trainable[path.removeprefix("old/")])
+        return state.updated(self._drawn(key), changed)
 
-    def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """Class feature in each task's subspace, one after the other; zeros in those of tasks to come."""
-        vit, number = self.vit(held), held.kept["task"]
-        old = {
-            path: jax.lax.stop_gradient(held.kept[f"old/{path}"]) for path in trainable if f"old/{path}" in held.kept
-        }
+        vit, number = self.vit(frozen), frozen.buffers["task"]
+        buffers = frozen.buffers
+        old = {path: jax.lax.stop_gradient(buffers[f"old/{path}"]) for path in trainable if f"old/{path}" in buffers}
 
         def add(s: Array, made: Array) -> Array:
             adapters = {path: values[s] for path, values in old.items()}
@@ -139,32 +137,34 @@ class Ease(Tuned):
         made = jax.lax.fori_loop(0, number, add, made)  # as many rounds as there are old tasks
         return made.at[:, number].set(current).reshape(len(images), -1)
 
-    def logits(self, trainable: Tree, held: Held, features: Float[Array, "b e"]) -> Float[Array, "b k"]:
+    def logits(self, trainable: Tree, frozen: Frozen, features: Float[Array, "b e"]) -> Float[Array, "b k"]:
         """Weighted sum of the cosines to class means in all subspaces."""
-        task_of = held.kept["task_of_class"]
+        task_of = frozen.buffers["task_of_class"]
         own = task_of[:, None] == jnp.arange(self.tasks)
         weights = jnp.where(own, 1.0, self.others / jnp.maximum(task_of.max(), 1))
         directions = unit(features.reshape(-1, self.tasks, self.backbone.dim))
         # Both a feature and a mean are zero in the subspaces of tasks to come, and so is their cosine.
-        return jnp.einsum("bsd,csd->bc", directions, unit(held.kept["prototypes"]) * weights[:, :, None])
+        return jnp.einsum("bsd,csd->bc", directions, unit(frozen.buffers["prototypes"]) * weights[:, :, None])
 
     def loss(
-        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy of the cosine head over the task's own classes."""
-        feature = adapted_feature(self.vit(held), trainable, batch.images, key, self.dropout)
+        feature = adapted_feature(self.vit(frozen), trainable, batch.images, key, self.dropout)
         logits = trainable["head/scale"] * unit(feature) @ unit(trainable["head/kernel"].T).T
         return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new)}, logits
 
-    def end(self, trainable: Tree, held: Held, task: Task, views: Callable[[], Iterable[Batch]]) -> tuple[Tree, Tree]:
+    def end(self, state: LearnerState, task: Task, views: Views) -> LearnerState:
         """Compute the new classes' means and put together what older classes lack."""
-        new = np.asarray(task.new)
-        means, task_of = np.array(held.kept["means"]), np.array(held.kept["task_of_class"])
-        found = class_means(self, trainable, held, views(), int(np.argmax(new)), int(new.sum()))
+        new, buffers = np.asarray(task.new), state.frozen.buffers
+        means, task_of = np.array(buffers["means"]), np.array(buffers["task_of_class"])
+        found = class_means(self, *state, views(), int(task.offset), int(task.size))
         means[new] = found.reshape(-1, *means.shape[1:])
         task_of[new] = task.number
-        return trainable, held.kept | {
-            "means": jnp.asarray(means),
-            "prototypes": jnp.asarray(completed(means, task_of)),
-            "task_of_class": jnp.asarray(task_of),
-        }
+        return state.updated(
+            buffers={
+                "means": jnp.asarray(means),
+                "prototypes": jnp.asarray(completed(means, task_of)),
+                "task_of_class": jnp.asarray(task_of),
+            }
+        )

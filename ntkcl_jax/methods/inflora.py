@@ -24,7 +24,7 @@ of the run.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,21 +35,20 @@ from jaxtyping import Array, Float
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.devices.hosts import fetch
-from ntkcl_jax.methods.base import Held, Recipe, Task, Tuned, linear_head
+from ntkcl_jax.methods.base import Learner, LearnerState, Recipe, Task, Views, linear_head, pixels_of
 from ntkcl_jax.models.adapters import Key
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.models.vit import Block, KeysValues
-from ntkcl_jax.training.step import pixels_of
 
 PUBLISHED = {"cifar100": (0.9196, 0.8693), "imagenet-r": (0.8163, 0.7553), "imagenet-a": (0.5550, 0.4421)}
 """Average and final accuracy with ImageNet-21K weights, tasks of 10, 20 and 20 classes (table of NTK-CL)."""
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def gram(method: "InfLora", trainable: Tree, held: Held, batch: Batch) -> Float[Array, "depth d d"]:
+def gram(method: "InfLora", trainable: Tree, frozen: Frozen, batch: Batch) -> Float[Array, "depth d d"]:
     """Sum of h hᵀ over the tokens h that each block's attention reads; padded rows don't count."""
     sums = []
-    for inputs in method.walk(trainable, held, pixels_of(batch, method.image_size))[0]:
+    for inputs in method.walk(trainable, frozen, pixels_of(batch, method.image_size))[0]:
         h = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         h = jnp.where(batch.valid[:, None, None], h, 0)  # a padded row may hold anything, even NaN
         sums.append(jnp.einsum("bld,ble->de", h, h, precision=jax.lax.Precision.HIGHEST))
@@ -57,12 +56,12 @@ def gram(method: "InfLora", trainable: Tree, held: Held, batch: Batch) -> Float[
 
 
 def covariance(
-    method: "InfLora", trainable: Tree, held: Held, batches: Iterable[Batch]
+    method: "InfLora", trainable: Tree, frozen: Frozen, batches: Iterable[Batch]
 ) -> Float[np.ndarray, "depth d d"]:
     """Mean of h hᵀ over all tokens of all images, float64, in one pass."""
     total, images = np.zeros((method.backbone.depth, method.backbone.dim, method.backbone.dim)), 0
     for batch in batches:
-        part, valid = fetch((gram(method, trainable, held, batch), batch.valid))
+        part, valid = fetch((gram(method, trainable, frozen, batch), batch.valid))
         total += part
         images += int(valid.sum())
     return total / (images * method.backbone.tokens)
@@ -124,7 +123,7 @@ def grown(basis: Float[np.ndarray, "d d"], covariance: Float[np.ndarray, "d d"],
 
 
 @dataclass(frozen=True)
-class InfLora(Tuned):
+class InfLora(Learner):
     """Low-rank changes of keys and values, orthogonal to old tasks' inputs.
 
     Attributes:
@@ -146,28 +145,28 @@ class InfLora(Tuned):
         """Draw the classifier; no change of keys and values, an empty memory."""
         depth, d = self.backbone.depth, self.backbone.dim
         lora = {f"lora/{name}": jnp.zeros((depth, self.rank, d)) for name in ("keys", "values")}
-        kept = {name: jnp.zeros((depth, d, d)) for name in ("merged/keys", "merged/values", "basis")}
-        return lora | linear_head(key, d, self.classes), kept | {"down": jnp.zeros((depth, d, self.rank))}
+        buffers = {name: jnp.zeros((depth, d, d)) for name in ("merged/keys", "merged/values", "basis")}
+        return lora | linear_head(key, d, self.classes), buffers | {"down": jnp.zeros((depth, d, self.rank))}
 
-    def changed(self, trainable: Tree, held: Held, i: int) -> KeysValues:
+    def changed(self, trainable: Tree, frozen: Frozen, i: int) -> KeysValues:
         """What happens to the keys and values of block i: they gain `h (W + B A)`, W of the tasks before."""
 
         def gain(h: Array, name: str) -> Array:
-            down, merged = held.kept["down"][i], held.kept[f"merged/{name}"][i]
+            down, merged = frozen.buffers["down"][i], frozen.buffers[f"merged/{name}"][i]
             return h @ merged.astype(h.dtype) + h @ down.astype(h.dtype) @ trainable[f"lora/{name}"][i].astype(h.dtype)
 
         return lambda h, k, v: (k + gain(h, "keys"), v + gain(h, "values"))
 
     def walk(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]
     ) -> tuple[list[Float[Array, "b l d"]], Float[Array, "b d"]]:
         """What the attention of each block reads, h, and the class feature of the changed backbone."""
-        vit = self.vit(held)
+        vit = self.vit(frozen)
         blocks = list(vit.blocks)
 
         def run(x: Array, i: int) -> Array:
             block: Block = blocks[i]
-            z = block.attend(x, 1 if i == len(blocks) - 1 else None, self.changed(trainable, held, i))
+            z = block.attend(x, 1 if i == len(blocks) - 1 else None, self.changed(trainable, frozen, i))
             return z + block.mlp(z)
 
         x, inputs = vit.embed(images), []
@@ -176,29 +175,27 @@ class InfLora(Tuned):
             x = vit.checkpointed(functools.partial(run, i=i))(x)
         return inputs, vit.class_feature(x)
 
-    def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature of the changed backbone."""
-        return self.walk(trainable, held, images)[1]
+        return self.walk(trainable, frozen, images)[1]
 
-    def begin(
-        self, trainable: Tree, held: Held, task: Task, key: Key, views: Callable[[], Iterable[Batch]]
-    ) -> tuple[Tree, Tree]:
+    def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Merge the change of the task before, choose the new B, start from A = 0."""
-        kept, fresh = dict(held.kept), dict(trainable)
+        merged, fresh, buffers = {}, {}, state.frozen.buffers
         for name in ("keys", "values"):
-            change = jnp.matmul(kept["down"], trainable[f"lora/{name}"], precision=jax.lax.Precision.HIGHEST)
-            kept[f"merged/{name}"] += change
-            fresh[f"lora/{name}"] = jnp.zeros_like(trainable[f"lora/{name}"])
-        seen = covariance(self, fresh, held._replace(kept=kept), views())
-        basis = np.asarray(kept["basis"])
+            lora = state.trainable[f"lora/{name}"]
+            change = jnp.matmul(buffers["down"], lora, precision=jax.lax.Precision.HIGHEST)
+            merged[f"merged/{name}"] = buffers[f"merged/{name}"] + change
+            fresh[f"lora/{name}"] = jnp.zeros_like(lora)
+        state = state.updated(fresh, merged)
+        seen, basis = covariance(self, *state, views()), np.asarray(buffers["basis"])
         down = np.stack([design(m, c, self.rank) for m, c in zip(basis, seen, strict=True)])
-        return fresh, kept | {"down": jnp.asarray(down, basis.dtype)}
+        return state.updated(buffers={"down": jnp.asarray(down, basis.dtype)})
 
-    def end(self, trainable: Tree, held: Held, task: Task, views: Callable[[], Iterable[Batch]]) -> tuple[Tree, Tree]:
+    def end(self, state: LearnerState, task: Task, views: Views) -> LearnerState:
         """Take what the task's inputs span into the memory."""
         share = float(task.number) / self.tasks
         threshold = self.first_threshold + (self.last_threshold - self.first_threshold) * share
-        basis = np.asarray(held.kept["basis"])
-        seen = covariance(self, trainable, held, views())
+        basis, seen = np.asarray(state.frozen.buffers["basis"]), covariance(self, *state, views())
         larger = np.stack([grown(m, c, threshold) for m, c in zip(basis, seen, strict=True)])
-        return trainable, held.kept | {"basis": jnp.asarray(larger, basis.dtype)}
+        return state.updated(buffers={"basis": jnp.asarray(larger, basis.dtype)})

@@ -26,17 +26,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ntkcl_jax.data import Batch
-from ntkcl_jax.methods.base import Held, Recipe, Task, Tuned, apply_head, cross_entropy, linear_head
+from ntkcl_jax.methods.base import Learner, Recipe, Task, apply_head, cross_entropy, linear_head
 from ntkcl_jax.methods.prompting import cosine, encoded, mean_over, query_of, uniform
 from ntkcl_jax.models.adapters import Key
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.models.functional import Frozen, Tree
 
 PUBLISHED = {"cifar100": (0.8930, 0.8416), "imagenet-r": (0.7238, 0.6557), "imagenet-a": (0.4786, 0.3808)}
 """(A̅, A_T) on ImageNet-21K weights by benchmark, as NTK-CL's table reports them (arXiv:2407.17120)."""
 
 
 @dataclass(frozen=True)
-class L2P(Tuned):
+class L2P(Learner):
     """A pool of prompts, chosen by each image's query.
 
     Attributes:
@@ -57,7 +57,7 @@ class L2P(Tuned):
     recipe: ClassVar = Recipe("adam", learning_rate=0.03 * 16 / 256, schedule="constant", clip=1.0)
 
     def init(self, key: Key) -> tuple[Tree, Tree]:
-        """Draw pool, keys and classifier; nothing is kept."""
+        """Draw pool, keys and classifier; no buffers."""
         keys = jax.random.split(key, 3)
         dim = self.backbone.dim
         prompts = {
@@ -67,10 +67,10 @@ class L2P(Tuned):
         return prompts | linear_head(keys[2], dim, self.classes), {}
 
     def chosen(
-        self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]
     ) -> tuple[Float[Array, "b d"], Float[Array, "b n"]]:
         """Mean feature of the prompts that each image takes, and the cosines of query and chosen keys."""
-        vit = self.vit(held)
+        vit = self.vit(frozen)
         tokens = vit.embed(images)
         nearest, which = jax.lax.top_k(cosine(query_of(vit, tokens), trainable["keys/pool"]), self.top)
         prompts = trainable["prompts/pool"][which].reshape(len(tokens), -1, self.backbone.dim)
@@ -78,15 +78,15 @@ class L2P(Tuned):
         tokens = jnp.concatenate([prompts.astype(tokens.dtype), tokens], axis=1)
         return encoded(vit, tokens, rows=prompts.shape[1]).mean(axis=1), nearest
 
-    def features(self, trainable: Tree, held: Held, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Mean over the rows of the prompts."""
-        return self.chosen(trainable, held, images)[0]
+        return self.chosen(trainable, frozen, images)[0]
 
     def loss(
-        self, trainable: Tree, held: Held, task: Task, batch: Batch, key: Key
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy over the task's own classes, and the pull of chosen keys to queries."""
-        features, nearest = self.chosen(trainable, held, batch.images)
+        features, nearest = self.chosen(trainable, frozen, batch.images)
         logits = apply_head(trainable, features)
         pull = self.pull * mean_over(jnp.sum(1 - nearest, axis=1), batch.valid)
         return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new), "pull": pull}, logits

@@ -1,45 +1,248 @@
-"""One task in, one task out: the sequence of docs/method.md, section "one task, in order".
+"""NTK-CL as a learner (Liu et al., arXiv:2407.17120): two adaptation streams, three cross-entropies, three terms more.
 
-`start_task` -> training epochs -> `finish_task` -> evaluation. Every function takes state and returns state; files,
-progress and seeds of a whole run are `run.py`'s business.
+docs/method.md has the whole method. A task in order: a new proxy head, the directions of the old prototypes (`begin`);
+training epochs (`loss`); the running mean takes the task in, class means of hybrid features become prototypes, the
+anchor moves (`end`). The network is `models/ntkcl.py`, the terms of the loss are `ntkcl_objective.py`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
-from ntkcl_jax.config import RunConfig, Variant
+from ntkcl_jax.config import ModelConfig, ObjectiveConfig, RunConfig, Variant
 from ntkcl_jax.data import Batch, Scenario
+from ntkcl_jax.devices.flops import training_flops
 from ntkcl_jax.devices.hosts import fetch
-from ntkcl_jax.errors import NonFiniteError
-from ntkcl_jax.methods.class_means import class_means, updated_mean, write_prototypes
-from ntkcl_jax.methods.ntkcl_objective import TERMS, orthogonality_basis
+from ntkcl_jax.errors import ConfigError, NonFiniteError
+from ntkcl_jax.methods.base import Learner, LearnerState, Recipe, Task, Views, shape_of
+from ntkcl_jax.methods.class_means import class_means
+from ntkcl_jax.methods.ntkcl_objective import (
+    TERMS,
+    OldRows,
+    cross_entropy,
+    dissimilarity,
+    is_regularized,
+    orthogonality,
+    orthogonality_basis,
+    regularization,
+)
+from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.models.heads import ProxyHead
-from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
+from ntkcl_jax.models.ntkcl import OUTPUTS, Features, Network
 from ntkcl_jax.models.variables import Adaptation
-from ntkcl_jax.seeds import stream_seed
-from ntkcl_jax.training.step import StepResult, TaskArrays, learning_rate, make_optimizer, train_step
-from ntkcl_jax.training.task_loop import Position, StepRecord, fresh, resumed, run_steps
+
+ANCHOR = "anchor/"
+"""Buffers that hold the parameters at the previous task's end (in task 0: the initial ones), which L_reg pulls to."""
+BASIS = "basis"
+"""Buffer with directions of the old prototypes, (e, k), for L_orth."""
+MEAN = "mean/"
+"""Buffers that hold the running mean of the streams."""
+PARTS: dict[str, tuple[str, ...]] = {
+    "channel": ("current/adapters/",),
+    "patch": ("current/prompts/",),
+    "fusion": ("fusion/",),
+    "head": ("proxy/",),
+}
+"""Parameter groups by what they adapt, as prefixes of their paths."""
 
 
-class LearnerState(NamedTuple):
-    """Everything that one task hands to the next."""
+@dataclass(frozen=True)
+class NTKCL(Learner):
+    """NTK-CL.
 
-    adaptation: Tree
-    """Trainable tree."""
-    frozen: Frozen
-    """Backbone, running mean and prototypes."""
-    anchor: Tree
-    """Trainable tree at the previous task's end (the initial one in task 0)."""
+    Attributes:
+        model: streams, fusion and heads.
+        objective: forms and weights of the loss terms.
+        batch_size: most old prototypes that one step draws for L_dis.
+        classes_per_task: classes of every task but the first; the `reference` form of L_dis counts by it.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    batch_size: int = 16
+    classes_per_task: int = 1
+
+    name: ClassVar = "ntkcl"
+    terms: ClassVar = TERMS
+    parts: ClassVar = PARTS
+    recipe: ClassVar = Recipe("sgd", learning_rate=0.025, schedule="cosine", weight_decay=5e-4)
+    outputs: ClassVar = OUTPUTS
+    seen: ClassVar = "prototypes/seen"
+    class_buffers: ClassVar = ("prototypes/kernel", "prototypes/scale", "prototypes/seen")
+
+    def __post_init__(self) -> None:
+        """Refuse a model for another backbone."""
+        if self.model.backbone != self.backbone:
+            raise ConfigError(
+                f"expected a model for {self.backbone}, got one for {self.model.backbone}; use one of them for both"
+            )
+
+    @classmethod
+    def of(cls, config: RunConfig, scenario: Scenario) -> Self:
+        """Shape NTK-CL for a run."""
+        return cls(
+            **shape_of(config, scenario),
+            model=config.model,
+            objective=config.objective,
+            batch_size=config.optimizer.batch_size,
+            classes_per_task=config.data.classes_per_task,
+        )
+
+    def recipe_of(self, config: RunConfig) -> Recipe:
+        """SGD with the run's own settings, which are NTK-CL's."""
+        optimizer = config.optimizer
+        return Recipe(
+            "sgd",
+            optimizer.learning_rate,
+            "cosine",
+            weight_decay=optimizer.weight_decay,
+            momentum=optimizer.momentum,
+            later_learning_rate=optimizer.later_learning_rate,
+        )
+
+    def epochs_of(self, config: RunConfig, task: int) -> int:
+        """Passes over a task's images; none where the later rate is 0."""
+        return config.optimizer.epochs_of(task)
+
+    def step_flops(self, config: RunConfig) -> int:
+        """FLOPs of the matrix products of one step."""
+        return training_flops(config, self.classes)
+
+    def stream(self, purpose: str, *numbers: int) -> tuple[str | int, ...]:
+        """Random streams without the learner's name, which came first; what a task draws is its proxy head."""
+        return ("proxy" if purpose == "task" else purpose, *numbers)
+
+    @property
+    def network(self) -> Network:
+        """The architecture as pure functions."""
+        return Network(
+            self.model,
+            task_classes=self.task_classes,
+            classes=self.classes,
+            dtype=self.dtype,
+            remat=self.remat,
+            normalize=self.normalize,
+        )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """η, υ and λ of the three terms beside the cross-entropies."""
+        objective = self.objective
+        return {
+            "dissimilarity": objective.lambda_dis,
+            "orthogonality": objective.lambda_orth,
+            "regularization": objective.lambda_reg,
+        }
+
+    def init(self, key: Key) -> tuple[Tree, Tree]:
+        """Draw the streams, fusion and proxy head; the mean is a copy of the streams, no class has a prototype."""
+        trainable, frozen = self.network.init(key, {})
+        width = self.model.feature_dim
+        basis = jnp.zeros((width, min(self.objective.orthogonality_rank, width)))
+        return trainable, frozen.buffers | self.anchored(trainable) | {BASIS: basis}
+
+    def anchored(self, trainable: Tree) -> Tree:
+        """Buffers of an anchor at `trainable`: what L_reg covers."""
+        variant = self.objective.regularization
+        return {ANCHOR + path: value for path, value in trainable.items() if is_regularized(path, variant)}
+
+    def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
+        """Give the task a new proxy head, and find the directions of the old prototypes."""
+        head = ProxyHead(self.task_classes, self.model.feature_dim, Adaptation, nnx.Rngs(params=key))
+        old = int(task.offset)
+        basis = orthogonality_basis(
+            fetch(state.frozen.buffers["prototypes/kernel"]),
+            old=old,
+            allocated=old + int(task.size),
+            rank=self.objective.orthogonality_rank,
+            variant=self.objective.orthogonality,
+        )
+        proxy = {"proxy/kernel": head.kernel[...], "proxy/scale": head.scale[...]}
+        return state.updated(proxy, {BASIS: jnp.asarray(basis)})
+
+    def loss(
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
+    ) -> tuple[dict[str, Array], Float[Array, "b c"]]:
+        """All terms of a batch; old prototypes and dropout are drawn from the key."""
+        row_key, dropout_key = jax.random.split(key)
+        old = old_prototype_rows(self.objective.dissimilarity, task, self.classes_per_task)
+        rows = draw_old_rows(row_key, frozen.buffers["prototypes/kernel"], old, self.batch_size)
+        terms, _, logits = self.terms_of(trainable, frozen, task, batch, rows, dropout_key)
+        return terms, logits
+
+    def terms_of(
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, old_rows: OldRows, key: Key | None
+    ) -> tuple[dict[str, Array], Features, Float[Array, "b c"]]:
+        """Compute every unweighted loss term of a batch.
+
+        Args:
+            trainable: the trainable tree.
+            frozen: backbone and buffers.
+            task: the current task.
+            batch: pixels in [0, 1], labels in the stream's numbering.
+            old_rows: old prototypes drawn for this step.
+            key: dropout key; None switches dropout off.
+
+        Returns:
+            The terms by name, the three views, and the proxy head's logits of the hybrid one in the columns of the
+            task's classes.
+        """
+        objective, size = self.objective, task.size
+        features = self.network.features(trainable, frozen, batch.images, key)
+        proxy = self.network.module(trainable, frozen).proxy
+        targets, allowed = batch.labels - task.offset, jnp.arange(self.task_classes) < size
+        logits = [proxy(view) for view in features]
+        ce = [cross_entropy(x, targets, batch.valid, allowed) for x in logits]
+        alone = self.model.streams != "both"  # the three views are then one, which counts once
+        terms = dict(zip(TERMS[:3], [jnp.zeros_like(x) for x in ce[:2]] + ce[2:] if alone else ce, strict=True))
+        terms["dissimilarity"] = dissimilarity(
+            features.hybrid, batch.labels, batch.valid, old_rows, objective.temperature, objective.dissimilarity
+        )
+        basis = frozen.buffers[BASIS]
+        terms["orthogonality"] = orthogonality(features, batch.valid, basis, objective.orthogonality) / (1 + alone)
+        anchor = {path.removeprefix(ANCHOR): value for path, value in frozen.buffers.items() if path.startswith(ANCHOR)}
+        terms["regularization"] = regularization(trainable, anchor, objective.regularization)
+        # The proxy head is as wide as the largest task: columns beyond the stream's last class fall off.
+        wide = jnp.full((len(batch.labels), self.classes + self.task_classes), -jnp.inf, logits[2].dtype)
+        return terms, features, jax.lax.dynamic_update_slice(wide, logits[2], (0, task.offset))[:, : self.classes]
+
+    def end(self, state: LearnerState, task: Task, views: Views) -> LearnerState:
+        """Update the running mean (not after the last task, as in the release), write the prototypes, move the anchor.
+
+        Raises:
+            NonFiniteError: a prototype isn't finite.
+        """
+        number, offset = int(task.number), int(task.offset)
+        if number < self.tasks - 1:
+            state = state.updated(buffers=updated_mean(state.frozen.buffers, state.trainable, number))
+        means = class_means(self, *state, views(), offset, int(task.size))
+        if not np.isfinite(means).all():
+            raise NonFiniteError(f"a prototype of task {number} isn't finite: the features have overflowed")
+        prototypes = write_prototypes(state.frozen.buffers, means, offset)
+        return state.updated(buffers=prototypes | self.anchored(state.trainable))
+
+    def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
+        """The hybrid feature."""
+        return self.network.features(trainable, frozen, images).hybrid
+
+    def logits(self, trainable: Tree, frozen: Frozen, features: Float[Array, "b e"]) -> Float[Array, "b c"]:
+        """Scores of the prototype head; classes not seen get the lowest score that a cosine can give."""
+        return self.network.module(trainable, frozen).prototypes(features)
+
+    def apply_fn(
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: str = "scores"
+    ) -> Float[Array, "b k"]:
+        """Evaluate the network without dropout; see `ntkcl_jax.models.ntkcl.Network.apply_fn`."""
+        return self.network.apply_fn(trainable, frozen, images, output)
 
 
-def old_prototype_rows(variant: Variant, seen: int, new: int, classes_per_task: int) -> int:
+def old_prototype_rows(variant: Variant, task: Task, classes_per_task: int) -> Int[Array, ""]:
     """Number of prototype rows that L_dis draws from.
 
     `paper`: the classes of earlier tasks. `reference`: all but the last `classes_per_task` rows, which in a task 0
@@ -47,146 +250,49 @@ def old_prototype_rows(variant: Variant, seen: int, new: int, classes_per_task: 
 
     Args:
         variant: which rule.
-        seen: classes up to and including the task.
-        new: classes of the task.
+        task: the current task.
         classes_per_task: classes of every task but the first.
 
     Example:
-        >>> old_prototype_rows("paper", seen=7, new=7, classes_per_task=5)
-        0
-        >>> old_prototype_rows("reference", seen=7, new=7, classes_per_task=5)
-        2
+        >>> first = Task(jnp.int32(0), jnp.arange(9) < 7)
+        >>> [int(old_prototype_rows(variant, first, classes_per_task=5)) for variant in ("paper", "reference")]
+        [0, 2]
     """
-    return seen - new if variant == "paper" else max(seen - classes_per_task, 0)
+    if variant == "paper":
+        return task.offset
+    return jnp.maximum(task.offset + task.size - classes_per_task, 0)
 
 
-def task_arrays(
-    network: Network, config: RunConfig, scenario: Scenario, task: int, frozen: Frozen, anchor: Tree
-) -> TaskArrays:
-    """Gather what a task changes: anchor, orthogonality basis, class mask, offsets."""
-    offset, size = scenario.offsets[task], scenario.task_sizes[task]
-    objective = config.objective
-    basis = orthogonality_basis(
-        fetch(frozen.prototypes["prototypes/kernel"]),
-        old=offset,
-        allocated=offset + size,
-        rank=objective.orthogonality_rank,
-        variant=objective.orthogonality,
-    )
-    old = old_prototype_rows(objective.dissimilarity, offset + size, size, config.data.classes_per_task)
-    mask = jnp.arange(network.task_classes) < size
-    return TaskArrays(anchor, jnp.asarray(basis), mask, jnp.int32(offset), jnp.int32(old))
+def draw_old_rows(key: Key, prototypes: Float[Array, "c e"], old: Int[Array, ""], most: int) -> OldRows:
+    """Draw up to `most` different rows among the first `old` ones, uniformly."""
+    classes = prototypes.shape[0]
+    order = jnp.where(jnp.arange(classes) < old, jax.random.uniform(key, (classes,)), 2.0)
+    value, index = jax.lax.top_k(-order, min(most, classes))
+    return OldRows(prototypes[index], index, value > -1.5)
 
 
-def start_task(network: Network, task: int, seed: int, state: LearnerState) -> LearnerState:
-    """Give the task a new proxy head, drawn from its own stream; everything else goes on from the task before."""
-    rngs = nnx.Rngs(params=jax.random.key(stream_seed(seed, "proxy", task)))
-    head = ProxyHead(network.task_classes, network.config.feature_dim, Adaptation, rngs)
-    proxy = {"proxy/kernel": head.kernel[...], "proxy/scale": head.scale[...]}
-    return state._replace(adaptation={**state.adaptation, **proxy})
+def write_prototypes(buffers: Tree, means: Float[np.ndarray, "n e"], offset: int) -> Tree:
+    """Buffers of the prototype head with a task's class means; the classes count as seen, old rows stay as they are."""
+    rows = slice(offset, offset + len(means))
+    return {
+        "prototypes/kernel": buffers["prototypes/kernel"].at[rows].set(means),
+        "prototypes/seen": buffers["prototypes/seen"].at[rows].set(True),
+    }
 
 
-def fit_task(
-    network: Network,
-    config: RunConfig,
-    state: LearnerState,
-    arrays: TaskArrays,
-    epoch_batches: Callable[[int, int], Iterator[Batch]],
-    *,
-    task: int,
-    seed: int,
-    steps_in_epoch: int,
-    resume: tuple[Position, Tree, Any] | None = None,
-    where: NamedSharding | None = None,
-    on_records: Callable[[list[StepRecord]], None] = lambda records: None,
-    save: Callable[[Position, Tree, Any], None] = lambda position, adaptation, momentum: None,
-) -> Tree:
-    """Train one task.
+def updated_mean(buffers: Tree, trainable: Tree, task: int) -> Tree:
+    """Mean of the current streams of tasks 0..`task`: `mean <- t/(t+1) * mean + 1/(t+1) * current`.
 
-    Args:
-        network: the architecture.
-        config: optimizer, objective and how often to save.
-        state: after `start_task`.
-        arrays: the task's arrays.
-        epoch_batches: (epoch, first step) -> the rest of the epoch's batches.
-        task: its number, from 0.
-        seed: the run's seed.
-        steps_in_epoch: batches of an epoch.
-        resume: position, trainable tree and momentum to go on from.
-        where: devices on which all of the state lies, when there are several.
-        on_records: receives the steps' losses in order, some steps late.
-        save: receives position, trainable tree and momentum every `compute.checkpoint_every_steps` steps.
+    After task 0 it is the current set itself, whatever the mean started from.
 
-    Returns:
-        The trained tree.
-
-    Raises:
-        NonFiniteError: a loss term or parameter that isn't finite.
+    Example:
+        >>> one = {"current/x": jnp.array(4.0)}
+        >>> float(updated_mean({"mean/x": jnp.array(1.0)}, one, task=2)["mean/x"])
+        2.0
     """
-    optimizer = config.optimizer
-    momentum = make_optimizer(optimizer).init(state.adaptation)
-    task_key = jax.random.key(stream_seed(seed, "steps", task))
-
-    def update(adaptation: Tree, momentum: Any, batch: Batch, rate: Array, step: Array) -> tuple[Tree, Any, StepResult]:
-        return train_step(
-            network,
-            config.objective,
-            optimizer,
-            adaptation,
-            momentum,
-            state.frozen,
-            arrays,
-            batch,
-            rate,
-            task_key,
-            step,
-            where,
-        )
-
-    return run_steps(
-        fresh(momentum, state.adaptation, where) if resume is None else resumed(momentum, *resume, where),
-        update,
-        epoch_batches,
-        names=TERMS,
-        task=task,
-        epochs=optimizer.epochs_of(task),
-        rate=lambda epoch: learning_rate(optimizer, epoch, task),
-        steps_in_epoch=steps_in_epoch,
-        save_every=config.compute.checkpoint_every_steps,
-        on_records=on_records,
-        save=save,
-    )
-
-
-def finish_task(
-    network: Network,
-    state: LearnerState,
-    batches: Iterable[Batch],
-    *,
-    task: int,
-    last: bool,
-    offset: int,
-    classes: int,
-) -> LearnerState:
-    """Update the running mean (unless it is the last task), compute the new prototypes with it, move the anchor.
-
-    Args:
-        network: the architecture.
-        state: at the end of the task's training.
-        batches: the task's training images under the test transform.
-        task: its number, from 0.
-        last: whether no task follows; the mean then stays, as in the release.
-        offset: first class of the task.
-        classes: number of its classes.
-
-    Returns:
-        The state that the next task starts from, and that is evaluated.
-    """
-    frozen = state.frozen
-    if not last:
-        frozen = frozen._replace(mean=updated_mean(frozen.mean, state.adaptation, task))
-    means = class_means(network, state.adaptation, frozen, batches, offset, classes)
-    if not np.isfinite(means).all():
-        raise NonFiniteError(f"a prototype of task {task} isn't finite: the features have overflowed")
-    frozen = frozen._replace(prototypes=write_prototypes(frozen.prototypes, means, offset))
-    return LearnerState(state.adaptation, frozen, state.adaptation)
+    old = task / (task + 1)
+    return {
+        path: old * value + (1 - old) * trainable[path.replace(MEAN, "current/", 1)]
+        for path, value in buffers.items()
+        if path.startswith(MEAN)
+    }

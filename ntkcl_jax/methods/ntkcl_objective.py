@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ntkcl_jax.config import ObjectiveConfig, Variant
+from ntkcl_jax.config import Variant
+from ntkcl_jax.models.functional import Tree
 from ntkcl_jax.models.heads import unit
-from ntkcl_jax.models.ntkcl import Features, Tree
+from ntkcl_jax.models.ntkcl import Features
 
 TERMS = ("ce_channel", "ce_patch", "ce_hybrid", "dissimilarity", "orthogonality", "regularization")
 """Names of the unweighted loss terms, in the order they are added up."""
@@ -156,9 +157,3 @@ def regularization(adaptation: Tree, anchor: Tree, variant: Variant) -> Float[Ar
         (jnp.sum((adaptation[p] - anchor[p]) ** 2) for p in sorted(adaptation) if is_regularized(p, variant)),
         jnp.zeros(()),
     )
-
-
-def total_loss(terms: dict[str, Array], config: ObjectiveConfig) -> Float[Array, ""]:
-    """Weighted sum of the terms named in `TERMS`."""
-    weights = (1.0, 1.0, 1.0, config.lambda_dis, config.lambda_orth, config.lambda_reg)
-    return sum((w * terms[name] for w, name in zip(weights, TERMS, strict=True)), jnp.zeros(()))

@@ -1,13 +1,12 @@
 """The whole network, and its pure form.
 
-`NTKCL` is the Flax module. Everything outside `nn/` uses `Network`: functions of flat dictionaries
-`{"path/of/variable": array}`, split by what the numbers are for, so that the same trainable dictionary goes to the
-optimizer, the checkpoint and the kernel analysis.
+`AdaptedViT` is the Flax module. Everything outside `models/` uses `Network`: functions of flat dictionaries, split by
+what the numbers are for (`functional.py`).
 """
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +16,15 @@ from jaxtyping import Array, Float
 from ntkcl_jax.config import ModelConfig
 from ntkcl_jax.config.data import Normalize
 from ntkcl_jax.models.adapters import Key, Streams
+from ntkcl_jax.models.functional import Frozen, Tree, merged, path_of, rebuilt
 from ntkcl_jax.models.fusion import Fusion
 from ntkcl_jax.models.heads import PrototypeHead, ProxyHead
 from ntkcl_jax.models.streams import channel_stream, patch_stream, shared_start
 from ntkcl_jax.models.variables import Adaptation, Prototype, RunningMean
-from ntkcl_jax.models.vit import ViT, rebuilt
+from ntkcl_jax.models.vit import ViT
 
-Tree = dict[str, Array]
-"""Flat parameters: path of the variable, parts joined by `/`, to its value."""
-Output = Literal["scores", "proxy", "features"]
+OUTPUTS = ("scores", "proxy", "features")
+"""What `Network.apply_fn` can give."""
 
 
 class Features(NamedTuple):
@@ -39,20 +38,7 @@ class Features(NamedTuple):
     hybrid: Float[Array, "b e"]
 
 
-class Frozen(NamedTuple):
-    """Everything that an adaptation needs to become a function, and that a training step doesn't change."""
-
-    backbone: Tree
-    """Pre-trained ViT."""
-    mean: Tree
-    """Running mean of the streams."""
-    prototypes: Tree
-    """Class means, their common scale, and which classes have been seen."""
-    origin: Tree | None = None
-    """Where a first-order model of the network is expanded; the network itself has no use for it."""
-
-
-class NTKCL(nnx.Module):
+class AdaptedViT(nnx.Module):
     """Two adaptation streams on a frozen ViT, their fusion, a proxy head and a prototype head."""
 
     def __init__(
@@ -94,34 +80,6 @@ class NTKCL(nnx.Module):
         return Features(*joined, self.fusion(*joined, keys[2]))
 
 
-@runtime_checkable
-class Classifier(Protocol):
-    """What evaluation and analysis need of a network; hashable, with all arrays as arguments of its functions."""
-
-    @property
-    def classes(self) -> int:
-        """Classes of the whole stream."""
-        ...
-
-    @property
-    def task_classes(self) -> int:
-        """Classes of the largest task."""
-        ...
-
-    @property
-    def image_size(self) -> int:
-        """Side of the network's input, pixels."""
-        ...
-
-    def apply_fn(self, trainable: Tree, frozen: Any, images: Float[Array, "b h w c"], output: Any = "scores") -> Array:
-        """Evaluate the network without dropout; rows are independent of each other."""
-        ...
-
-
-def _path(parts: tuple) -> str:
-    return "/".join(map(str, parts))
-
-
 @dataclass(frozen=True)
 class Network:
     """The network as pure functions; hashable, so that it can be a static argument of `jax.jit`.
@@ -155,9 +113,9 @@ class Network:
         """Side of the network's input, pixels."""
         return self.config.backbone.image_size
 
-    def build(self, key: Key) -> NTKCL:
+    def build(self, key: Key) -> AdaptedViT:
         """Make the Flax module with fresh parameters."""
-        return NTKCL(
+        return AdaptedViT(
             self.config,
             task_classes=self.task_classes,
             classes=self.classes,
@@ -179,7 +137,7 @@ class Network:
             backbone: pre-trained weights; None draws random ones.
 
         Returns:
-            The trainable tree and the frozen trees.
+            The trainable tree, and what is frozen: the backbone, and the running mean and prototypes as buffers.
         """
         kinds = {"adaptation": Adaptation, "prototypes": Prototype}
         if backbone is None:
@@ -187,19 +145,17 @@ class Network:
 
         def values(key: Key) -> dict[str, Tree]:
             leaves = nnx.to_flat_state(nnx.state(self.build(key)))
-            return {name: {_path(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
+            return {name: {path_of(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
 
         trees = jax.jit(values)(key)
         adaptation = trees["adaptation"]
-        means = [_path(path) for path, variable in self.abstract() if type(variable) is RunningMean]
+        means = [path_of(path) for path, variable in self.abstract() if type(variable) is RunningMean]
         mean = {path: jnp.array(adaptation[path.replace("mean/", "current/", 1)]) for path in means}
-        return adaptation, Frozen(trees["backbone"] if backbone is None else backbone, mean, trees["prototypes"])
+        return adaptation, Frozen(trees["backbone"] if backbone is None else backbone, mean | trees["prototypes"])
 
-    def module(self, adaptation: Tree, frozen: Frozen) -> NTKCL:
+    def module(self, adaptation: Tree, frozen: Frozen) -> AdaptedViT:
         """Put parameters back into the Flax module (cheap; works on tracers)."""
-        values = {**adaptation, **frozen.backbone, **frozen.mean, **frozen.prototypes}
-        graph, abstract = _skeleton(self)
-        return nnx.merge(graph, nnx.from_flat_state([(path, v.replace(values[_path(path)])) for path, v in abstract]))
+        return merged(*_skeleton(self), {**adaptation, **frozen.backbone, **frozen.buffers})
 
     def backbone_fn(self, backbone: Tree, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Feature of the untouched backbone (float32) for images with pixels in [0, 1]."""
@@ -212,7 +168,7 @@ class Network:
         return self.module(adaptation, frozen).features(images, key)
 
     def apply_fn(
-        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: Output = "scores"
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: str = "scores"
     ) -> Float[Array, "b k"]:
         """Evaluate the network without dropout; rows are independent of each other.
 
@@ -229,8 +185,8 @@ class Network:
         Raises:
             ValueError: `output` is none of the three.
         """
-        if output not in get_args(Output):
-            raise ValueError(f"output must be one of {', '.join(get_args(Output))}; got {output!r}")
+        if output not in OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         hybrid = self.features(trainable, frozen, images).hybrid
         if output == "features":
             return hybrid

@@ -162,17 +162,3 @@ class ViT(nnx.Module):
         last = list(self.blocks)[-1]
         z = last.attend(x, rows=1)
         return self.class_feature(z + last.mlp(z))
-
-
-def rebuilt(backbone: dict[str, Array], make: Callable[[], ViT]) -> ViT:
-    """Put weights back into a backbone (cheap; works on tracers).
-
-    Args:
-        backbone: flat tree, paths beginning with `backbone/`.
-        make: makes a backbone of the same shape; never computed.
-    """
-    graph, abstract = nnx.split(nnx.eval_shape(make))
-    leaves = [
-        (path, v.replace(backbone["backbone/" + "/".join(map(str, path))])) for path, v in nnx.to_flat_state(abstract)
-    ]
-    return nnx.merge(graph, nnx.from_flat_state(leaves))

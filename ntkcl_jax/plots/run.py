@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ntkcl_jax.methods.base import LearnerState
 from ntkcl_jax.plots.accuracy import SampleRow, save_figures
-from ntkcl_jax.runs.context import evaluate
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.recorded import RecordedRun, load_run
+from ntkcl_jax.training.evaluate import evaluate_head
 
 SAMPLES = 8
 """Test images shown for each task."""
@@ -35,10 +36,12 @@ def draw_run(run: str | Path) -> list[Path]:
 def sample_rows(run: RecordedRun) -> list[SampleRow]:
     """Some test images of each task with the final predictions of the first seed; the first images of each class."""
     seed, last = run.seeds[0], run.num_tasks - 1
-    task, scenario, setup = run.task(last, seed), run.setup.scenarios[run.seeds[0]], run.setup
-    _, predicted = evaluate(setup, setup.network, scenario, last, task.after, task.frozen)
-    labels = scenario.relabel(setup.source.test.labels)
-    names = [setup.source.class_names[c] for c in scenario.class_order]
+    task, context = run.task(last, seed), run.context
+    scenario = context.scenarios[seed]
+    state = LearnerState(task.after, task.frozen)
+    _, predicted = evaluate_head(context, run.learner, scenario, last, state)
+    labels = scenario.relabel(context.source.test.labels)
+    names = [context.source.class_names[c] for c in scenario.class_order]
     rows = []
     for t in range(min(run.num_tasks, ROWS)):
         classes = list(scenario.classes(t))[:SAMPLES]
@@ -47,7 +50,7 @@ def sample_rows(run: RecordedRun) -> list[SampleRow]:
         rows.append(
             SampleRow(
                 f"task {t + 1}",
-                setup.test_views.images(chosen),
+                context.test_views.images(chosen),
                 [names[c] for c in labels[chosen]],
                 [names[c] for c in predicted[chosen]],
             )

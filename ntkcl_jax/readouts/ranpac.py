@@ -13,37 +13,64 @@ Where we depart: 2,000 random features by default (`readout.random_features`; pu
 task 0 as NTK-CL has.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from ntkcl_jax.data import Scenario
-from ntkcl_jax.methods.adapters import AdapterTuning
-from ntkcl_jax.methods.base import Recipe
-from ntkcl_jax.readouts.linear import top_classes
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.readouts.base import Lesson, Readout, State
 from ntkcl_jax.readouts.ridge import random_relu
 from ntkcl_jax.seeds import stream_seed
-from ntkcl_jax.training.metrics import TaskEvaluation
 
 PUBLISHED: dict[str, tuple[float | None, float]] = {"cifar100": (None, 0.922)}
 """Mean over tasks (not given) and final accuracy, ImageNet-21K weights."""
 SOURCE = "arXiv:2307.02251"
 """Where they are published."""
-METHOD = "ranpac"
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
 HELD_OUT = 0.2
 """Share of a task's images that λ is chosen by."""
 
 
 @dataclass(frozen=True)
-class FirstSession(AdapterTuning):
-    """The adapters of task 0."""
+class RanPAC(Readout):
+    """Ridge regression on random features, λ by a held-out fifth of the task.
 
-    name: ClassVar = METHOD
-    recipe: ClassVar = Recipe("sgd", learning_rate=0.01, schedule="cosine", weight_decay=5e-4)
+    Attributes:
+        random_features: width of the random projection, w.
+    """
+
+    random_features: int = 2000
+
+    name: ClassVar = "ranpac"
+    additive: ClassVar = True
+
+    @classmethod
+    def of(cls, config: RunConfig, *, width: int, classes: int, seed: int) -> Self:
+        """Make the readout for a run."""
+        return cls(width, classes, seed, config.readout.random_features)
+
+    def init(self) -> State:
+        """Sums of nothing."""
+        width = self.random_features
+        return {"gram": np.zeros((width, width)), "sums": np.zeros((width, self.classes)), "ridge": np.array(1.0)}
+
+    def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
+        """Random features x."""
+        return random_relu(features, self.random_features, stream_seed(self.seed, self.name))
+
+    def learn(self, state: State, lesson: Lesson) -> State:
+        """Add the task to the sums and choose λ."""
+        x = self.expand(lesson.plain).astype(np.float64)
+        y = np.eye(self.classes)[lesson.labels]
+        ridge = choose_ridge(x, y, stream_seed(self.seed, self.name, "held out", lesson.task))
+        return {"gram": state["gram"] + x.T @ x, "sums": state["sums"] + x.T @ y, "ridge": np.array(ridge)}
+
+    def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
+        """xᵀ W."""
+        weights = np.linalg.solve(state["gram"] + float(state["ridge"]) * np.eye(len(state["gram"])), state["sums"])
+        return self.expand(features) @ weights[:, :seen]
 
 
 def choose_ridge(x: Float[np.ndarray, "n w"], y: Float[np.ndarray, "n c"], seed: int) -> float:
@@ -65,42 +92,3 @@ def choose_ridge(x: Float[np.ndarray, "n w"], y: Float[np.ndarray, "n c"], seed:
     wanted, seen = left.T @ y[fitted], x[held] @ right.T
     errors = [np.square(seen * (values / (values**2 + ridge)) @ wanted - y[held]).sum() for ridge in RIDGES]
     return RIDGES[int(np.argmin(errors))]
-
-
-def ranpac(
-    scenario: Scenario,
-    seed: int,
-    train: Float[np.ndarray, "n d"],
-    train_labels: Int[np.ndarray, "n"],
-    test: Float[np.ndarray, "m d"],
-    test_labels: Int[np.ndarray, "m"],
-    *,
-    width: int,
-) -> Iterator[TaskEvaluation]:
-    """Learn the stream from features and evaluate after every task.
-
-    Args:
-        scenario: class order and tasks.
-        seed: the run's seed: random projection, held-out images.
-        train: features of the training images.
-        train_labels: their labels in the stream's numbering.
-        test: features of the test images.
-        test_labels: their labels in the stream's numbering.
-        width: number of random features.
-
-    Yields:
-        One evaluation per task.
-    """
-    projection = stream_seed(seed, METHOD)
-    gram, sums = np.zeros((width, width)), np.zeros((width, scenario.num_classes))
-    for task in range(scenario.num_tasks):
-        new = np.flatnonzero(np.isin(train_labels, scenario.classes(task)))
-        x = random_relu(train[new], width, projection).astype(np.float64)
-        y = np.eye(scenario.num_classes)[train_labels[new]]
-        gram, sums = gram + x.T @ x, sums + x.T @ y
-        ridge = choose_ridge(x, y, stream_seed(seed, METHOD, "held out", task))
-        weights = np.linalg.solve(gram + ridge * np.eye(width), sums)
-        offsets = scenario.offsets[: task + 2]
-        seen = np.flatnonzero(test_labels < offsets[-1])
-        scores = random_relu(test[seen], width, projection) @ weights[:, : offsets[-1]]
-        yield top_classes(scores, test_labels[seen], offsets)

@@ -13,10 +13,14 @@ with all its views, follows from the same sums (`learn`).
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.readouts.base import Lesson, Readout, State, with_constant
+from ntkcl_jax.seeds import stream_seed
 
 RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 """Ridges that are tried, as fractions of the Gram matrix's mean diagonal: 1e-6 to 100, two a decade."""
@@ -24,6 +28,73 @@ CHUNK = 128
 """Images whose features are expanded at a time."""
 Expand = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n w"]]
 """A fixed map of each row to the row that the classifier sees."""
+
+
+@dataclass(frozen=True)
+class Ridge(Readout):
+    """The ridge classifier on the features as they are, and a constant."""
+
+    name: ClassVar = "ridge"
+    additive: ClassVar = True
+
+    @property
+    def inputs(self) -> int:
+        """Width of the classifier's input x."""
+        return self.width + 1
+
+    def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
+        """The classifier's input x of features."""
+        return with_constant(features)
+
+    def init(self) -> State:
+        """Nothing seen yet."""
+        return RidgeClassifier.empty(self.inputs, self.classes).state
+
+    def learn(self, state: State, lesson: Lesson) -> State:
+        """Add the task's features, in all views, to the sums."""
+        return learn(RidgeClassifier.stored(state), lesson.features, lesson.labels, self.expand).state
+
+    def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
+        """xᵀ W."""
+        return (self.expand(features) @ RidgeClassifier.stored(state).weights())[:, :seen]
+
+
+@dataclass(frozen=True)
+class RandomRidge(Ridge):
+    """The ridge classifier on random ReLU features, learnt in a few random crops of each image as well.
+
+    With a feature h and a fixed random normal R the input is x = (max(0, R h), 1). The crops are those of the epochs
+    that would have followed the task's training, so none was trained on.
+
+    Attributes:
+        random_features: width of the random projection.
+        crops: of each training image.
+    """
+
+    random_features: int = 2000
+    crops: int = 4
+
+    name: ClassVar = "random-ridge"
+
+    @classmethod
+    def of(cls, config: RunConfig, *, width: int, classes: int, seed: int) -> Self:
+        """Make the readout for a run."""
+        return cls(width, classes, seed, config.readout.random_features, config.readout.views)
+
+    @property
+    def views(self) -> int:
+        """Random crops of each training image that it learns beside the image itself."""
+        return self.crops
+
+    @property
+    def inputs(self) -> int:
+        """Width of the classifier's input x."""
+        return self.random_features + 1
+
+    def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
+        """The classifier's input x of features."""
+        # The stream's name is that of the first method with this readout, under which it was measured.
+        return with_constant(random_relu(features, self.random_features, stream_seed(self.seed, "ntkcl-ridge")))
 
 
 @dataclass(frozen=True)
@@ -47,10 +118,15 @@ class RidgeClassifier:
         """Nothing seen yet."""
         return cls(np.zeros((features, features)), np.zeros((features, classes)), 0, np.zeros(len(RIDGES)))
 
+    @classmethod
+    def stored(cls, state: State) -> Self:
+        """The classifier of a readout's state."""
+        return cls(state["gram"], state["sums"], int(state["images"]), state["losses"])
+
     @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What a checkpoint keeps beside the number of images."""
-        return {"gram": self.gram, "sums": self.sums, "losses": self.losses}
+    def state(self) -> State:
+        """What a readout keeps."""
+        return {"gram": self.gram, "sums": self.sums, "losses": self.losses, "images": np.array(self.images)}
 
     @property
     def fraction(self) -> float:

@@ -25,9 +25,9 @@ import jax
 import numpy as np
 
 from ntkcl_jax.config.codec import read_json
-from ntkcl_jax.errors import RunFolderError, reason
 from ntkcl_jax.devices.hosts import first, on_first, several
 from ntkcl_jax.devices.memory import exhausted
+from ntkcl_jax.errors import RunFolderError, reason
 from ntkcl_jax.weights import file_sha256
 
 MANIFEST = "manifest.json"

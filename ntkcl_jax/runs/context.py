@@ -1,4 +1,4 @@
-"""What a run needs before it starts: images, weights, tasks and the network that fits them."""
+"""What all seeds and methods of a run share: images, weights, tasks, devices."""
 
 import functools
 import math
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int
 
@@ -17,15 +18,14 @@ from ntkcl_jax.config.codec import to_json
 from ntkcl_jax.data import Arrays, Batch, ImageSet, Scenario, Source, load_source, make_scenario, train_batches
 from ntkcl_jax.data.prepared import PreparedImages
 from ntkcl_jax.data.transforms import preprocessing
+from ntkcl_jax.devices.mesh import describe, local_rows, one_device, replicated, shard_batch, shard_parameters
 from ntkcl_jax.errors import ConfigError
-from ntkcl_jax.devices.hosts import fetch
-from ntkcl_jax.methods.ntkcl import LearnerState
-from ntkcl_jax.devices.mesh import copied, describe, local_rows, one_device, split_parameters, split_rows, whole
-from ntkcl_jax.training.metrics import TaskEvaluation, score_predictions
-from ntkcl_jax.models.ntkcl import Classifier, Network, Tree
+from ntkcl_jax.methods.base import Learner, make_learner
+from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Tree, path_of
+from ntkcl_jax.models.vit import ViT
 from ntkcl_jax.runs.folder import FORMAT, provenance
 from ntkcl_jax.seeds import stream_seed
-from ntkcl_jax.training.step import eval_step
 from ntkcl_jax.weights import read_backbone, refuse_pickle
 
 Side = Literal["train", "test"]
@@ -34,7 +34,7 @@ RGB = 3
 
 
 @dataclass(frozen=True)
-class Setup:
+class RunContext:
     """What all seeds of a run share."""
 
     config: RunConfig
@@ -42,7 +42,6 @@ class Setup:
     backbone: Tree | None
     """Pre-trained weights; None for random ones, drawn by each seed."""
     weights_sha256: str
-    network: Network
     scenarios: dict[int, Scenario]
     mesh: Mesh
     """Devices that compute."""
@@ -97,9 +96,25 @@ class Setup:
         _ = self.train_views, self.test_views
 
     @property
-    def where(self) -> NamedSharding:
-        """Where everything lies that a step learns."""
-        return whole(self.mesh)
+    def sharding(self) -> NamedSharding:
+        """Where everything lies that a step learns: on every device."""
+        return replicated(self.mesh)
+
+    def learner(self, name: str) -> Learner:
+        """A learner, shaped for the run's backbone and stream."""
+        return make_learner(name, self.config, self.scenarios[self.config.seeds[0]])
+
+    def backbone_of(self, seed: int) -> Tree:
+        """The frozen backbone of a seed: the run's own, or where its weights are random that which the seed draws."""
+        if self.backbone is not None:
+            return self.backbone
+        config, key = self.config, jax.random.key(stream_seed(seed, "initialisation"))
+
+        def draw(key: Key) -> Tree:
+            vit = ViT(config.model.backbone, dtype=jnp.float32, rngs=nnx.Rngs(params=key))
+            return {f"backbone/{path_of(path)}": v[...] for path, v in nnx.to_flat_state(nnx.state(vit))}
+
+        return shard_parameters(self.mesh, jax.jit(draw)(key))
 
     def prepared(self, side: Side) -> PreparedImages:
         """Images of a side under the test transform, on the host."""
@@ -115,7 +130,7 @@ class Setup:
         """
         size = self.config.compute.eval_batch_size
         batches = self.prepared(side).batches(indices, labels, size, local_rows(self.mesh, size))
-        return (split_rows(self.mesh, batch) for batch in batches)
+        return (shard_batch(self.mesh, batch) for batch in batches)
 
     @property
     def on_device(self) -> bool:
@@ -126,12 +141,12 @@ class Setup:
         return where == "device"
 
 
-def set_up(
+def make_context(
     config: RunConfig,
     arrays: Arrays | None = None,
     stored: tuple[dict[str, Any] | None, str] | None = None,
     mesh: Mesh | None = None,
-) -> Setup:
+) -> RunContext:
     """Open images and weights and lay out the tasks; writes nothing.
 
     Args:
@@ -156,16 +171,8 @@ def set_up(
     notes: tuple[str, ...] = ()
     if stored is None and config.weights != "random":
         backbone, sha256, notes = read_backbone(config.weights, config.model.backbone, config.weights_sha256)
-    placed: Tree | None = None if backbone is None else split_parameters(mesh, dict[str, Any](backbone))
-    network = Network(
-        config.model,
-        task_classes=max(scenarios[config.seeds[0]].task_sizes),
-        classes=len(source.class_names),
-        dtype=config.compute.dtype,
-        remat=config.compute.remat,
-        normalize=config.data.normalize,
-    )
-    return Setup(config, source, placed, sha256, network, scenarios, mesh, notes)
+    placed: Tree | None = None if backbone is None else shard_parameters(mesh, dict[str, Any](backbone))
+    return RunContext(config, source, placed, sha256, scenarios, mesh, notes)
 
 
 def check_settings(config: RunConfig) -> None:
@@ -200,7 +207,7 @@ def _numbers(value: Any, name: str) -> list[tuple[str, float]]:
 
 
 def epoch_batches(
-    setup: Setup,
+    context: RunContext,
     images: ImageSet,
     members: Int[np.ndarray, "n"],
     labels: Int[np.ndarray, "n"],
@@ -213,7 +220,7 @@ def epoch_batches(
     """The training batches of one epoch of a task, from batch `first` on, on the devices; see `train_batches`.
 
     Args:
-        setup: crops, batch size and where crops are made.
+        context: crops, batch size and where crops are made.
         images: where the images are.
         members: the task's images among them.
         labels: label of each member.
@@ -223,63 +230,25 @@ def epoch_batches(
         first: batch to begin with.
         batch_size: images of a batch, if not those of a training step.
     """
-    size = batch_size or setup.config.optimizer.batch_size
+    size = batch_size or context.config.optimizer.batch_size
     batches = train_batches(
         images,
         members,
         labels,
-        data=setup.config.data,
-        size=setup.size,
+        data=context.config.data,
+        size=context.size,
         batch_size=size,
         seed=seed,
         task=task,
         epoch=epoch,
         start_step=first,
-        on_device=setup.on_device and images.uniform_size is not None,
-        rows=local_rows(setup.mesh, size),
+        on_device=context.on_device and images.uniform_size is not None,
+        rows=local_rows(context.mesh, size),
     )
-    yield from (split_rows(setup.mesh, batch) for batch in batches)
+    yield from (shard_batch(context.mesh, batch) for batch in batches)
 
 
-def initial_state(setup: Setup, seed: int) -> LearnerState:
-    """State before task 0; the anchor is the initial trainable tree."""
-    key = jax.random.key(stream_seed(seed, "initialisation"))
-    adaptation, frozen = setup.network.init(key, setup.backbone)
-    if setup.backbone is None:
-        frozen = frozen._replace(backbone=split_parameters(setup.mesh, frozen.backbone))
-    return copied(setup.mesh, LearnerState(adaptation, frozen, adaptation))
-
-
-def evaluate(
-    setup: Setup, network: Classifier, scenario: Scenario, task: int, trainable: Tree, frozen: Any
-) -> tuple[TaskEvaluation, np.ndarray]:
-    """Classify the test images of all classes seen after `task`.
-
-    Args:
-        setup: images and batch size.
-        network: NTK-CL's network or that of another method.
-        scenario: class order and tasks.
-        task: its number, from 0.
-        trainable: the network's trainable tree.
-        frozen: its other arrays.
-
-    Returns:
-        The counts, and the predicted label of each of those images in the source's order.
-    """
-    labels = scenario.relabel(setup.source.test.labels)
-    chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
-    task_of_class = jnp.asarray(scenario.task_of_class)
-    results = [
-        (*eval_step(network, trainable, frozen, batch, task_of_class), batch.valid)
-        for batch in setup.views("test", chosen, labels[chosen])
-    ]
-    best, top5, within, valid = (np.concatenate(x) for x in zip(*fetch(results), strict=True))
-    best, top5, within = best[valid], top5[valid], within[valid]
-    evaluation = score_predictions(
-        best,
-        labels[chosen],
-        scenario.offsets[: task + 2],
-        top5=top5 if top5.shape[1] == 5 else None,
-        within_task_predictions=within,
-    )
-    return evaluation, best
+def task_name(source: Source, scenario: Scenario, task: int, limit: int = 6) -> str:
+    """Names of a task's classes, cut after a few."""
+    names = [source.class_names[scenario.class_order[c]] for c in scenario.classes(task)]
+    return " ".join(names[:limit]) + (f" … ({len(names)} classes)" if len(names) > limit else "")

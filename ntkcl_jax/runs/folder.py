@@ -4,12 +4,11 @@ RUN/config.json                             everything needed to repeat the run
 RUN/metrics.jsonl                           losses and accuracies as they come
 RUN/results.json                            accuracies of every seed and method, and their mean and std
 RUN/figures/*.png
-RUN/checkpoints/backbone                    the frozen backbone, once
-RUN/checkpoints/seed<S>/task<t>/before      full state at the task's start (trainable tree with the new proxy head)
-RUN/checkpoints/seed<S>/task<t>/after       full state at its end, and its evaluation
-RUN/checkpoints/seed<S>/task<t>/step<n>     in-task states for --resume; removed when the task ends
-RUN/checkpoints/<method>/seed<S>/...        the same of every other method that trains
-RUN/baselines/seed<S>-<method>.json         evaluations of a baseline
+RUN/checkpoints/backbone                                the frozen backbone, once
+RUN/checkpoints/<learner>/seed<S>/task<t>/before        full state at the task's start, with what is new in it
+RUN/checkpoints/<learner>/seed<S>/task<t>/after         full state at its end, and how its own head classified
+RUN/checkpoints/<learner>/seed<S>/task<t>/step<n>       in-task states for --resume; removed when the task ends
+RUN/checkpoints/<learner>/seed<S>/<readout>/task<t>     what a readout has learnt up to task t, the newest only
 """
 
 import contextlib
@@ -23,13 +22,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import read_json, to_json
-from ntkcl_jax.errors import RunFolderError, user_path
 from ntkcl_jax.devices.hosts import on_first
+from ntkcl_jax.errors import RunFolderError, user_path
+from ntkcl_jax.runs import checkpoint
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout above."""
 REPEATED = ("config", "weights", "data", "scenarios")
 """Parts of `config.json` that a resumed run must repeat."""
@@ -48,25 +47,24 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.metrics = self.path / "metrics.jsonl"
 
-    def task(self, seed: int, task: int, when: str, method: str = "ntkcl") -> Path:
+    def task(self, seed: int, task: int, when: str, learner: str = "ntkcl") -> Path:
         """Checkpoint at the start (`before`) or end (`after`) of a task, or within it (`step<n>`)."""
-        home = self.checkpoints if method == "ntkcl" else self.checkpoints / method
-        return home / f"seed{seed}" / f"task{task}" / when
+        return self.checkpoints / learner / f"seed{seed}" / f"task{task}" / when
 
-    def steps(self, seed: int, task: int, method: str = "ntkcl") -> list[Path]:
+    def readout(self, seed: int, task: int, learner: str, readout: str) -> Path:
+        """What a readout above a learner has learnt up to a task."""
+        return self.checkpoints / learner / f"seed{seed}" / readout / f"task{task}"
+
+    def steps(self, seed: int, task: int, learner: str = "ntkcl") -> list[Path]:
         """Whole in-task checkpoints, newest first."""
-        found = self.task(seed, task, "", method).glob("step*")
+        found = self.task(seed, task, "", learner).glob("step*")
         whole = [p for p in found if checkpoint.exists(p) and not p.name.endswith(checkpoint.PARTIAL)]
         return sorted(whole, key=lambda p: int(p.name.removeprefix("step")), reverse=True)
 
-    def drop_steps(self, seed: int, task: int, method: str = "ntkcl") -> None:
+    def drop_steps(self, seed: int, task: int, learner: str = "ntkcl") -> None:
         """Remove all in-task checkpoints of a finished task, those included whose removal was interrupted."""
-        for step in self.task(seed, task, "", method).glob("step*"):
+        for step in self.task(seed, task, "", learner).glob("step*"):
             checkpoint.remove(step)
-
-    def baseline(self, seed: int, method: str) -> Path:
-        """Evaluations of a baseline."""
-        return self.path / "baselines" / f"seed{seed}-{method}.json"
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the folder's JSON files.

@@ -11,22 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
-from ntkcl_jax.runs import checkpoint
-
-from ntkcl_jax.training import seedrun
-
-from ntkcl_jax.training import tunedrun
-from ntkcl_jax.methods.base import Held, Tuned
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import from_json
+from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Arrays, ImageSet, prepare
 from ntkcl_jax.data.prepared import checked_positions
 from ntkcl_jax.errors import ConfigError, RunFolderError
-from ntkcl_jax.config.methods import TUNED_METHODS
-from ntkcl_jax.training.methodrun import task_name
-from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
+from ntkcl_jax.methods.base import Learner, LearnerState
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.context import RunContext, Side, make_context, task_name
 from ntkcl_jax.runs.folder import RunFolder, check_same_run
-from ntkcl_jax.runs.context import Setup, Side, initial_state, set_up
 
 
 @dataclass(frozen=True)
@@ -36,8 +31,7 @@ class RecordedTask:
     Attributes:
         before: trainable tree at the task's start, with the task's new proxy head where the method has one.
         after: trainable tree at its end.
-        frozen: the other arrays at the task's end, which test predictions use: a `Frozen` (backbone, running mean and
-            prototypes) of NTK-CL, a `Held` (backbone and what the method keeps) of a baseline.
+        frozen: the other arrays at the task's end, which test predictions use: backbone and buffers.
         frozen_before: the same at the task's start: what the training steps of the task used.
     """
 
@@ -46,50 +40,50 @@ class RecordedTask:
     seed: int
     before: Tree
     after: Tree
-    frozen: Any
-    frozen_before: Any
+    frozen: Frozen
+    frozen_before: Frozen
 
     @property
-    def network(self) -> Network | Tuned:
-        """The method's network."""
-        return self.run.network
+    def learner(self) -> Learner:
+        """What trained."""
+        return self.run.learner
 
     def apply_fn(
-        self, trainable: Tree, frozen: Any, images: jax.Array | np.ndarray, output: Any = "scores"
+        self, trainable: Tree, frozen: Frozen, images: jax.Array | np.ndarray, output: str = "scores"
     ) -> jax.Array:
-        """Evaluate the network: see `ntkcl_jax.models.ntkcl.Network.apply_fn` or `ntkcl_jax.methods.base.Tuned`.
+        """Evaluate the learner; see `ntkcl_jax.methods.base.Learner.apply_fn`.
 
         Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
         `frozen` get the lowest score that there is.
         """
-        return self.network.apply_fn(trainable, frozen, jnp.asarray(images), output)
+        return self.learner.apply_fn(trainable, frozen, jnp.asarray(images), output)
 
     @property
     def labels(self) -> range:
         """The task's classes in the numbering of labels and score columns."""
-        return self.run.setup.scenarios[self.seed].classes(self.task)
+        return self.run.context.scenarios[self.seed].classes(self.task)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Their names."""
-        order = self.run.setup.scenarios[self.seed].class_order
-        return tuple(self.run.setup.source.class_names[order[label]] for label in self.labels)
+        order = self.run.context.scenarios[self.seed].class_order
+        return tuple(self.run.context.source.class_names[order[label]] for label in self.labels)
 
     @property
     def name(self) -> str:
         """The same in one line, cut after a few."""
-        return task_name(self.run.setup.source, self.run.setup.scenarios[self.seed], self.task)
+        return task_name(self.run.context.source, self.run.context.scenarios[self.seed], self.task)
 
     def _members(self, side: Side) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
         """Places of the task's images in their side of the source, and their labels."""
-        labels = self.run.setup.scenarios[self.seed].relabel(self._image_set(side).labels)
+        labels = self.run.context.scenarios[self.seed].relabel(self._image_set(side).labels)
         places = np.flatnonzero(np.isin(labels, self.labels))
         return places, labels[places]
 
     def _image_set(self, side: Side) -> ImageSet:
         if side not in get_args(Side):
             raise ConfigError(f"expected side 'train' or 'test', got {side!r}; name one of them")
-        return self.run.setup.source.train if side == "train" else self.run.setup.source.test
+        return self.run.context.source.train if side == "train" else self.run.context.source.test
 
     def labels_of(self, side: Side) -> Int[np.ndarray, "n"]:
         """Labels of the images of `train` or `test` in the run's numbering, int64; no image is read.
@@ -116,12 +110,12 @@ class RecordedTask:
             ConfigError: another side.
             DataError: a position that isn't a whole number from 0 to the last image, or an image that can't be read.
         """
-        setup, (places, _) = self.run.setup, self._members(side)
+        context, (places, _) = self.run.context, self._members(side)
         if positions is None:
-            pixels = setup.prepared(side).images(places)
+            pixels = context.prepared(side).images(places)
         else:
             chosen = places[checked_positions(positions, len(places))]
-            pixels = prepare(self._image_set(side), chosen, setup.config.data, setup.size)
+            pixels = prepare(self._image_set(side), chosen, context.config.data, context.size)
         return pixels.astype(np.float32) / 255
 
     @property
@@ -159,13 +153,13 @@ class RecordedRun:
     path: Path
     config: RunConfig
     header: dict[str, Any]
-    setup: Setup
+    context: RunContext
     method: str = "ntkcl"
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods of the run that leave checkpoints; the others leave evaluations only."""
-        return tuple(method for method in self.config.methods if method in ("ntkcl", *TUNED_METHODS))
+        """Methods of the run that classify with their learner's own head, whose checkpoints say all."""
+        return tuple(method for method in self.config.methods if self.config.pair(method).readout == HEAD)
 
     def check_method(self) -> None:
         """Raise RunFolderError if the run doesn't have the method."""
@@ -174,9 +168,9 @@ class RecordedRun:
             raise RunFolderError(f"{self.path} has {there}, none of method {self.method}; name one that it has")
 
     @functools.cached_property
-    def network(self) -> Network | Tuned:
-        """The method's network."""
-        return self.setup.network if self.method == "ntkcl" else tunedrun.make_method(self.method, self.setup)
+    def learner(self) -> Learner:
+        """The method's learner."""
+        return self.context.learner(self.config.pair(self.method).learner)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -191,24 +185,18 @@ class RecordedRun:
     @property
     def num_tasks(self) -> int:
         """Tasks of the stream."""
-        return self.setup.scenarios[self.seeds[0]].num_tasks
+        return self.context.scenarios[self.seeds[0]].num_tasks
 
     def tasks_done(self, seed: int) -> int:
         """How many tasks of a seed the method has learned."""
         folder = RunFolder(self.path)
-        done = [checkpoint.exists(folder.task(seed, t, "after", self.method)) for t in range(self.num_tasks)]
+        done = [checkpoint.exists(folder.task(seed, t, "after", self.learner.name)) for t in range(self.num_tasks)]
         return done.index(False) if False in done else len(done)
 
     @functools.cached_property
-    def backbone(self) -> Tree | None:
-        """The frozen backbone that the folder stores; None when each seed drew its own."""
-        return self.setup.backbone
-
-    @functools.cached_property
     def like(self) -> checkpoint.Trees:
-        """Names, shapes and types of the arrays of the method's checkpoints."""
-        network = self.network
-        return tunedrun.shapes(network) if isinstance(network, Tuned) else seedrun.shapes(self.setup)
+        """Names, shapes and types of the arrays of the learner's checkpoints."""
+        return self.learner.shapes()
 
     def task(self, task: int, seed: int | None = None) -> RecordedTask:
         """Open a finished task.
@@ -228,14 +216,11 @@ class RecordedRun:
                 f"got seed {seed}, task {task}"
             )
         folder = RunFolder(self.path)
-        paths = [folder.task(seed, task, when, self.method) for when in ("before", "after")]
+        paths = [folder.task(seed, task, when, self.learner.name) for when in ("before", "after")]
         trees = [jax.tree.map(jnp.asarray, checkpoint.load(path, self.like)[0]) for path in paths]
-        backbone = initial_state(self.setup, seed).frozen.backbone if self.backbone is None else self.backbone
-        own = self.method == "ntkcl"
-        before, after = (
-            Frozen(backbone, t["mean"], t["prototypes"]) if own else Held(backbone, t["kept"]) for t in trees
-        )
-        return RecordedTask(self, task, seed, trees[0]["adaptation"], trees[1]["adaptation"], after, before)
+        backbone = self.context.backbone_of(seed)
+        before, after = (LearnerState(x["trainable"], Frozen(backbone, x["buffers"])) for x in trees)
+        return RecordedTask(self, task, seed, before.trainable, after.trainable, after.frozen, before.frozen)
 
 
 def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> RecordedRun:
@@ -256,9 +241,9 @@ def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = 
     backbone = None
     if config.weights != "random":
         backbone = checkpoint.load(folder.checkpoints / "backbone")[0]["backbone"]
-    setup = set_up(config, arrays, stored=(backbone, header["weights"].get("sha256", "")))
-    check_same_run(header, setup.header(), folder.path)
-    opened = RecordedRun(folder.path, config, header, setup, method)
+    context = make_context(config, arrays, stored=(backbone, header["weights"].get("sha256", "")))
+    check_same_run(header, context.header(), folder.path)
+    opened = RecordedRun(folder.path, config, header, context, method)
     if method != "ntkcl":
         opened.check_method()
     return opened

@@ -1,69 +1,69 @@
-"""A run's test images classified again with its stored states, to compare with what it recorded."""
+"""Test images classified: by a learner's head, by the scores of a readout, and again by a run's stored states."""
 
-import itertools
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from ntkcl_jax.data import Arrays
-from ntkcl_jax.errors import RunFolderError
-from ntkcl_jax.readouts.head import METHOD as READOUT
-from ntkcl_jax.readouts.head import RidgeHead
-from ntkcl_jax.runs.context import evaluate
-from ntkcl_jax.runs.folder import RunFolder
-from ntkcl_jax.runs.recorded import RecordedRun, load_run
-from ntkcl_jax.terminal.progress import Progress
-from ntkcl_jax.training.metrics import TaskEvaluation, summarise
-from ntkcl_jax.training.run import assemble
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ntkcl_jax.data import Scenario
+from ntkcl_jax.devices.hosts import fetch
+from ntkcl_jax.methods.base import Learner, LearnerState
+from ntkcl_jax.runs.context import RunContext
+from ntkcl_jax.training.metrics import TaskEvaluation, score_predictions
+from ntkcl_jax.training.step import eval_step
 
 
-def evaluate_run(run: str | Path, *, arrays: Arrays | None = None, quiet: bool = False) -> tuple[dict[str, Any], bool]:
-    """Classify the test images again with every stored state of every method.
-
-    Of `ntkcl-ridge` a run keeps the last state only: that is classified again, its earlier rows are as recorded.
+def evaluate_head(
+    context: RunContext, learner: Learner, scenario: Scenario, task: int, state: LearnerState
+) -> tuple[TaskEvaluation, Int[np.ndarray, "n"]]:
+    """Classify the test images of all classes seen after `task` with a learner's own head.
 
     Args:
-        run: the run folder.
-        arrays: the images again, when the run had `data.source="arrays"`.
-        quiet: no progress.
+        context: images and batch size.
+        learner: what classifies.
+        scenario: class order and tasks.
+        task: its number, from 0.
+        state: at the task's end.
 
     Returns:
-        Results of the finished tasks in the form of `results.json` (methods with stored states only), and whether
-        they equal the stored ones.
-
-    Raises:
-        RunFolderError: no run there, or no finished task.
+        The counts, and the predicted label of each of those images in the source's order.
     """
-    opened = load_run(run, arrays=arrays)
-    stored = opened.results.get("seeds", {})
-    seeds: dict[str, dict[str, Any]] = {}
-    same = True
-    with Progress(quiet) as progress:
-        for seed, method in itertools.product(opened.seeds, opened.config.methods):
-            found = _evaluations(opened, seed, method, progress)
-            if found:
-                made = seeds.setdefault(str(seed), {})[method] = summarise(found)
-                same &= stored.get(str(seed), {}).get(method, made) == made
-    if not seeds:
-        raise RunFolderError(f"{opened.path} has no finished task of a method with checkpoints yet; train first")
-    return assemble(opened.setup, seeds), same
+    labels = scenario.relabel(context.source.test.labels)
+    chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
+    task_of_class = jnp.asarray(scenario.task_of_class)
+    results = [
+        (*eval_step(learner, *state, batch, task_of_class), batch.valid)
+        for batch in context.views("test", chosen, labels[chosen])
+    ]
+    best, top5, within, valid = (np.concatenate(x) for x in zip(*fetch(results), strict=True))
+    best, top5, within = best[valid], top5[valid], within[valid]
+    evaluation = score_predictions(
+        best,
+        labels[chosen],
+        scenario.offsets[: task + 2],
+        top5=top5 if top5.shape[1] == 5 else None,
+        within_task_predictions=within,
+    )
+    return evaluation, best
 
 
-def _evaluations(opened: RecordedRun, seed: int, method: str, progress: Progress) -> list[TaskEvaluation]:
-    """What a method's stored states score; nothing where it stores none."""
-    setup, scenario, name = opened.setup, opened.setup.scenarios[seed], f"seed {seed} · {method} again"
-    found = []
-    if method in opened.methods:
-        one = replace(opened, method=method)
-        tasks = one.tasks_done(seed)
-        with progress.stage(name, total=tasks) as stage:
-            for state in (one.task(task, seed) for task in range(tasks)):
-                found.append(evaluate(setup, one.network, scenario, state.task, state.after, state.frozen)[0])
-                stage.advance()
-    head = RidgeHead.stored(RunFolder(opened.path), seed, opened.num_tasks) if method == READOUT else None
-    if head is not None:
-        with progress.stage(name, total=1) as stage:
-            last = opened.task(len(head.evaluations) - 1, seed)
-            found = [*head.evaluations[:-1], head.evaluate(setup, scenario, last.task, last.after, last.frozen)]
-            stage.advance()
-    return found
+def score_classes(
+    scores: Float[np.ndarray, "n s"], labels: Int[np.ndarray, "n"], offsets: Sequence[int]
+) -> TaskEvaluation:
+    """Evaluate a matrix of class scores.
+
+    Args:
+        scores: of each class seen, for each image.
+        labels: the images' classes.
+        offsets: first class of each task seen, then the number of classes seen.
+
+    Example:
+        >>> score_classes(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), (0, 1, 2)).correct
+        (1, 0)
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")
+    task = np.searchsorted(np.array(offsets), np.arange(scores.shape[1]), side="right")
+    within = np.where(task[None, :] == task[labels][:, None], scores, -np.inf).argmax(axis=1)
+    top5 = order[:, :5] if scores.shape[1] >= 5 else None
+    return score_predictions(order[:, 0], labels, offsets, top5=top5, within_task_predictions=within)

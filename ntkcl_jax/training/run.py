@@ -1,58 +1,27 @@
 """A whole run: seeds x methods over one stream, in one run folder."""
 
 import os
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config.devices import MeshConfig
-from ntkcl_jax.config.methods import TUNED_METHODS
-from ntkcl_jax.data import Arrays, Batch, Source
-from ntkcl_jax.devices.hosts import agreed, first, on_first
+from ntkcl_jax.config import MeshConfig, RunConfig
+from ntkcl_jax.config.methods import HEAD
+from ntkcl_jax.data import Arrays, Source
+from ntkcl_jax.devices.hosts import broadcast, first, on_first
 from ntkcl_jax.devices.mesh import make_mesh
-from ntkcl_jax.readouts.head import METHOD as READOUT
-from ntkcl_jax.readouts.head import MOVING, network_features, ridge_readout
-from ntkcl_jax.readouts.linear import backbone_features, run_baseline
-from ntkcl_jax.readouts.ranpac import METHOD as RANPAC
-from ntkcl_jax.readouts.ranpac import ranpac
+from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.runs import checkpoint
-from ntkcl_jax.runs.context import Setup, Side, initial_state, set_up
-from ntkcl_jax.runs.folder import FORMAT, RunFolder, arithmetic_changes
+from ntkcl_jax.runs.context import RunContext, make_context, task_name
+from ntkcl_jax.runs.folder import RunFolder, arithmetic_changes
 from ntkcl_jax.runs.log import MetricsLog, Progress
-from ntkcl_jax.training.methodrun import log_task, task_name
+from ntkcl_jax.runs.recorded import load_run
+from ntkcl_jax.training.learner_run import LearnerRun
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
-from ntkcl_jax.training.seedrun import SeedRun
-from ntkcl_jax.training.tunedrun import TunedRun
+from ntkcl_jax.training.readout_run import FeatureCache, ReadoutRun, moving
 
-
-def learn_other(
-    setup: Setup,
-    folder: RunFolder,
-    log: MetricsLog,
-    progress: Progress,
-    seed: int,
-    method: str,
-    learn: Callable[[], Iterator[TaskEvaluation]],
-) -> list[TaskEvaluation]:
-    """Run a method that trains in seconds on one seed, or read what an earlier process left of it."""
-    path = folder.baseline(seed, method)
-    if agreed(path.exists()):
-        return [TaskEvaluation(**record) for record in folder.read_json(str(path.relative_to(folder.path)))["tasks"]]
-    # of a process that died before storing them; records of a first session stay: they aren't made again
-    log.truncate(lambda r: (r["method"], r["seed"], r["kind"]) != (method, seed, "task"))
-    evaluations = []
-    with progress.stage(f"seed {seed} · {method}", total=setup.scenarios[seed].num_tasks) as stage:
-        for evaluation in learn():
-            evaluations.append(evaluation)
-            stage.advance(1)
-    for evaluation in evaluations:
-        log_task(log, method, seed, evaluation)
-    on_first(lambda: write_tasks(path, evaluations))
-    return evaluations
+RESULTS_FORMAT = 1
+"""Version of the layout of `results.json`."""
 
 
 def train(
@@ -85,60 +54,80 @@ def train(
     folder = RunFolder(run_dir)
     # The quick refusals first, then everything that can be wrong with the input, and only then a folder.
     on_first(folder.check_resumable if resume else folder.check_new)
-    setup = set_up(config, arrays, mesh=make_mesh(mesh or MeshConfig()))
-    header = setup.header()
-    setup.decode_all()
+    context = make_context(config, arrays, mesh=make_mesh(mesh or MeshConfig()))
+    header = context.header()
+    context.decode_all()
     log_file = folder.metrics if first() else Path(os.devnull)
     with (
         folder.writing(header, resume=resume),
         MetricsLog(log_file) as log,
         Progress(quiet or not first()) as progress,
     ):
-        if not resume:
-            say_split(setup.source, progress)
-            if READOUT in config.methods and config.optimizer.later_learning_rate != 0:
-                progress.say(f"hint: {MOVING}")
         changes = arithmetic_changes(folder.header(), header)
         if changes:
             progress.say(
                 f"warning: since this run was started, {', '.join(changes)}: numbers may differ in their last bits; "
                 "resume with the old versions on the old devices for the same bits"
             )
-        for note in setup.notes:
+        for note in context.notes:
             progress.say(f"weights: {note}")
-        store_backbone(setup, folder)
-        features = None
+        store_backbone(context, folder)
+        runs = Runs(context, folder, log, progress)
+        if not resume:
+            say_split(context.source, progress)
+            runs.hint()
         seeds: dict[str, dict[str, Any]] = {}
         results: dict[str, Any] = {}
         for seed in config.seeds:
             for method in config.methods:
-                if method == "ntkcl":
-                    evaluations = SeedRun(setup, folder, log, progress, seed).learn()
-                elif method in TUNED_METHODS:
-                    evaluations = TunedRun(setup, folder, log, progress, seed, method).learn()
-                else:
-                    if method == READOUT:
-                        learn = partial(ridge_readout, SeedRun(setup, folder, log, progress, seed))
-                    elif method == RANPAC and config.baselines.first_session:
-                        learn = partial(adapted_ranpac, TunedRun(setup, folder, log, progress, seed, method))
-                    else:
-                        if features is None or setup.backbone is None:  # each seed draws its own random backbone
-                            features = baseline_features(setup, seed)
-                        learn = partial(baseline, setup, seed, method, features)
-                    evaluations = learn_other(setup, folder, log, progress, seed, method, learn)
-                seeds.setdefault(str(seed), {})[method] = summarise(evaluations)
-                results = assemble(setup, seeds)
+                seeds.setdefault(str(seed), {})[method] = summarise(runs.learn(seed, method))
+                results = assemble(context, seeds)
                 on_first(partial(checkpoint.write_json, folder.path / "results.json", results))
     return results
 
 
-def write_tasks(path: Path, evaluations: list[TaskEvaluation]) -> None:
-    """Keep the evaluations of a method that leaves no checkpoints."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise checkpoint.write_error(path, error) from error
-    checkpoint.write_json(path, {"tasks": [e.to_record() for e in evaluations]})
+class Runs:
+    """The learners and readouts of a run: one training of a learner serves all its readouts."""
+
+    def __init__(self, context: RunContext, folder: RunFolder, log: MetricsLog, progress: Progress) -> None:
+        """Nothing is trained yet."""
+        self.context, self.folder, self.log, self.progress = context, folder, log, progress
+        self.cache = FeatureCache()
+        self._learned: dict[tuple[int, str], list[TaskEvaluation]] = {}
+
+    def learner(self, seed: int, name: str) -> LearnerRun:
+        """A learner on a seed."""
+        return LearnerRun(self.context, self.folder, self.log, self.progress, seed, name)
+
+    def learn(self, seed: int, method: str) -> list[TaskEvaluation]:
+        """Train a method on a seed, or read what an earlier process left of it."""
+        pair = self.context.config.pair(method)
+        run = self.learner(seed, pair.learner)
+        if (seed, pair.learner) not in self._learned:
+            self._learned[seed, pair.learner] = run.learn()
+        if pair.readout == HEAD:
+            return self._learned[seed, pair.learner]
+        return ReadoutRun(method, run, self.cache).learn()
+
+    def again(self, seed: int, method: str) -> list[TaskEvaluation]:
+        """Classify the test images again with the stored states of a method; nothing is trained or written."""
+        pair = self.context.config.pair(method)
+        run = self.learner(seed, pair.learner)
+        if pair.readout != HEAD:
+            return ReadoutRun(method, run, self.cache).again()
+        found: list[TaskEvaluation] = []
+        for task in range(run.sessions):
+            if not checkpoint.exists(run.path(task, "after")):
+                break
+            found.append(run.evaluate(task, run.state_after(task)))
+        return found
+
+    def hint(self) -> None:
+        """Say which methods add up features that later tasks move."""
+        for method in self.context.config.methods:
+            said = moving(self.learner(self.context.config.seeds[0], self.context.config.pair(method).learner), method)
+            if said is not None:
+                self.progress.say(f"hint: {said}")
 
 
 def say_split(source: Source, progress: Progress) -> None:
@@ -152,60 +141,59 @@ def say_split(source: Source, progress: Progress) -> None:
         )
 
 
-def store_backbone(setup: Setup, folder: RunFolder) -> None:
+def store_backbone(context: RunContext, folder: RunFolder) -> None:
     """Keep the frozen backbone once, so that the folder can be read without the weights file."""
     path = folder.checkpoints / "backbone"
-    if setup.backbone is not None and not agreed(checkpoint.exists(path)):
-        checkpoint.save(path, {"backbone": setup.backbone}, {"sha256": setup.weights_sha256})
+    if context.backbone is not None and not broadcast(checkpoint.exists(path)):
+        checkpoint.save(path, {"backbone": context.backbone}, {"sha256": context.weights_sha256})
 
 
-def baseline(setup: Setup, seed: int, method: str, features: tuple[np.ndarray, np.ndarray]) -> Iterator[TaskEvaluation]:
-    """Learn a baseline from the features of training and test images."""
-    scenario = setup.scenarios[seed]
-    labels = [scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test)]
-    arrays = (scenario, seed, features[0], labels[0], features[1], labels[1])
-    if method == RANPAC:
-        return ranpac(*arrays, width=setup.config.readout.random_features)
-    return run_baseline(method, *arrays)
-
-
-def adapted_ranpac(run: TunedRun) -> Iterator[TaskEvaluation]:
-    """Train on task 0, then learn the stream from the adapted backbone's features."""
-    state = run.first_session()
-    features = [
-        network_features(run.network, state.trainable, state.held, all_views(run.setup, side))[0]
-        for side in ("train", "test")
-    ]
-    yield from baseline(run.setup, run.seed, run.method, (features[0], features[1]))
-
-
-def all_views(setup: Setup, side: Side) -> Iterator[Batch]:
-    """All images of a side, in order, under the test transform."""
-    images = setup.source.train if side == "train" else setup.source.test
-    return setup.views(side, np.arange(len(images)), images.labels)
-
-
-def baseline_features(setup: Setup, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features of the untouched backbone (with random weights: that of `seed`) for training and test images."""
-    backbone = setup.backbone
-    if backbone is None:
-        backbone = initial_state(setup, seed).frozen.backbone
-    return (
-        backbone_features(setup.network, backbone, all_views(setup, "train")),
-        backbone_features(setup.network, backbone, all_views(setup, "test")),
-    )
-
-
-def assemble(setup: Setup, seeds: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def assemble(context: RunContext, seeds: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """`results.json` of the seeds and methods done so far; no times in it, so that equal runs give equal bytes."""
-    methods = [m for m in setup.config.methods if any(m in done for done in seeds.values())]
-    first = setup.scenarios[setup.config.seeds[0]]
-    one_order = len({s.class_order for s in setup.scenarios.values()}) == 1
-    names = [task_name(setup.source, first, t) if one_order else f"task {t + 1}" for t in range(first.num_tasks)]
+    methods = [m for m in context.config.methods if any(m in done for done in seeds.values())]
+    first_order = context.scenarios[context.config.seeds[0]]
+    one_order = len({s.class_order for s in context.scenarios.values()}) == 1
+    tasks = range(first_order.num_tasks)
+    names = [task_name(context.source, first_order, t) if one_order else f"task {t + 1}" for t in tasks]
     return {
-        "format": FORMAT,
-        "preset": setup.config.preset,
+        "format": RESULTS_FORMAT,
+        "preset": context.config.preset,
         "task_names": names,
         "seeds": seeds,
         "summary": {m: aggregate([done[m] for done in seeds.values() if m in done]) for m in methods},
     }
+
+
+def evaluate_run(run: str | Path, *, arrays: Arrays | None = None, quiet: bool = False) -> tuple[dict[str, Any], bool]:
+    """Classify the test images again with the stored states of every method, to compare with what was recorded.
+
+    A readout keeps its last state only: that is classified again, its earlier rows are as recorded.
+
+    Args:
+        run: the run folder.
+        arrays: the images again, when the run had `data.source="arrays"`.
+        quiet: no progress.
+
+    Returns:
+        Results of the finished tasks in the form of `results.json`, and whether they equal the stored ones.
+
+    Raises:
+        RunFolderError: no run there, or no finished task.
+    """
+    opened = load_run(run, arrays=arrays)
+    stored, folder = opened.results.get("seeds", {}), RunFolder(opened.path)
+    seeds: dict[str, dict[str, Any]] = {}
+    same = True
+    with Progress(quiet) as progress, MetricsLog(Path(os.devnull)) as log:
+        runs = Runs(opened.context, folder, log, progress)
+        for seed in opened.seeds:
+            for method in opened.config.methods:
+                with progress.stage(f"seed {seed} · {method} again", total=1) as stage:
+                    found = runs.again(seed, method)
+                    stage.advance()
+                if found:
+                    made = seeds.setdefault(str(seed), {})[method] = summarise(found)
+                    same &= stored.get(str(seed), {}).get(method, made) == made
+    if not seeds:
+        raise RunFolderError(f"{opened.path} has no finished task yet; train first")
+    return assemble(opened.context, seeds), same

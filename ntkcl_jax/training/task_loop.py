@@ -1,4 +1,4 @@
-"""The loop over the steps of a task, the same for every method that trains.
+"""The loop over the steps of a task, the same for every learner.
 
 The host runs ahead of the device: results are fetched in groups, a few steps late, so that no step waits for a number
 that only the log needs.
@@ -13,14 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array
 
-from ntkcl_jax.data import Batch
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.data import Batch, Scenario
 from ntkcl_jax.devices.hosts import fetch
-from ntkcl_jax.devices.mesh import copied
+from ntkcl_jax.devices.mesh import replicate
 from ntkcl_jax.errors import NonFiniteError
-from ntkcl_jax.models.ntkcl import Tree
-from ntkcl_jax.training.step import StepResult
+from ntkcl_jax.methods.base import Learner, LearnerState, Recipe, Task
+from ntkcl_jax.models.functional import Tree
+from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.training.step import StepResult, TrainState, train_step
 
 FETCH_EVERY = 24
 """Step results fetched from the device at a time."""
@@ -37,6 +39,15 @@ class Position:
     step: int = 0
 
 
+class Resume(NamedTuple):
+    """A task's training where an interrupted process left it."""
+
+    position: Position
+    trainable: Tree
+    opt_state: Sequence[Any]
+    """Leaves of the optimizer's state, in their order."""
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """Losses of one step, on the host."""
@@ -49,33 +60,93 @@ class StepRecord:
     """Images of the batch that were classified rightly among the task's classes before the update."""
 
 
-class Progressed(NamedTuple):
-    """Where a task's training stands."""
+class Fitted(NamedTuple):
+    """Where a task's training stands.
+
+    Attributes:
+        position: steps done.
+        state: what they have changed. The next step donates its buffers: use it before asking for more.
+        records: losses of the steps since the last report, in order, some steps late.
+        due: whether a checkpoint is due; the records are then complete up to here.
+    """
 
     position: Position
-    trainable: Tree
-    moments: Any
-    """State of the optimizer."""
+    state: TrainState
+    records: list[StepRecord]
+    due: bool = False
 
 
-def fresh(optimizer_state: Any, trainable: Tree, where: NamedSharding | None) -> Progressed:
-    """Begin a task; the trainable tree is copied, since steps donate their buffers and the state must survive."""
-    return _placed(Position(), jax.tree.map(jnp.copy, trainable), optimizer_state, where)
+def fit_task(
+    learner: Learner,
+    config: RunConfig,
+    scenario: Scenario,
+    state: LearnerState,
+    epoch_batches: Callable[[int, int], Iterator[Batch]],
+    *,
+    task: int,
+    seed: int,
+    steps_in_epoch: int,
+    resume: Resume | None = None,
+    sharding: NamedSharding | None = None,
+) -> Iterator[Fitted]:
+    """Train one task.
+
+    Args:
+        learner: what trains.
+        config: its optimizer, epochs, and how often a checkpoint is due.
+        scenario: classes of the task.
+        state: after `Learner.begin`; it stays as it is.
+        epoch_batches: (epoch, first batch) -> the rest of the epoch's batches.
+        task: its number, from 0.
+        seed: the run's seed.
+        steps_in_epoch: batches of an epoch.
+        resume: where to go on from.
+        sharding: on which devices all of the state lies, when there are several.
+
+    Yields:
+        Where training stands, every few steps and at the end: the last one has the trained tree.
+
+    Raises:
+        NonFiniteError: a loss term or parameter that isn't finite; names it, the step and the task.
+    """
+    recipe, epochs = learner.recipe_of(config), learner.epochs_of(config, task)
+    save_every = config.compute.checkpoint_every_steps
+    arrays, key = Task.of(scenario, task), jax.random.key(stream_seed(seed, *learner.stream("steps", task)))
+    position, carry = begun(recipe, state.trainable, resume)
+    if sharding is not None:  # where the steps leave them, so that the first step is the same program as the others
+        arrays, carry = replicate(sharding.mesh, (arrays, carry))
+    start, pending = position, []
+    for epoch in range(start.epoch, epochs):
+        rate = jnp.float32(recipe.rate(epoch, epochs, task))
+        first = start.step_in_epoch if epoch == start.epoch else 0
+        for at, batch in enumerate(epoch_batches(epoch, first), start=first):
+            carry, result = train_step(
+                learner, recipe.compiled, carry, state.frozen, arrays, batch, rate, key, sharding=sharding
+            )
+            step, last = epoch * steps_in_epoch + at, at + 1 == steps_in_epoch
+            position = Position(epoch + last, 0 if last else at + 1, step + 1)
+            pending.append((step, result))
+            if position.step % save_every == 0:
+                records, pending = _collect(pending, learner, task), []
+                check_finite(carry.trainable, f"after step {step} of task {task}")
+                yield Fitted(position, carry, records, due=True)
+            elif len(pending) >= FETCH_EVERY + FETCH_LAG:
+                yield Fitted(position, carry, _collect(pending[:FETCH_EVERY], learner, task))
+                pending = pending[FETCH_EVERY:]
+    records = _collect(pending, learner, task)
+    check_finite(carry.trainable, f"at the end of task {task}")
+    yield Fitted(position, carry, records)
 
 
-def resumed(
-    optimizer_state: Any, position: Position, trainable: Tree, leaves: Sequence[Any], where: NamedSharding | None
-) -> Progressed:
-    """Go on from a checkpoint; `leaves` are those of the optimizer's state in their order."""
-    moments = jax.tree.unflatten(jax.tree.structure(optimizer_state), [jnp.array(x) for x in leaves])
-    return _placed(position, jax.tree.map(jnp.array, trainable), moments, where)
-
-
-def _placed(position: Position, trainable: Tree, moments: Any, where: NamedSharding | None) -> Progressed:
-    """Put a state where the steps leave it, so that the first of them is the same program as the others."""
-    if where is not None:
-        trainable, moments = copied(where.mesh, (trainable, moments))
-    return Progressed(position, trainable, moments)
+def begun(recipe: Recipe, trainable: Tree, resume: Resume | None) -> tuple[Position, TrainState]:
+    """What the first step of a task starts from; arrays are copied, since steps donate them and the state stays."""
+    if resume is None:
+        copy = jax.tree.map(jnp.copy, trainable)
+        return Position(), TrainState(copy, recipe.transformation().init(copy), jnp.int32(0))
+    structure = jax.tree.structure(jax.eval_shape(recipe.transformation().init, trainable))
+    opt_state = jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in resume.opt_state])
+    copy = jax.tree.map(jnp.array, resume.trainable)
+    return resume.position, TrainState(copy, opt_state, jnp.int32(resume.position.step))
 
 
 def check_finite(tree: Tree, what: str) -> None:
@@ -89,11 +160,11 @@ def check_finite(tree: Tree, what: str) -> None:
             raise NonFiniteError(f"{path} isn't finite {what}; lower optimizer.learning_rate (or use float32)")
 
 
-def _collect(pending: list[tuple[int, StepResult]], names: Sequence[str], task: int) -> list[StepRecord]:
+def _collect(pending: list[tuple[int, StepResult]], learner: Learner, task: int) -> list[StepRecord]:
     """Fetch step results from the device and stop at the first number that isn't finite."""
     records = []
     for (step, _), result in zip(pending, fetch([r for _, r in pending]), strict=True):
-        terms = {name: float(x) for name, x in zip((*names, "total"), result.terms, strict=True)}
+        terms = {name: float(x) for name, x in zip((*learner.terms, "total"), result.terms, strict=True)}
         bad = [name for name, x in terms.items() if not math.isfinite(x)]
         if bad:
             raise NonFiniteError(
@@ -102,61 +173,3 @@ def _collect(pending: list[tuple[int, StepResult]], names: Sequence[str], task: 
             )
         records.append(StepRecord(step, terms, int(result.correct)))
     return records
-
-
-def run_steps(
-    start: Progressed,
-    update: Callable[[Tree, Any, Batch, Array, Array], tuple[Tree, Any, StepResult]],
-    epoch_batches: Callable[[int, int], Iterator[Batch]],
-    *,
-    names: Sequence[str],
-    task: int,
-    epochs: int,
-    rate: Callable[[int], float],
-    steps_in_epoch: int,
-    save_every: int,
-    on_records: Callable[[list[StepRecord]], None] = lambda records: None,
-    save: Callable[[Position, Tree, Any], None] = lambda position, trainable, moments: None,
-) -> Tree:
-    """Train one task.
-
-    Args:
-        start: trainable tree and optimizer to begin with; their buffers may be donated.
-        update: (trainable, moments, batch, rate, step of the task) -> those after the step, and its losses.
-        epoch_batches: (epoch, first step) -> the rest of the epoch's batches.
-        names: names of the loss terms.
-        task: its number, from 0.
-        epochs: passes over the task's images.
-        rate: learning rate of each epoch.
-        steps_in_epoch: batches of an epoch.
-        save_every: steps from one `save` to the next.
-        on_records: receives the steps' losses in order, some steps late.
-        save: receives position, trainable tree and optimizer state.
-
-    Returns:
-        The trained tree.
-
-    Raises:
-        NonFiniteError: a loss term or parameter that isn't finite.
-    """
-    position, trainable, moments = start
-    pending: list[tuple[int, StepResult]] = []
-    for epoch in range(position.epoch, epochs):
-        epoch_rate = jnp.float32(rate(epoch))
-        first = position.step_in_epoch if epoch == position.epoch else 0
-        for at, batch in enumerate(epoch_batches(epoch, first), start=first):
-            step = epoch * steps_in_epoch + at
-            trainable, moments, result = update(trainable, moments, batch, epoch_rate, jnp.int32(step))
-            pending.append((step, result))
-            if (step + 1) % save_every == 0:
-                on_records(_collect(pending, names, task))
-                pending = []
-                check_finite(trainable, f"after step {step} of task {task}")
-                end = at + 1 == steps_in_epoch
-                save(Position(epoch + end, 0 if end else at + 1, step + 1), trainable, moments)
-            elif len(pending) >= FETCH_EVERY + FETCH_LAG:
-                on_records(_collect(pending[:FETCH_EVERY], names, task))
-                pending = pending[FETCH_EVERY:]
-    on_records(_collect(pending, names, task))
-    check_finite(trainable, f"at the end of task {task}")
-    return trainable

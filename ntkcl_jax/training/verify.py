@@ -23,10 +23,10 @@ from ntkcl_jax.data import ImageSet, eval_batches, prepare
 from ntkcl_jax.data.images import copies, first_of_each_class
 from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.errors import ConfigError
-from ntkcl_jax.models.ntkcl import Network
-from ntkcl_jax.readouts.linear import backbone_features
-from ntkcl_jax.runs.context import Setup, set_up
+from ntkcl_jax.methods.base import Learner
+from ntkcl_jax.runs.context import RunContext, make_context
 from ntkcl_jax.runs.log import Progress
+from ntkcl_jax.training.readout_run import features_of
 from ntkcl_jax.weights.layout import NumpyTree
 
 TOLERANCE = 0.005
@@ -122,18 +122,18 @@ def verify(
         raise ConfigError("expected accuracy and tolerance must be in [0, 1], max-duplicates must be at least 0")
     one_task = dataclasses.replace(config.data, first_task_classes=0, classes_per_task=1)
     arrays = (jax.tree.map(jnp.asarray, backbone[0]), backbone[1])
-    setup = set_up(dataclasses.replace(config, data=one_task, seeds=(0,)), stored=arrays)
+    context = make_context(dataclasses.replace(config, data=one_task, seeds=(0,)), stored=arrays)
     progress = progress or Progress(quiet=True)
-    source = setup.source
+    source = context.source
     sides = {"train": source.train, "test": source.test}
-    walked = {name: _walk(setup, setup.network, side, name, progress) for name, side in sides.items()}
+    walked = {name: _walk(context, context.learner("frozen"), side, name, progress) for name, side in sides.items()}
     accuracy = nearest_mean_accuracy(walked["train"], source.train.labels, walked["test"], source.test.labels)
     made = source.split != "given"
     if tolerance is None:
         chance = math.sqrt(accuracy * (1 - accuracy) / len(source.test)) if made else 0.0
         tolerance = TOLERANCE + DEVIATIONS * chance
     low = expected is not None and accuracy < expected[0] - tolerance
-    normalisations = _compare(setup, progress) if compare or low or expected is None else {}
+    normalisations = _compare(context, progress) if compare or low or expected is None else {}
     pairs = copies(walked["test"].pictures, walked["train"].pictures)
     duplicates = [(source.test.names(at), source.train.names(same)) for at, same in pairs]
     failures = (
@@ -157,7 +157,7 @@ def verify(
         },
         counts={name: _counts(side.labels) for name, side in sides.items()},
         split={"made": source.split, "sha256": source.split_sha256},
-        preprocessing=preprocessing(config.data, setup.size),
+        preprocessing=preprocessing(config.data, context.size),
         duplicates=duplicates,
         conflicts=_conflicts(walked["train"].pictures, source.train.labels),
         accuracy=accuracy,
@@ -187,29 +187,30 @@ def nearest_mean_accuracy(
     return float(np.mean(np.concatenate(best) == test_labels))
 
 
-def _walk(setup: Setup, network: Network, side: ImageSet, title: str, progress: Progress) -> Pass:
+def _walk(context: RunContext, learner: Learner, side: ImageSet, title: str, progress: Progress) -> Pass:
     """Read a side once: features of the untouched backbone, and what each picture is."""
-    assert setup.backbone is not None  # `verify` gives it
-    rows, features, pictures = setup.config.compute.eval_batch_size, [], []
+    assert context.backbone is not None  # `verify` gives it
+    state = learner.start(jax.random.key(0), context.backbone)
+    rows, features, pictures = context.config.compute.eval_batch_size, [], []
     with progress.stage(f"{title} images", total=len(side)) as stage:
         for at in range(0, len(side), rows):
             chosen = np.arange(at, min(at + rows, len(side)))
-            images = prepare(side, chosen, setup.config.data, setup.size)
+            images = prepare(side, chosen, context.config.data, context.size)
             pictures += [hashlib.blake2b(image, digest_size=PICTURE_DIGEST_BYTES).digest() for image in images]
             batches = eval_batches(images, side.labels[chosen], rows)
-            features.append(backbone_features(network, setup.backbone, batches))
+            features.append(features_of(learner, state, batches)[0])
             stage.advance(len(chosen))
     return Pass(np.concatenate(features), pictures)
 
 
-def _compare(setup: Setup, progress: Progress) -> dict[str, float]:
+def _compare(context: RunContext, progress: Progress) -> dict[str, float]:
     """Accuracy on the first images of each class under every normalisation."""
     accuracies = {}
-    whole = {"train": setup.source.train, "test": setup.source.test}
+    whole = {"train": context.source.train, "test": context.source.test}
     sides = {name: s.subset(first_of_each_class(s.labels, TRIAL_IMAGES)) for name, s in whole.items()}
     for normalize in get_args(Normalize):
-        network = dataclasses.replace(setup.network, normalize=normalize)
-        walked = [_walk(setup, network, s, f"normalize {normalize}, {name}", progress) for name, s in sides.items()]
+        learner = dataclasses.replace(context.learner("frozen"), normalize=normalize)
+        walked = [_walk(context, learner, s, f"normalize {normalize}, {name}", progress) for name, s in sides.items()]
         accuracies[normalize] = nearest_mean_accuracy(walked[0], sides["train"].labels, walked[1], sides["test"].labels)
     return accuracies
 

@@ -26,7 +26,8 @@ from analysis.studies.forecast.pairs import Drifts, pair
 from analysis.studies.request import ForecastRequest
 from analysis.studies.twin import fit_twin, step_of
 from ntkcl_jax.data import steps_per_epoch
-from ntkcl_jax.methods.ntkcl import LearnerState
+from ntkcl_jax.methods.base import LearnerState
+from ntkcl_jax.methods.ntkcl import NTKCL
 from ntkcl_jax.runs.context import epoch_batches
 from ntkcl_jax.terminal.progress import Progress, Stage
 
@@ -49,7 +50,7 @@ class Kernels:
         """The kernel, sample-major."""
         if (checkpoint, task) not in self._known:
             fn, params = centred_scores(self.records, self.seed, checkpoint)
-            classes = self.records.run.setup.scenarios[self.seed].offsets[len(self.records.tasks(self.seed))]
+            classes = self.records.run.context.scenarios[self.seed].offsets[len(self.records.tasks(self.seed))]
             n = max(1, min(KERNEL_IMAGES, KERNEL_ROWS // classes))
             theta = empirical_ntk(fn, params, self.probes.images[self.probes.rows(task)][:n])
             self._known = {at: kernel for at, kernel in self._known.items() if at[0] >= checkpoint - 1}
@@ -59,21 +60,21 @@ class Kernels:
 
 def run_step(records: Records, seed: int, task: int, stage: Stage) -> Params:
     """Train the linearised twin of checkpoint `task` on that task, as the run trained: its step of the parameters."""
-    setup, recorded = records.run.setup, records.task(seed, task)
-    scenario = setup.scenarios[seed]
-    labels = scenario.relabel(setup.source.train.labels)
+    context, recorded = records.run.context, records.task(seed, task)
+    scenario, learner = context.scenarios[seed], records.run.learner
+    assert isinstance(learner, NTKCL)  # what this forecast is about
+    labels = scenario.relabel(context.source.train.labels)
     members = np.flatnonzero(np.isin(labels, scenario.classes(task)))
     trained = fit_twin(
-        setup.network,
-        setup.config,
+        learner,
+        context.config,
         scenario,
-        # What L_reg pulls is the same in the previous task's end and in this task's start.
-        LearnerState(recorded.before, recorded.frozen_before, recorded.before),
-        partial(epoch_batches, setup, setup.source.train, members, labels[members], seed, task),
+        LearnerState(recorded.before, recorded.frozen_before),
+        partial(epoch_batches, context, context.source.train, members, labels[members], seed, task),
         task=task,
         seed=seed,
-        steps_in_epoch=steps_per_epoch(len(members), setup.config.optimizer.batch_size),
-        on_records=lambda made: stage.advance(len(made)),
+        steps_in_epoch=steps_per_epoch(len(members), context.config.optimizer.batch_size),
+        on_steps=stage.advance,
     )
     return step_of(trained)
 

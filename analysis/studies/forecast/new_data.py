@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -18,15 +19,16 @@ from analysis.records.checkpoints import Evaluate, Records
 from analysis.records.outputs import accuracy, centred_scores, mean_step, targets
 from analysis.records.probes import Probes
 from analysis.studies.forecast.pairs import Drifts, pair
-from analysis.studies.twin import LinearNetwork, fit_twin, step_of
+from analysis.studies.twin import LinearNTKCL, fit_twin, step_of
 from ntkcl_jax.data import ImageSet, Scenario, read_classes, steps_per_epoch
 from ntkcl_jax.data.images import first_of_each_class
 from ntkcl_jax.data.prepared import PreparedImages
 from ntkcl_jax.errors import NtkclError, user_path
-from ntkcl_jax.methods.class_means import class_means, write_prototypes
-from ntkcl_jax.methods.ntkcl import LearnerState, start_task
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.methods.base import LearnerState, Task
+from ntkcl_jax.methods.class_means import class_means
+from ntkcl_jax.methods.ntkcl import NTKCL, write_prototypes
 from ntkcl_jax.runs.context import epoch_batches
+from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.terminal.progress import Progress
 
 
@@ -60,14 +62,11 @@ def next_task(records: Records, seed: int, classes: int) -> tuple[LearnerState, 
     """The state that a further task of so many classes would start from, with empty prototype rows for them."""
     done = len(records.tasks(seed))
     last = records.task(seed, done - 1)
-    offset = records.run.setup.scenarios[seed].offsets[done]
-    sizes = (*records.run.setup.scenarios[seed].task_sizes[:done], classes)
-    prototypes: Tree = {
-        **last.frozen.prototypes,
-        "prototypes/kernel": _padded(last.frozen.prototypes["prototypes/kernel"][:offset], classes),
-        "prototypes/seen": _padded(last.frozen.prototypes["prototypes/seen"][:offset], classes),
-    }
-    state = LearnerState(last.after, last.frozen._replace(prototypes=prototypes), last.after)
+    offset = records.run.context.scenarios[seed].offsets[done]
+    sizes = (*records.run.context.scenarios[seed].task_sizes[:done], classes)
+    rows = {name: last.frozen.buffers[f"prototypes/{name}"][:offset] for name in ("kernel", "seen")}
+    padded = {f"prototypes/{name}": _padded(values, classes) for name, values in rows.items()}
+    state = LearnerState(last.after, last.frozen).updated(buffers=padded)
     return state, Scenario(tuple(range(offset + classes)), sizes)
 
 
@@ -100,33 +99,36 @@ def forecast_new(
         AnalysisError: a damaged checkpoint.
         NtkclError: images that can't be read, or training that diverges.
     """
-    setup, task = records.run.setup, len(records.tasks(seed))
+    context, task = records.run.context, len(records.tasks(seed))
     state, scenario = next_task(records, seed, classes)
-    network = replace(setup.network, task_classes=classes, classes=scenario.num_classes)
+    learner = replace(records.run.learner, tasks=task + 1, task_classes=classes, classes=scenario.num_classes)
+    assert isinstance(learner, NTKCL)  # what this forecast is about
+    key = jax.random.key(stream_seed(seed, *learner.stream("task", task)))
+    begun = learner.begin(state, Task.of(scenario, task), key, lambda: [])
     members, labels = np.arange(len(images)), images.labels + scenario.offsets[task]
-    optimizer = setup.config.optimizer
+    optimizer = context.config.optimizer
     steps = steps_per_epoch(len(images), optimizer.batch_size)
     with progress.stage(f"seed {seed} · forecast of {name}", total=steps * optimizer.epochs_of(task)) as stage:
         trained = fit_twin(
-            network,
-            setup.config,
+            learner,
+            context.config,
             scenario,
-            start_task(network, task, seed, state),
-            partial(epoch_batches, setup, images, members, labels, seed, task),
+            begun,
+            partial(epoch_batches, context, images, members, labels, seed, task),
             task=task,
             seed=seed,
             steps_in_epoch=steps,
-            on_records=lambda made: stage.advance(len(made)),
+            on_steps=stage.advance,
         )
     fn, before = centred_scores(records, seed, task, with_mean=True)
     model = Linearized(fn, before, probes.images[:2])
     values = model.values(probes.images)
     drift = model.change(probes.images, mean_step(before, step_of(trained), task, last=True))
     wanted = targets(probes.labels, model.outputs)
-    views = PreparedImages(images, setup.config.data, setup.size)
-    batches = views.batches(members, labels, setup.config.compute.eval_batch_size)
-    twin = LinearNetwork.of(network)
-    means = class_means(twin, trained.adaptation, trained.frozen, batches, scenario.offsets[task], classes)
+    views = PreparedImages(images, context.config.data, context.size)
+    batches = views.batches(members, labels, context.config.compute.eval_batch_size)
+    twin = LinearNTKCL.of_learner(learner)
+    means = class_means(twin, *trained, batches, scenario.offsets[task], classes)
     competing = all_scores(twin, trained, means, scenario.offsets[task], probes)
     for old in probes.tasks:
         rows = probes.rows(old)
@@ -140,10 +142,9 @@ def forecast_new(
 
 
 def all_scores(
-    twin: LinearNetwork, trained: LearnerState, means: Float[np.ndarray, "c e"], offset: int, probes: Probes
+    twin: LinearNTKCL, trained: LearnerState, means: Float[np.ndarray, "c e"], offset: int, probes: Probes
 ) -> Float[np.ndarray, "n k"]:
     """Scores of the probes by the trained twin, over old classes and new ones."""
-    prototypes = write_prototypes(trained.frozen.prototypes, means, offset)
-    frozen = trained.frozen._replace(prototypes=prototypes)
-    fn = Partial(Evaluate(twin, "scores", twin.classes), frozen=frozen, rest={})
-    return Linearized(fn, trained.adaptation, probes.images[:2]).values(probes.images)
+    trained = trained.updated(buffers=write_prototypes(trained.frozen.buffers, means, offset))
+    fn = Partial(Evaluate(twin, "scores", twin.classes), frozen=trained.frozen, rest={})
+    return Linearized(fn, trained.trainable, probes.images[:2]).values(probes.images)

@@ -5,7 +5,9 @@ entropy over the classes seen, momentum, cosine, its very batches) is repeated i
 compared with the weights that training in float32 finds.
 """
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from analysis.records.probes import Probes
 from analysis.studies.forecast.pairs import Drifts, concentrated, pair
 from analysis.theory.losses import CrossEntropy, loss_change
 from analysis.theory.recursion import Sgd, Trained, descend
+from ntkcl_jax.readouts.base import with_constant
 from ntkcl_jax.readouts.linear import (
     LINEAR_BATCH,
     LINEAR_EPOCHS,
@@ -26,13 +29,13 @@ from ntkcl_jax.readouts.linear import (
     linear_key,
     linear_order,
     linear_rate,
-    linear_weights,
-    top_classes,
-    with_constant,
 )
 from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.runs.log import MetricsLog
 from ntkcl_jax.terminal.progress import Progress
-from ntkcl_jax.training.run import baseline_features
+from ntkcl_jax.training.metrics import TaskEvaluation
+from ntkcl_jax.training.readout_run import ReadoutRun, StoredReadout
+from ntkcl_jax.training.run import Runs
 
 METHOD = "sequential"
 
@@ -77,28 +80,31 @@ def forecast_sequential(records: Records, seed: int, probes: Probes, progress: P
     Raises:
         RecordError: the run has no such baseline, or its training gives other predictions here than in the run.
     """
-    setup, scenario = records.run.setup, records.run.setup.scenarios[seed]
-    stored = RunFolder(records.run.path).baseline(seed, METHOD)
-    if not stored.exists():
-        raise RecordError(
-            f"expected the baseline {METHOD} of seed {seed} in {records.run.path}, which isn't there; train a run with "
-            f"--methods ntkcl {METHOD}"
-        )
-    labels, test_labels = (scenario.relabel(x.labels) for x in (setup.source.train, setup.source.test))
-    with progress.stage(f"seed {seed} · forecast of {METHOD}", total=1 + scenario.num_tasks) as stage:
-        features = baseline_features(setup, seed)
+    context = records.run.context
+    scenario = context.scenarios[seed]
+    stored = recorded_evaluations(records, seed)
+    labels, test_labels = (scenario.relabel(x.labels) for x in (context.source.train, context.source.test))
+    with (
+        MetricsLog(Path(os.devnull)) as log,
+        progress.stage(f"seed {seed} · forecast of {METHOD}", total=1 + scenario.num_tasks) as stage,
+    ):
+        runs = Runs(context, RunFolder(records.run.path), log, progress)
+        run = ReadoutRun(METHOD, runs.learner(seed, "frozen"), runs.cache)
+        readout = run.readout()
+        sides = {
+            side: run.features(side, 0, np.arange(len(images)))
+            for side, images in (("train", context.source.train), ("test", context.source.test))
+        }
         stage.advance()
-        train, test = (with_constant(x).astype(np.float64) for x in features)
-        weights = [np.zeros((train.shape[1], scenario.num_classes))]
-        for task, learnt in enumerate(linear_weights(METHOD, scenario, seed, features[0], labels)):
-            seen = scenario.offsets[task + 1]
-            known = test_labels < seen
-            scores = with_constant(features[1][known]) @ learnt[:, :seen]
-            check_same(
-                records, seed, task, top_classes(scores, test_labels[known], scenario.offsets[: task + 2]).to_record()
-            )
-            weights.append(learnt.astype(np.float64))
+        train, test = (with_constant(x).astype(np.float64) for x in sides.values())
+        state = readout.init()
+        weights = [state["weights"].astype(np.float64)]
+        for task in range(scenario.num_tasks):
+            state = readout.learn(state, run.lesson(readout, task))
+            check_same(records, task, stored, run.evaluate(readout, state, task))
+            weights.append(state["weights"].astype(np.float64))
             stage.advance()
+            seen = scenario.offsets[task + 1]
             if task == 0 or task not in probes.tasks:
                 continue
             mine = (labels >= scenario.offsets[task]) & (labels < seen)
@@ -125,17 +131,30 @@ def _pair(old: int, new: int, images: np.ndarray, inputs: np.ndarray, made: Trai
     return entry | changes | {"ntk_drift": 0.0, "concentration": concentrated(images @ images.T, measured)}
 
 
-def check_same(records: Records, seed: int, task: int, found: dict[str, Any]) -> None:
+def recorded_evaluations(records: Records, seed: int) -> tuple[TaskEvaluation, ...]:
+    """How the baseline classified after each task in the run.
+
+    Raises:
+        RecordError: the run has no such baseline.
+    """
+    pair = records.run.config.pair(METHOD)
+    found = StoredReadout.newest(RunFolder(records.run.path), seed, pair, records.run.num_tasks)
+    if found is None:
+        raise RecordError(
+            f"expected the baseline {METHOD} of seed {seed} in {records.run.path}, which isn't there; train a run with "
+            f"--methods ntkcl {METHOD}"
+        )
+    return found.evaluations
+
+
+def check_same(records: Records, task: int, stored: tuple[TaskEvaluation, ...], found: TaskEvaluation) -> None:
     """Compare an evaluation with the one in the run folder.
 
     Raises:
         RecordError: training again gave other predictions.
     """
-    folder = RunFolder(records.run.path)
-    path = folder.baseline(seed, METHOD)
-    stored = folder.read_json(str(path.relative_to(folder.path)))["tasks"][task]
-    if stored != found:
+    if task >= len(stored) or stored[task] != found:
         raise RecordError(
-            f"{path} has other predictions after task {task} than training the same classifier here gives; forecast on "
-            "the machine and with the packages of the run"
+            f"{records.run.path} has other predictions of {METHOD} after task {task} than training the same classifier "
+            "here gives; forecast on the machine and with the packages of the run"
         )

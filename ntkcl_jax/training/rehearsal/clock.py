@@ -10,18 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntkcl_jax.config.methods import TUNED_METHODS
 from ntkcl_jax.data import Batch
-from ntkcl_jax.devices.mesh import copied, split_rows
+from ntkcl_jax.devices.mesh import replicate, shard_batch
+from ntkcl_jax.methods.base import Task
 from ntkcl_jax.methods.class_means import class_means
-from ntkcl_jax.methods.ntkcl import start_task, task_arrays
-from ntkcl_jax.readouts.head import METHOD as READOUT
-from ntkcl_jax.readouts.linear import backbone_features
 from ntkcl_jax.runs import checkpoint
-from ntkcl_jax.runs.context import Setup, epoch_batches, initial_state
+from ntkcl_jax.runs.context import RunContext, epoch_batches
 from ntkcl_jax.runs.log import read_metrics
-from ntkcl_jax.training.step import eval_step, make_optimizer, train_step
-from ntkcl_jax.training.task_loop import fresh
+from ntkcl_jax.training.step import eval_step, feature_step, train_step
+from ntkcl_jax.training.task_loop import begun
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's name for the time that a program takes to compile."""
@@ -82,19 +79,19 @@ class Compilations:
         return tuple(sorted({name for name, duration in self.later if duration >= SAME_PROGRAM * longest}))
 
 
-def first_step(setup: Setup) -> list[Any]:
-    """Arguments of the first training step of the first task."""
-    config, network, seed = setup.config, setup.network, setup.config.seeds[0]
-    scenario = setup.scenarios[seed]
-    labels = scenario.relabel(setup.source.train.labels)
+def first_step(context: RunContext) -> list[Any]:
+    """Arguments of NTK-CL's first training step of the first task, in the order of `train_step`."""
+    config, learner, seed = context.config, context.learner("ntkcl"), context.config.seeds[0]
+    scenario = context.scenarios[seed]
+    labels = scenario.relabel(context.source.train.labels)
     members = np.flatnonzero(labels < scenario.offsets[1])
-    state = copied(setup.mesh, start_task(network, 0, seed, initial_state(setup, seed)))
-    arrays = copied(setup.mesh, task_arrays(network, config, scenario, 0, state.frozen, state.anchor))
-    batches = epoch_batches(setup, setup.source.train, members, labels[members], seed, 0, 0, 0)
-    batch = next(batches)
-    started = fresh(make_optimizer(config.optimizer).init(state.adaptation), state.adaptation, setup.where)
-    rest = [state.frozen, arrays, batch, jnp.float32(1e-6), jax.random.key(0), jnp.int32(0), setup.where]
-    return [network, config.objective, config.optimizer, started.trainable, started.moments, *rest]
+    key, task = jax.random.key(0), Task.of(scenario, 0)
+    state = learner.begin(learner.start(key, context.backbone_of(seed)), task, key, lambda: [])
+    batch = next(epoch_batches(context, context.source.train, members, labels[members], seed, 0, 0, 0))
+    recipe = learner.recipe_of(config)
+    carry = begun(recipe, state.trainable, None)[1]
+    frozen, task, carry = replicate(context.mesh, (state.frozen, task, carry))
+    return [learner, recipe.compiled, carry, frozen, task, batch, jnp.float32(1e-6), key, context.sharding]
 
 
 def planned_bytes(compiled: Any) -> int | None:
@@ -118,11 +115,11 @@ def timed(step: Callable[[], Any], lasting: float = LASTING_S) -> float:
             return taken / done
 
 
-def input_rate(setup: Setup) -> float:
+def input_rate(context: RunContext) -> float:
     """Training images/s that the host hands over, crops made where the run makes them, once its threads are running."""
-    batch, train = setup.config.optimizer.batch_size, setup.source.train
+    batch, train = context.config.optimizer.batch_size, context.source.train
     members = np.resize(np.arange(len(train)), batch * LONG_EPOCH)
-    batches = iter(epoch_batches(setup, train, members, np.zeros_like(members), setup.config.seeds[0], 0, 0, 0))
+    batches = iter(epoch_batches(context, train, members, np.zeros_like(members), context.config.seeds[0], 0, 0, 0))
     next(batches)
     start, done = time.perf_counter(), 0
     for _ in batches:
@@ -132,50 +129,50 @@ def input_rate(setup: Setup) -> float:
     return done / (time.perf_counter() - start)
 
 
-def black(setup: Setup) -> Batch:
+def black(context: RunContext) -> Batch:
     """A full evaluation batch of black images, of the first task's classes in turn."""
-    size, side = setup.config.compute.eval_batch_size, setup.size
-    classes = setup.scenarios[setup.config.seeds[0]].task_sizes[0]
+    size, side = context.config.compute.eval_batch_size, context.size
+    classes = context.scenarios[context.config.seeds[0]].task_sizes[0]
     labels = np.arange(size, dtype=np.int32) % min(size, classes)
-    return split_rows(setup.mesh, Batch(np.zeros((size, side, side, 3), np.uint8), labels, np.ones(size, bool)))
+    return shard_batch(context.mesh, Batch(np.zeros((size, side, side, 3), np.uint8), labels, np.ones(size, bool)))
 
 
-def step_rates(setup: Setup, args: list[Any]) -> dict[str, float]:
+def step_rates(context: RunContext, args: list[Any]) -> dict[str, float]:
     """Images/s of NTK-CL's training step, evaluation and prototypes.
 
     Args:
-        setup: of the rehearsal.
+        context: of the rehearsal.
         args: of `first_step`; the training step consumes two of them.
     """
-    network, size, batch = setup.network, setup.config.compute.eval_batch_size, black(setup)
-    scenario = setup.scenarios[setup.config.seeds[0]]
-    held, frozen = list(args[3:5]), args[5]
+    learner, size, batch = args[0], context.config.compute.eval_batch_size, black(context)
+    scenario = context.scenarios[context.config.seeds[0]]
+    carry, frozen = args[2], args[3]
 
     def step() -> Any:
-        held[0], held[1], result = train_step(*args[:3], *held, *args[5:])
+        nonlocal carry
+        carry, result = train_step(*args[:2], carry, *args[3:])
         return result
 
-    train = setup.config.optimizer.batch_size / timed(step)
+    train = context.config.optimizer.batch_size / timed(step)
     task_of_class = jnp.asarray(scenario.task_of_class)
     present = min(size, scenario.task_sizes[0])
     return {
         "train": train,
-        "evaluate": size / timed(lambda: eval_step(network, held[0], frozen, batch, task_of_class)),
-        "prototypes": size / timed(lambda: class_means(network, held[0], frozen, [batch], 0, present)),
+        "evaluate": size / timed(lambda: eval_step(learner, carry.trainable, frozen, batch, task_of_class)),
+        "prototypes": size / timed(lambda: class_means(learner, carry.trainable, frozen, [batch], 0, present)),
     }
 
 
-def backbone_rate(setup: Setup) -> float:
+def backbone_rate(context: RunContext) -> float:
     """Images/s of the untouched backbone."""
-    backbone = setup.backbone
-    assert backbone is not None  # a rehearsal reads a weights file
-    batch = black(setup)
-    return len(batch.labels) / timed(lambda: backbone_features(setup.network, backbone, [batch]))
+    learner, batch = context.learner("frozen"), black(context)
+    state = learner.start(jax.random.key(0), context.backbone_of(context.config.seeds[0]))
+    return len(batch.labels) / timed(lambda: feature_step(learner, *state, batch))
 
 
 def logged_rates(log: Path) -> dict[str, float]:
-    """Best training speed that each method but NTK-CL logged, images/s."""
-    records = [r for r in read_metrics(log) if r["kind"] == "train" and r["method"] in TUNED_METHODS]
+    """Best training speed that each learner but NTK-CL logged, images/s."""
+    records = [r for r in read_metrics(log) if r["kind"] == "train" and r["method"] != "ntkcl"]
     return {m: max(r["images_per_s"] for r in records if r["method"] == m) for m in {r["method"] for r in records}}
 
 
@@ -184,8 +181,3 @@ def save_seconds(folder: Path, trees: checkpoint.Trees) -> float:
     start = time.perf_counter()
     checkpoint.save(folder / "timed", trees, {})
     return time.perf_counter() - start
-
-
-def needs_features(methods: tuple[str, ...]) -> bool:
-    """Whether a method reads the untouched backbone's features."""
-    return any(method not in ("ntkcl", READOUT, *TUNED_METHODS) for method in methods)

@@ -10,14 +10,13 @@ from typing import Any
 import jax
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config.methods import TUNED_METHODS
+from ntkcl_jax.config.methods import HEAD, LEARNERS
 from ntkcl_jax.devices import flops as costs
 from ntkcl_jax.devices import memory
 from ntkcl_jax.devices.flops import Stream
 from ntkcl_jax.errors import user_path
-from ntkcl_jax.readouts.head import METHOD as READOUT
 from ntkcl_jax.runs.checkpoint import remove
-from ntkcl_jax.runs.context import set_up
+from ntkcl_jax.runs.context import make_context
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import Progress
 from ntkcl_jax.training.rehearsal import clock, stage
@@ -120,10 +119,11 @@ def rehearse(
         with heard.listening(), Progress(quiet) as progress:
             said = f"{size.tasks} of {len(stream.task_sizes)} tasks, {size.steps} steps each"
             progress.say(f"rehearsal {said}, noise instead of images, random weights")
-            setup = set_up(played, arrays)
+            context = make_context(played, arrays)
+            learners = {played.pair(method).learner for method in played.methods}
             args, planned = None, None
-            if "ntkcl" in played.methods:
-                args = clock.first_step(setup)
+            if "ntkcl" in learners:
+                args = clock.first_step(context)
                 with progress.stage("compiling the training step", total=1) as shown:
                     planned = clock.planned_bytes(train_step.lower(*args).compile())
                     shown.advance(1)
@@ -133,14 +133,14 @@ def rehearse(
             disk = checkpoints(folder)
             resumed = taken_up_again(played, folder, arrays, size.tasks, quiet) == results
             progress.say("timing what a run repeats")
-            rates = {"input": clock.input_rate(setup), **clock.logged_rates(folder.metrics)}
+            rates = {"input": clock.input_rate(context), **clock.logged_rates(folder.metrics)}
             save_s = 0.0
             if args is not None:
-                trees = {"adaptation": jax.device_get(args[3])}
+                trees = {"trainable": jax.device_get(args[2].trainable)}
                 save_s = clock.save_seconds(Path(where), trees)
-                rates |= clock.step_rates(setup, args)
-            if clock.needs_features(played.methods):
-                rates["backbone"] = clock.backbone_rate(setup)
+                rates |= clock.step_rates(context, args)
+            if "frozen" in learners:
+                rates["backbone"] = clock.backbone_rate(context)
     flops = costs.training_flops(config, stream.classes) / config.optimizer.batch_size
     seed_s = {method: seed_seconds(method, config, stream, rates, save_s) for method in config.methods}
     compiling = sum(duration for _, duration, _ in heard.found)
@@ -205,8 +205,9 @@ def taken_up_again(config: RunConfig, folder: RunFolder, arrays: Any, tasks: int
 def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str, float], save_s: float) -> float:
     """Project a method's time on one seed.
 
-    Training is as slow as the slower of the step and the host's crops. Classifiers on stored features take seconds to
-    minutes, which are left out. Of a baseline that trains inside the backbone, evaluation counts as the backbone's.
+    Training is as slow as the slower of the step and the host's crops. A learner counts for each of its methods. What
+    readouts compute on features takes seconds to minutes, which are left out. Of a learner beside NTK-CL, evaluation
+    and features are taken to be as fast as its training.
 
     Args:
         method: its name.
@@ -215,15 +216,20 @@ def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str
         rates: images/s.
         save_s: seconds of a checkpoint.
     """
+    learner, readout = config.pair(method)
+    if learner == "frozen":
+        return (stream.train + stream.test) / rates["backbone"]
+    views = 1 + config.readout.views if readout == "random-ridge" else 1
     saves = (2 * len(stream.task_sizes) + stream.steps(config) / config.compute.checkpoint_every_steps) * save_s
-    if method == "ntkcl":
+    if learner == "ntkcl":
+        if readout != HEAD:
+            return (views * stream.train + stream.evaluated) / rates["evaluate"]
         images = stream.steps(config) * config.optimizer.batch_size
         passes = stream.train / rates["prototypes"] + stream.evaluated / rates["evaluate"]
         return images / min(rates["train"], rates["input"]) + passes + saves
-    if method == READOUT:
-        return ((1 + config.readout.views) * stream.train + stream.evaluated) / rates["evaluate"]
-    if method in TUNED_METHODS:
-        epochs = config.optimizer.epochs if config.baselines.epochs is None else config.baselines.epochs
-        rate = min(rates[method], rates["input"])
-        return (epochs * stream.train) / rate + (stream.train + stream.evaluated) / rate + saves
-    return (stream.train + stream.test) / rates["backbone"]
+    epochs = config.optimizer.epochs if config.baselines.epochs is None else config.baselines.epochs
+    rate = min(rates[learner], rates["input"])
+    first = LEARNERS.load(learner).sessions
+    share = 1.0 if first is None else sum(stream.task_sizes[:first]) / stream.classes
+    passes = stream.train + stream.evaluated if first is None else stream.train + stream.test
+    return share * epochs * stream.train / rate + views * passes / rate + share * saves

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.runs import checkpoint
 
 TREES = {
     "a": {"x/kernel": np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), "seen": np.array([True, False])},

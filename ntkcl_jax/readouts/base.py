@@ -1,0 +1,104 @@
+"""What a readout is: it learns features of one task after the other, and scores classes. NumPy in, NumPy out.
+
+A readout is a frozen dataclass of settings; all that it learns is a flat dictionary of arrays, which a run stores after
+every task. It never sees an image, and unless it says so no feature of an earlier task again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config.methods import READOUTS
+from ntkcl_jax.errors import ConfigError
+
+State = dict[str, np.ndarray]
+"""What a readout has learnt, by name."""
+
+
+class Lesson(NamedTuple):
+    """A task for a readout.
+
+    Attributes:
+        task: its number, from 0.
+        features: of its training images: under the test transform, then in `Readout.views` random crops.
+        labels: their classes in the stream's numbering.
+        seen: classes of this task and all before it.
+        everything: features (no crops) and labels of all training images of this task and those before it.
+    """
+
+    task: int
+    features: Float[np.ndarray, "n v e"]
+    labels: Int[np.ndarray, "n"]
+    seen: int
+    everything: Callable[[], tuple[Float[np.ndarray, "m e"], Int[np.ndarray, "m"]]]
+
+    @property
+    def plain(self) -> Float[np.ndarray, "n e"]:
+        """Features under the test transform."""
+        return self.features[:, 0]
+
+
+@dataclass(frozen=True)
+class Readout(ABC):
+    """What classifies a learner's features.
+
+    Attributes:
+        width: entries of a feature.
+        classes: classes of the stream.
+        seed: the run's seed.
+    """
+
+    width: int
+    classes: int
+    seed: int
+
+    name: ClassVar[str]
+    """The readout's name in `RunConfig.methods`."""
+    additive: ClassVar[bool] = False
+    """Whether it keeps what earlier tasks' features were, which a learner that moves on leaves stale."""
+
+    @classmethod
+    def of(cls, config: RunConfig, *, width: int, classes: int, seed: int) -> Self:
+        """Make the readout for a run."""
+        return cls(width, classes, seed)
+
+    @property
+    def views(self) -> int:
+        """Random crops of each training image that it learns beside the image itself."""
+        return 0
+
+    @abstractmethod
+    def init(self) -> State:
+        """Nothing learnt yet; the arrays have the shapes that they have after every task."""
+
+    @abstractmethod
+    def learn(self, state: State, lesson: Lesson) -> State:
+        """Learn a task; the old state stays as it is."""
+
+    @abstractmethod
+    def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
+        """Scores of the first `seen` classes of the stream; the largest wins."""
+
+
+def make_readout(name: str, config: RunConfig, *, width: int, classes: int, seed: int) -> Readout:
+    """Make a readout of a name for a run.
+
+    Raises:
+        ConfigError: no readout has that name, or what has it is none.
+    """
+    kind = READOUTS.load(name)
+    if not (isinstance(kind, type) and issubclass(kind, Readout)):
+        raise ConfigError(
+            f"expected the readout {name!r} to be a subclass of ntkcl_jax.readouts.base.Readout, got {kind!r}"
+        )
+    return kind.of(config, width=width, classes=classes, seed=seed)
+
+
+def with_constant(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d1"]:
+    """Append a 1 to each row, the input of a classifier's biases."""
+    return np.concatenate([features, np.ones((len(features), 1), features.dtype)], axis=1)

@@ -1,0 +1,222 @@
+"""A readout above a learner on one seed: it learns the features of each finished task; resumable after every task."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ntkcl_jax.config.methods import HEAD
+from ntkcl_jax.data import Batch
+from ntkcl_jax.devices.hosts import broadcast, fetch
+from ntkcl_jax.methods.base import Learner, LearnerState
+from ntkcl_jax.readouts.base import Lesson, Readout, State, make_readout
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.context import Side, epoch_batches
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.training.evaluate import score_classes
+from ntkcl_jax.training.learner_run import LearnerRun, log_task
+from ntkcl_jax.training.metrics import TaskEvaluation
+from ntkcl_jax.training.step import feature_step
+
+MOVING = (
+    "{method} adds up features as each task left them, and training on later tasks moves them; {remedy}, which was "
+    "worth more on a real backbone (README, Results)"
+)
+"""What to say of a run whose features move under what a readout has added up."""
+
+
+def features_of(
+    learner: Learner, state: LearnerState, batches: Iterable[Batch]
+) -> tuple[Float[np.ndarray, "n e"], Int[np.ndarray, "n"]]:
+    """Feature and label of every valid row, in order."""
+    parts = [(feature_step(learner, *state, batch), batch.labels, batch.valid) for batch in batches]
+    features, labels = zip(*((x[valid], y[valid]) for x, y, valid in map(fetch, parts)), strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+@dataclass
+class FeatureCache:
+    """Features of whole sides of the source by learners that no longer move: computed once a process.
+
+    Attributes:
+        sides: by learner, seed (None where the backbone alone decides) and side.
+    """
+
+    sides: dict[tuple[str, int | None, Side], Float[np.ndarray, "n e"]] = field(default_factory=dict)
+
+    def side(self, run: LearnerRun, state: LearnerState, side: Side) -> Float[np.ndarray, "n e"]:
+        """Features of all images of a side under the test transform."""
+        shared = run.sessions == 0 and run.context.backbone is not None
+        at = (run.learner.name, None if shared else run.seed, side)
+        if at not in self.sides:
+            images = run.context.source.train if side == "train" else run.context.source.test
+            batches = run.context.views(side, np.arange(len(images)), images.labels)
+            self.sides[at] = features_of(run.learner, state, batches)[0]
+        return self.sides[at]
+
+
+@dataclass(frozen=True)
+class StoredReadout:
+    """What a readout has learnt, and what it scored after each of its tasks."""
+
+    state: State
+    evaluations: tuple[TaskEvaluation, ...] = ()
+
+    @classmethod
+    def newest(
+        cls, folder: RunFolder, seed: int, pair: tuple[str, str], tasks: int, like: State | None = None
+    ) -> "StoredReadout | None":
+        """The newest that a run folder holds; None where nothing was stored yet.
+
+        Args:
+            folder: of the run.
+            seed: one of the run's seeds.
+            pair: names of learner and readout.
+            tasks: how many the stream has.
+            like: arrays of the names, shapes and types that it must have.
+
+        Raises:
+            RunFolderError: it is damaged or of another shape.
+        """
+        for task in reversed(range(tasks)):
+            path = folder.readout(seed, task, *pair)
+            if broadcast(checkpoint.exists(path)):
+                trees, meta = checkpoint.load(path, None if like is None else {"readout": like})
+                return cls(trees["readout"], tuple(TaskEvaluation(**record) for record in meta["evaluations"]))
+        return None
+
+    def store(self, folder: RunFolder, seed: int, pair: tuple[str, str]) -> None:
+        """Write it as the state after its last task, then drop the one before: it holds nothing that this lacks.
+
+        Raises:
+            RunFolderError: the disk is full or read-only.
+        """
+        task = len(self.evaluations) - 1
+        meta = {"evaluations": [e.to_record() for e in self.evaluations], "seed": seed, "task": task}
+        checkpoint.save(folder.readout(seed, task, *pair), {"readout": self.state}, meta)
+        for earlier in range(task):
+            checkpoint.remove(folder.readout(seed, earlier, *pair))
+
+
+class ReadoutRun:
+    """One readout above one learner on one seed.
+
+    Attributes:
+        method: name of the pair in the run.
+        run: the learner's side.
+        cache: features that other readouts of the run have asked for.
+    """
+
+    def __init__(self, method: str, run: LearnerRun, cache: FeatureCache) -> None:
+        """Bind what the tasks share."""
+        self.method, self.run, self.cache = method, run, cache
+        self.pair = run.context.config.pair(method)
+        self._states: dict[int, LearnerState] = {}
+
+    def learn(self) -> list[TaskEvaluation]:
+        """Learn the features of all tasks, the learner having finished them, and classify after each.
+
+        Raises:
+            RunFolderError: a checkpoint of the learner isn't there or is damaged.
+        """
+        run, tasks = self.run, self.run.scenario.num_tasks
+        readout = self.readout()
+        stored = StoredReadout.newest(run.folder, run.seed, self.pair, tasks, readout.init())
+        stored = stored or StoredReadout(readout.init())
+        if len(stored.evaluations) == tasks:
+            return list(stored.evaluations)
+        done = len(stored.evaluations)  # records of a process that died before it stored what they tell
+        run.log.truncate(
+            lambda r: (r["method"], r["seed"], r["kind"]) != (self.method, run.seed, "task") or r["task"] < done
+        )
+        with run.progress.stage(f"seed {run.seed} · {self.method}", total=tasks) as stage:
+            stage.advance(done)
+            for task in range(done, tasks):
+                state = readout.learn(stored.state, self.lesson(readout, task))
+                evaluation = self.evaluate(readout, state, task)
+                stored = StoredReadout(state, (*stored.evaluations, evaluation))
+                log_task(run.log, self.method, run.seed, evaluation)
+                stored.store(run.folder, run.seed, self.pair)
+                stage.advance(1)
+        return list(stored.evaluations)
+
+    def again(self) -> list[TaskEvaluation]:
+        """Classify the test images again with the last stored state; rows of earlier tasks are as recorded."""
+        run, readout = self.run, self.readout()
+        stored = StoredReadout.newest(run.folder, run.seed, self.pair, run.scenario.num_tasks, readout.init())
+        if stored is None:
+            return []
+        last = len(stored.evaluations) - 1
+        return [*stored.evaluations[:-1], self.evaluate(readout, stored.state, last)]
+
+    def readout(self) -> Readout:
+        """The readout, made for the learner's features."""
+        run = self.run
+        pixels = jax.ShapeDtypeStruct((1, run.learner.image_size, run.learner.image_size, 3), jnp.float32)
+        like = jax.eval_shape(lambda: run.learner.start(jax.random.key(0), run.backbone))
+        width = jax.eval_shape(run.learner.features, *like, pixels).shape[1]
+        classes = run.scenario.num_classes
+        return make_readout(self.pair.readout, run.context.config, width=width, classes=classes, seed=run.seed)
+
+    def lesson(self, readout: Readout, task: int) -> Lesson:
+        """A task's features and labels."""
+        members = self.run.members(task)
+        plain = self.features("train", task, members)
+        crops = [self.crop(task, members, view) for view in range(readout.views)]
+        seen = self.run.scenario.offsets[task + 1]
+
+        def everything() -> tuple[Float[np.ndarray, "m e"], Int[np.ndarray, "m"]]:
+            chosen = np.flatnonzero(self.run.labels < seen)
+            return self.features("train", task, chosen), self.run.labels[chosen]
+
+        return Lesson(task, np.stack([plain, *crops], axis=1), self.run.labels[members], seen, everything)
+
+    def features(self, side: Side, task: int, places: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n e"]:
+        """Features of some images of a side at the end of a task."""
+        run, state = self.run, self.state(task)
+        if task + 1 >= run.sessions and run.learner.sessions is not None:  # they won't move any more
+            return self.cache.side(run, state, side)[places]
+        return features_of(run.learner, state, run.context.views(side, places, np.zeros_like(places)))[0]
+
+    def crop(self, task: int, members: Int[np.ndarray, "n"], view: int) -> Float[np.ndarray, "n e"]:
+        """Features of a task's images in one random crop each, those of an epoch that training never came to."""
+        run, config = self.run, self.run.context.config
+        places = np.arange(len(members))  # in the labels' stead: they say where each row of a shuffled batch belongs
+        epoch, size = config.optimizer.epochs + view, config.compute.eval_batch_size
+        train = run.context.source.train
+        batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size)
+        features, order = features_of(run.learner, self.state(task), batches)
+        return features[np.argsort(order)]
+
+    def state(self, task: int) -> LearnerState:
+        """The learner's state at the end of a task; the last one asked for is kept."""
+        at = min(task, self.run.sessions - 1)
+        if at not in self._states:
+            self._states = {at: self.run.state_after(at)}
+        return self._states[at]
+
+    def evaluate(self, readout: Readout, state: State, task: int) -> TaskEvaluation:
+        """Classify the test images of all classes seen after a task."""
+        source, scenario = self.run.context.source, self.run.scenario
+        labels, offsets = scenario.relabel(source.test.labels), scenario.offsets[: task + 2]
+        seen = np.flatnonzero(labels < offsets[-1])
+        scores = readout.scores(state, self.features("test", task, seen), offsets[-1])
+        return score_classes(scores, labels[seen], offsets)
+
+
+def moving(run: LearnerRun, method: str) -> str | None:
+    """What to say of a method whose learner moves under a readout that adds features up; None of any other."""
+    config = run.context.config
+    pair = config.pair(method)
+    if pair.readout == HEAD or run.learner.sessions is not None:
+        return None
+    if not make_readout(pair.readout, config, width=1, classes=1, seed=0).additive:
+        return None
+    if run.learner.name == "ntkcl":
+        if config.optimizer.later_learning_rate == 0:
+            return None
+        return MOVING.format(method=method, remedy="with --optimizer.later-learning-rate 0 they stay")
+    return MOVING.format(method=method, remedy=f"first-session/{pair.readout} is the like with features that stay")
