@@ -151,8 +151,8 @@ class Records:
         learner = self.run.learner
         if output not in learner.outputs:
             raise RecordError(
-                f"expected outputs {', '.join(learner.outputs)}; got {output!r}: name one that method {self.run.method} "
-                "has"
+                f"expected outputs {', '.join(learner.outputs)}; got {output!r}: name one that method "
+                f"{self.run.method} has"
             )
         self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
         done = self._done(seed)
