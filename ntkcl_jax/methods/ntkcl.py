@@ -1,4 +1,4 @@
-"""One task in, one task out: the sequence of docs/method.md, section "one task, in order".
+"""One task in, one task out: the sequence of docs/method.md, section 6.
 
 `start_task` -> training epochs -> `finish_task` -> evaluation. Every function takes state and returns state; files,
 progress and seeds of a whole run are `run.py`'s business.
