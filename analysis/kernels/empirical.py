@@ -44,7 +44,7 @@ def empirical_ntk(
     devices: list[jax.Device] | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Any:
-    """Empirical NTK `Θ[i, j, c, d] = Σ_p ∂f_c(x1_i)/∂p ∂f_d(x2_j)/∂p`, exactly (theory.md section 0; undivided).
+    """Empirical NTK `Θ[i, j, c, d] = Σ_p ∂f_c(x1_i)/∂p ∂f_d(x2_j)/∂p`, undivided (docs/theory.md, section 0).
 
     With `apply_fn2`, g instead of the second f: the kernel between two functions' outputs, such as a network's scores
     and its logits.

@@ -16,8 +16,8 @@ from analysis.kernels.jacobian import jacobian_rows, products
 from analysis.kernels.kinds import Outputs, Precision
 from analysis.kernels.tiled import RowSource, mirrored
 
-# Float32 Jacobians agree with float64 ones to about 1e-6 of the largest entry (theory.md section 5); ten times a figure
-# that rounding explains is an error that it doesn't.
+# Float32 Jacobians agree with float64 ones to about 1e-6 of the largest entry (docs/theory.md, section 5); ten times a
+# figure that rounding explains is an error that it doesn't.
 LARGEST_SYMMETRY_ERROR = 1e-5
 LARGEST_RECOMPUTATION_ERROR = 1e-4
 # Float64 sums keep the Gram matrix of rounded rows positive semi-definite; float32 sums only nearly.

@@ -98,7 +98,7 @@ def tile_factors(
 
 
 def _each(one: Callable, fn: Function, params: Params, images: Array) -> Any:
-    # TF32 would cost three digits of the kernel (theory.md section 5).
+    # TF32 would cost three digits of the kernel (docs/theory.md, section 5).
     with jax.default_matmul_precision("highest"):
         return jax.vmap(one, in_axes=(None, None, 0))(fn, params, images)
 
@@ -206,7 +206,7 @@ def products(
     """Multiply the Jacobians of two tiles, group by group.
 
     The sum over parameters is what rounding spoils: rows rounded to float32 still have an exact, positive semi-definite
-    Gram matrix, which float64 sums keep (theory.md section 5).
+    Gram matrix, which float64 sums keep (docs/theory.md, section 5).
 
     Args:
         rows1: per group (b1, k1, p), or in factors.

@@ -40,7 +40,7 @@ def neural_tangents_ntk(
 ) -> Float[np.ndarray, "n1 n2 ..."]:
     """Compute an empirical NTK with neural-tangents, in our conventions.
 
-    Theta(x, x') = J(x) J(x')^T with J = d apply_fn / d params, (k, p): theory.md section 4. Products run at full
+    Theta(x, x') = J(x) J(x')^T with J = d apply_fn / d params, (k, p): docs/theory.md, section 0. Products run at full
     precision on accelerators. Only one device is used.
 
     Args:

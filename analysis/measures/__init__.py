@@ -1,4 +1,4 @@
-"""Numbers that summarise kernels, as pure float64 functions of matrices (theory.md sections 4 and 5); NumPy only."""
+"""Numbers that summarise kernels, pure float64 functions of matrices (docs/theory.md, sections 4 and 5); NumPy only."""
 
 from analysis.measures.alignment import cka, debiased_cka, drift, kernel_distance, target_alignment
 from analysis.measures.interplay import (

@@ -1,4 +1,4 @@
-"""Kernels compared with targets and with each other (theory.md section 4).
+"""Kernels compared with targets and with each other (docs/theory.md, section 4).
 
 Centred and debiased measures take the rows for independent draws. That holds for kernels of samples (n, n), such as the
 trace kernel; the k rows of one sample in an (n*k, n*k) kernel aren't, and its logits' common part dominates.

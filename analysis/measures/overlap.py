@@ -1,4 +1,4 @@
-"""Overlap of two tasks' row spaces: which directions of parameter space both tasks move (theory.md section 4).
+"""Overlap of two tasks' row spaces: which directions of parameter space both tasks move (docs/theory.md, section 4).
 
 With Jacobians J_t = U_t Sigma_t V_t^T and J_k likewise, O = V_t^T V_k is the matrix of Doan et al. 2021. It is had from
 Gram matrices alone: V_t = J_t^T U_t Sigma_t^-1, so O = Sigma_t^-1 U_t^T (J_t J_k^T) U_k Sigma_k^-1.
@@ -95,7 +95,7 @@ def ntk_overlap(
     because it depends on row spaces only: it ignores how strongly a direction is used and what the targets are. Where
     rank_t + rank_k exceeds the number of parameters, some are 1 by counting dimensions. Exact to about
     eps s_max / s_min of the eigenvalues kept: 1e-6 at the rank cut.
-    Source: Doan et al. 2021; the rank cut is theory.md section 5.
+    Source: Doan et al. 2021; the rank cut is docs/theory.md, section 5.
 
     Args:
         intra_t: (n_t, n_t) kernel of task t.

@@ -1,4 +1,4 @@
-"""Layout and eigenvalues of kernels, and what is read off them (theory.md sections 4 and 5).
+"""Layout and eigenvalues of kernels, and what is read off them (docs/theory.md, sections 0, 4 and 5).
 
 Every measure works on matrices in float64: an empirical NTK (n1, n2, k, k) is laid out sample by sample, row i*k + c
 being output c of sample i. Eigenvalues are kept complete, zeros included, so that their mean is the mean diagonal.
@@ -69,7 +69,7 @@ def threshold(eigenvalues: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
     """Set eigenvalues below n * eps * s_max to zero: nothing is known of them but that they are small.
 
     Clipping negative ones alone isn't enough: what rounding leaves above zero is divided by small ridges later
-    (theory.md section 5).
+    (docs/theory.md, section 5).
 
     Args:
         eigenvalues: of a symmetric matrix, in any order.
@@ -124,7 +124,7 @@ def absolute_ridge(eigenvalues: Float[np.ndarray, "n"], fraction: float) -> floa
         fraction: ridge as part of the mean diagonal.
 
     Returns:
-        The ridge of the *sum* objective (theory.md section 0).
+        The ridge of the *sum* objective (docs/theory.md, section 0).
 
     Raises:
         FunctionError: a zero kernel, a fraction that isn't positive and finite, or unfit eigenvalues.

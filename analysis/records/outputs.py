@@ -71,7 +71,7 @@ def centred_scores(
 
 
 def mean_step(before: Params, step: Params, task: int, *, last: bool) -> Params:
-    """The running mean's own step, when task `task` moves the parameters by `step` (docs/method.md, running mean).
+    """The running mean's own step, when task `task` moves the parameters by `step` (docs/method.md, section 5).
 
     mean <- task/(task + 1) mean + 1/(task + 1) (current + step), except after the last task.
 

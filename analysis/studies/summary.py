@@ -1,4 +1,4 @@
-"""What kernels say across tasks and checkpoints: the numbers of `RUN/analysis/summary.json` (theory.md section 4)."""
+"""What kernels say across tasks and checkpoints: numbers of `RUN/analysis/summary.json` (docs/theory.md, section 4)."""
 
 import itertools
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,9 @@
 """How well functions within a radius could fit random signs, and the bound on a task's expected loss that follows.
 
 The class is F(B) = {x -> f(x) + J(x) d : ‖d‖ ≤ B}, K outputs. R = E_σ sup_F (1/n) Σ_{i,c} σ_ic f_c(x_i), one
-independent sign for each sample and output: the sum over outputs is inside, so it is 1/n and not 1/(nK) (theory.md
-section 1.3). With probability 1 - δ over the task's iid sample, for all functions of the class (section 1.4),
+independent sign for each sample and output: the sum over outputs is inside, so it is 1/n and not 1/(nK)
+(docs/theory.md, section 1.3). With probability 1 - δ over the task's iid sample, for all functions of the class
+(docs/theory.md, section 1.4),
 
     expected loss  ≤  mean loss on the sample  +  2 v ρ B sqrt(tr Φ) / n  +  3 c sqrt(log(2/δ) / (2n)).
 
@@ -134,7 +135,7 @@ def monte_carlo_rademacher(
 
 
 def contraction(loss: BoundedLoss, size: float) -> Contraction:
-    """Lipschitz constant and range of a bounded loss of outputs f and target y (theory.md section 1.3).
+    """Lipschitz constant and range of a bounded loss of outputs f and target y (docs/theory.md, section 1.3).
 
     - half_squared: min(‖f - y‖²/2, c)
     - squared: min(‖f - y‖², c)
@@ -171,7 +172,7 @@ def generalization_bound(
     tasks: int = 1,
     grid: float | None = None,
 ) -> Bound:
-    """Bound a task's expected loss (theory.md section 1.4).
+    """Bound a task's expected loss (docs/theory.md, section 1.4).
 
     Args:
         empirical: mean loss on the sample, clipped or not: the unclipped one is never less. For the half squared loss

@@ -1,4 +1,4 @@
-"""In how few of an old task's modes its drift lives (theory.md section 2.3).
+"""In how few of an old task's modes its drift lives (docs/theory.md, section 2.3).
 
 A share by itself says little: a random change of the parameters is concentrated too, because the kernel's spectrum is.
 Every result therefore carries that baseline.

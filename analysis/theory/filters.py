@@ -1,4 +1,4 @@
-"""What training leaves of a residual, mode by mode: the scalar filters q(g) of theory.md section 2.1.
+"""What training leaves of a residual, mode by mode: the scalar filters q(g) of docs/theory.md, section 2.1.
 
 All of them are for the *sum* objective ½‖r - J δ‖² + ½ λ ‖δ‖², started at δ = 0: the dual coefficients of the trained
 model are a = U q(g) Uᵀ r, where g = s + λ are the eigenvalues of G = Φ + λ I. A rate η' of the *mean* loss of n samples

@@ -1,4 +1,4 @@
-"""Test error of kernel ridge regression on the rest of a finite population (theory.md section 3.3).
+"""Test error of kernel ridge regression on the rest of a finite population (docs/theory.md, section 3.3).
 
 Eigen-learning draws samples with replacement: what it calls test error counts points that were learned. Here P of M
 points are drawn *without* replacement and the error is that on the other M - P. The one assumption is that the
@@ -38,7 +38,7 @@ def finite_population(
     ridge: float,
     population: int | None = None,
 ) -> FinitePopulation:
-    """Predict the error on the unseen rest of M points after learning P of them (theory.md section 3.3).
+    """Predict the error on the unseen rest of M points after learning P of them (docs/theory.md, section 3.3).
 
     With e_r = M η_r, x_r = e_r / (e_r + μ), a = P/M and means over all M modes, λ (1 - mean x) = μ (a - mean x) gives
     μ, and then E_unseen = Σ_r c_r² (1 - x_r)² a / ((mean x)² - mean x² + a mean (1 - x)²) and

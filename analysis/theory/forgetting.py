@@ -1,4 +1,4 @@
-"""How far training on a new task moves the logits of an old one, before it happens (theory.md section 2).
+"""How far training on a new task moves the logits of an old one, before it happens (docs/theory.md, section 2).
 
 Both kernels are of the checkpoint *before* the new task. The drift is exact for a model linear in its parameters, such
 as a linear classifier on frozen features; for others it is the first order, good while the kernel moves little.

@@ -1,4 +1,4 @@
-"""What later tasks do to an old one: the exact split of its squared error (theory.md section 1.1).
+"""What later tasks do to an old one: the exact split of its squared error (docs/theory.md, section 1.1).
 
 `decompose` splits any residual by any changes, so it serves a trained network's measured changes as well as theory's
 own learner, `learn_sequentially`: ridge regression of each task, linear in the parameters within a task.
@@ -74,7 +74,7 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class InterplayBounds:
-    """Upper bounds of one interplay term I_k, per sample as the term itself (theory.md section 1.1).
+    """Upper bounds of one interplay term I_k, per sample as the term itself (docs/theory.md, section 1.1).
 
     Attributes:
         inter_task: ‖Φ_k(X_t, X_k)‖² ‖α_k‖² / n_t: zero where the tasks' gradients are orthogonal.
@@ -110,7 +110,7 @@ class LearnedTask:
 def decompose(residual: Float[np.ndarray, "..."], drifts: Mapping[int, Float[np.ndarray, "..."]]) -> Decomposition:
     """Split ‖a - Σ_k D_k‖² / n into S = ‖a‖²/n, I_k = ‖D_k‖²/n, C_k = -2 a·D_k/n and X_km = 2 D_k·D_m/n.
 
-    An identity of arrays: nothing is assumed of the model that they come from (theory.md section 1.1).
+    An identity of arrays: nothing is assumed of the model that they come from (docs/theory.md, section 1.1).
 
     Args:
         residual: (n, K) a, targets minus what the model said after learning the task.
@@ -150,7 +150,7 @@ def interplay_bounds(
     radius: float,
     samples: int,
 ) -> InterplayBounds:
-    """Bound I_{t,k}, the error that task k's change alone adds to old task t (theory.md section 1.1).
+    """Bound I_{t,k}, the error that task k's change alone adds to old task t (docs/theory.md, section 1.1).
 
     Args:
         inter: Φ_k(X_t, X_k) (n_t K, n_k K), stacked sample by sample.
@@ -185,8 +185,8 @@ def learn_sequentially(
 ) -> tuple[LearnedTask, ...]:
     """Learn tasks one after the other by kernel ridge regression, each from where the last one ended.
 
-    f_k(x) = f_{k-1}(x) + Φ_k(x, X_k) α_k with α_k = (Φ_k + λ_k I)⁻¹ (Y_k - f_{k-1}(X_k)), theory.md section 1.1. The
-    Jacobian may change from task to task. Every block is asked for once, task by task.
+    f_k(x) = f_{k-1}(x) + Φ_k(x, X_k) α_k with α_k = (Φ_k + λ_k I)⁻¹ (Y_k - f_{k-1}(X_k)), docs/theory.md, section 1.1.
+    The Jacobian may change from task to task. Every block is asked for once, task by task.
 
     Args:
         block: block(k, s) is Φ_k(X_s, X_k) (n_s K, n_k K) at the checkpoint that task k starts from, stacked sample by

@@ -1,4 +1,4 @@
-"""Test error of kernel ridge regression against the number of samples, from a spectrum (theory.md sections 3.1, 3.2).
+"""Test error of kernel ridge regression for any number of samples, from a spectrum (docs/theory.md, sections 3.1, 3.2).
 
 The spectrum is a population's: k(x, x') = Σ_r η_r φ_r(x) φ_r(x') with E φ_r φ_s = δ_rs and the target f* = Σ_r c_r φ_r.
 `population_modes` estimates it from a reference sample, which then stands for the whole population: samples drawn from
@@ -44,7 +44,7 @@ class LearningCurve:
 def population_modes(
     decomposed: Modes, target: Float[np.ndarray, "..."], outputs: int = 1
 ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-    """Estimate η_r = e_r / M and c_r² = Σ (u_rᵀ y)² / M from a reference sample of M points (theory.md section 3.2).
+    """Estimate η_r = e_r / M and c_r² = Σ (u_rᵀ y)² / M from M reference points (docs/theory.md, section 3.2).
 
     There is no label noise to be given beside them: it sits in c² of the weak modes.
 
@@ -55,7 +55,7 @@ def population_modes(
         outputs: 1 for a kernel that all outputs share; K for an empirical NTK of K outputs, whose rows then count as
             samples, M K of them: pass P K for P samples to `eigenlearning` and `finite_population`; the errors stay
             sums over outputs. Exact for Φ = k ⊗ I_K, otherwise an approximation: it pretends that outputs are drawn
-            one by one (theory.md section 3.4).
+            one by one (docs/theory.md, section 3.2).
 
     Returns:
         η (units of the kernel) and c² (units of the target, squared, summed over outputs).
@@ -75,7 +75,7 @@ def population_modes(
 
 
 def effective_ridge(eigenvalues: Float[np.ndarray, "r"], samples: float, ridge: float) -> float:
-    """Solve κ = λ + Σ_r κ η_r / (κ + P η_r) for κ (theory.md section 3.1).
+    """Solve κ = λ + Σ_r κ η_r / (κ + P η_r) for κ (docs/theory.md, section 3.1).
 
     Brent's method on log κ: the fixed-point iteration needs over a thousand steps at small ridges. Without a ridge, κ
     is zero as soon as there are as many samples as non-zero modes.
@@ -109,7 +109,7 @@ def eigenlearning(
     ridge: float,
     noise: float = 0.0,
 ) -> LearningCurve:
-    """Predict the test error after learning P samples by ridge regression (theory.md section 3.1).
+    """Predict the test error after learning P samples by ridge regression (docs/theory.md, section 3.1).
 
     γ = Σ_r P η_r² / (κ + P η_r)² and E_g = (Σ_r c_r² (κ / (κ + P η_r))² + γ σ²) / (1 - γ).
 

@@ -1,4 +1,4 @@
-"""The eigenmodes of an intra-task kernel, which every formula of this folder is written in (theory.md section 0).
+"""The eigenmodes of an intra-task kernel, which every formula of this folder is written in (docs/theory.md, section 0).
 
 Rows are stacked sample by sample, as in `analysis.measures.spectrum`: entry i*K + c is output c of sample i.
 """
@@ -49,7 +49,7 @@ class Modes:
 
 
 def modes(kernel: Float[np.ndarray, "m m"]) -> Modes:
-    """Decompose a kernel: symmetrised, eigenvalues below n * eps * s_max set to zero (theory.md section 5).
+    """Decompose a kernel: symmetrised, eigenvalues below n * eps * s_max set to zero (docs/theory.md, section 5).
 
     Args:
         kernel: intra-task kernel, as a matrix (`analysis.measures.sample_major` lays an empirical NTK out as one).

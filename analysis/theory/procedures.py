@@ -1,4 +1,4 @@
-"""Ways to train on a task that have a scalar filter (theory.md section 2.1), as values that can be passed around."""
+"""Ways to train on a task that have a scalar filter (docs/theory.md, section 2.1), as values to be passed around."""
 
 from dataclasses import dataclass
 

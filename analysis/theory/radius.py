@@ -1,7 +1,7 @@
 """How far learning a task moves the parameters, exactly and bounded, from its kernel and residual targets alone.
 
 Radii are lengths in parameter space, B and not B². They come from eigenmodes whose rounding was set to zero: on a
-singular kernel αᵀ Φ α is off by factors of thousands in float64 once the ridge is small (theory.md section 5).
+singular kernel αᵀ Φ α is off by factors of thousands in float64 once the ridge is small (docs/theory.md, section 5).
 """
 
 import itertools
@@ -20,7 +20,7 @@ from analysis.theory.modes import Modes, modes, positive
 
 @dataclass(frozen=True)
 class Radius:
-    """B = ‖p_t - p_{t-1}‖ of one task, and two upper bounds of it (theory.md section 1.2).
+    """B = ‖p_t - p_{t-1}‖ of one task, and two upper bounds of it (docs/theory.md, section 1.2).
 
     Neither bound is always the smaller one.
 
@@ -42,7 +42,7 @@ class Radius:
 
 @dataclass(frozen=True)
 class RadiusToEnd:
-    """B_{t:T} = ‖p_T - p_{t-1}‖ over task t and all that followed (theory.md section 1.4).
+    """B_{t:T} = ‖p_T - p_{t-1}‖ over task t and all that followed (docs/theory.md, section 1.4).
 
     Attributes:
         exact: B_{t:T}; smaller than the sum where later tasks turn back.
@@ -56,8 +56,8 @@ class RadiusToEnd:
 def radius(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], ridge: float) -> Radius:
     """How far ridge regression of a residual moves the parameters: B² = Σ z_i² s_i / (s_i + λ)², z = Uᵀ r.
 
-    Right down to ridges of 1e-10 of the largest eigenvalue, also on a singular kernel (theory.md sections 1.2 and 5);
-    `analysis.measures.absolute_ridge` warns below.
+    Right down to ridges of 1e-10 of the largest eigenvalue, also on a singular kernel (docs/theory.md, sections 1.2
+    and 5); `analysis.measures.absolute_ridge` warns below.
 
     Args:
         decomposed: modes of the task's intra-task kernel Φ.
@@ -85,7 +85,7 @@ def radius(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], ridge: 
 def radius_to_end(kernel: Float[np.ndarray, "m m"], alphas: Sequence[Float[np.ndarray, "_ k"]]) -> RadiusToEnd:
     """How far task t and all later ones moved the parameters together, where the Jacobian is frozen (linear in them).
 
-    B_{t:T}² = Σ_{k,l ≥ t} α_kᵀ Φ(X_k, X_l) α_l (theory.md section 1.4), through the modes of the joint kernel.
+    B_{t:T}² = Σ_{k,l ≥ t} α_kᵀ Φ(X_k, X_l) α_l (docs/theory.md, section 1.4), through the modes of the joint kernel.
 
     Args:
         kernel: Φ of the inputs of tasks t, ..., T, one after the other, with themselves; one Jacobian for all blocks.

@@ -1,4 +1,4 @@
-"""Training in function space: SGD on known batches of any differentiable loss, without parameters (theory.md 2.1).
+"""Training in function space: SGD on known batches of any differentiable loss (docs/theory.md, section 2.1).
 
 A model that is linear in its parameters keeps p - p_start = Jᵀ a through all of training, so that the dual coefficients
 a and the kernel J Jᵀ say everything. The objective is the *sum* over samples of their losses, plus ½ λ ‖p - p_start‖²

@@ -1,6 +1,6 @@
 """The programs that are timed, in PyTorch: one training step, one batch of evaluation, one batch of prototypes.
 
-`released` repeats how the authors' release computes them (docs/method.md, `reference` forms): float32, eager, a full
+`released` repeats how the authors' release computes them (docs/method.md, section 2): float32, eager, a full
 SVD of the prototypes in every training and evaluation step, terms checked on the host. Otherwise: the SVD's direction
 once per task, terms that stay on the device, a fused optimizer, bfloat16 by autocast with the frozen maps stored in it,
 and `torch.compile` over network and losses.

@@ -23,8 +23,8 @@
 # $$u_i^\top r_m = (1 - \eta s_i)^m \; u_i^\top r_0 = \bigl(1 - s_i\, q_m(s_i)\bigr)\, u_i^\top r_0 ,
 # \qquad q_m(s) = \frac{1 - (1 - \eta s)^m}{s}$$
 #
-# (Jacot, Gabriel, Hongler 2018, arXiv:1806.07572; theory.md section 2.1, row "GD"). A real network does the same as
-# long as its kernel stays where it is; the wider, the longer: the kernel moves like 1/width (Dyer, Gur-Ari 2019,
+# (Jacot, Gabriel, Hongler 2018, arXiv:1806.07572; docs/theory.md, section 2.1, row "GD"). A real network does the same
+# as long as its kernel stays where it is; the wider, the longer: the kernel moves like 1/width (Dyer, Gur-Ari 2019,
 # arXiv:1909.11304).
 
 # %%

@@ -18,7 +18,8 @@
 # prevented it?
 #
 # **Theory.** With $a$ the residual that learning the old task $t$ left, and $D_k = \Phi(X_t, X_k)\,\alpha_k$ what
-# learning task $k$ changed on its images, the squared error after all tasks splits exactly (theory.md section 1.1):
+# learning task $k$ changed on its images, the squared error after all tasks splits exactly
+# (docs/theory.md, section 1.1):
 #
 # $$\tfrac1n\|a - \textstyle\sum_k D_k\|^2 = \underbrace{\tfrac1n\|a\|^2}_{\text{own}}
 # + \underbrace{\sum_k \tfrac1n\|D_k\|^2}_{\text{interplay}}

@@ -24,10 +24,11 @@
 #   $\kappa = \lambda + \sum_r \frac{\kappa\eta_r}{\kappa + P\eta_r}$, then
 #   $E = \frac{1}{1-\gamma}\sum_r c_r^2 \bigl(\frac{\kappa}{\kappa + P\eta_r}\bigr)^2$ with
 #   $\gamma = \sum_r \frac{P\eta_r^2}{(\kappa + P\eta_r)^2}$ (Canatar, Bordelon, Pehlevan 2021, arXiv:2006.13198;
-#   theory.md section 3.1). With $M$ images in place of a population it counts training images as test images.
-# - *finite population*: the same idea for $P$ of $M$ images without replacement, tested on the others (section 3.3).
+#   docs/theory.md, section 3.1). With $M$ images in place of a population it counts training images as test images.
+# - *finite population*: the same idea for $P$ of $M$ images without replacement, tested on the others
+#   (docs/theory.md, section 3.3).
 # - *leave-one-out* of random $P$-subsets: $\frac1P\sum_i \bigl(\alpha_i / [(K + \lambda)^{-1}]_{ii}\bigr)^2$, exact and
-#   without any spectrum (section 3.4).
+#   without any spectrum (docs/theory.md, section 3.4).
 
 # %%
 import matplotlib.pyplot as plt

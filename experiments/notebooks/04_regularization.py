@@ -20,11 +20,12 @@
 # **Theory.** With eigenpairs $(s_i, u_i)$ of $\Phi$, $z_i = u_i^\top r$ and $\alpha = (\Phi + \lambda)^{-1} r$:
 #
 # - own error $\frac1n\|\lambda\alpha\|^2 = \frac1n\sum_i \frac{\lambda^2 z_i^2}{(s_i + \lambda)^2}$ grows with
-#   $\lambda$, interplay $\frac1n\|\Phi(X_t, X_k)\,\alpha_k\|^2$ falls (theory.md section 1.1);
+#   $\lambda$, interplay $\frac1n\|\Phi(X_t, X_k)\,\alpha_k\|^2$ falls (docs/theory.md, section 1.1);
 # - block leave-one-out $\frac1n\sum_i \|([(\Phi+\lambda)^{-1}]_{ii})^{-1}\alpha_i\|^2$ tells the test error of each
-#   $\lambda$ from the training images alone (section 3.4);
-# - the parameters move by $B(\lambda)$, $B^2 = \sum_i \frac{s_i z_i^2}{(s_i + \lambda)^2}$ (section 1.2), which falls
-#   with $\lambda$: the *matched* ridge of a network is the one that goes just as far.
+#   $\lambda$ from the training images alone (docs/theory.md, section 3.4);
+# - the parameters move by $B(\lambda)$, $B^2 = \sum_i \frac{s_i z_i^2}{(s_i + \lambda)^2}$
+#   (docs/theory.md, section 1.2), which falls with $\lambda$: the *matched* ridge of a network is the one that goes
+#   just as far.
 
 # %%
 import jax

@@ -19,10 +19,10 @@
 #
 # **Theory.** Before task $k$ the network is replaced by its first-order model around checkpoint $k$, trained by the
 # run's own steps; the parameters' step $\delta$ gives each old task's drift $J(X_t)\,\delta$, and with it the change of
-# its loss $\tfrac{1}{2n}\|Y - f\|^2$ (theory.md section 2; Chizat, Oyallon, Bach 2019, arXiv:1812.07956). Nothing that
-# was trained on task $k$ is used. Beside it: interplay $\tfrac1n\|\Phi(X_t, X_k)\,\alpha_k\|^2$ of ridge regression on
-# the network's kernel, with the ridge that moves the parameters as far as the network's training did (sections 1.1 and
-# 1.2), and the network's own.
+# its loss $\tfrac{1}{2n}\|Y - f\|^2$ (docs/theory.md, section 2.4; Chizat, Oyallon, Bach 2019, arXiv:1812.07956).
+# Nothing that was trained on task $k$ is used. Beside it: interplay $\tfrac1n\|\Phi(X_t, X_k)\,\alpha_k\|^2$ of ridge
+# regression on the network's kernel, with the ridge that moves the parameters as far as the network's training did
+# (docs/theory.md, sections 1.1 and 1.2), and the network's own.
 #
 # By default a tiny run on a random backbone of one block is trained here. `NTKCL_RUN=runs/demo` looks at a run of yours
 # instead (at a copy; it takes minutes on one core).

@@ -24,7 +24,7 @@
 # learned goes through part $g$: nothing if its gradient is zero. Between tasks,
 # $\rho = \|\Theta_{tk}\| / \sqrt{\|\Theta_{tt}\|\,\|\Theta_{kk}\|}$ says how much is shared, to be read beside what
 # tasks of the same spectra would share by chance; between checkpoints, $\|\Theta' - \Theta\| / \|\Theta\|$ says how
-# lazy training was (theory.md section 4; Frobenius norms).
+# lazy training was (docs/theory.md, section 4; Frobenius norms).
 #
 # Both learn the same tiny stream from the same random backbone, with the same rates and the same seed.
 

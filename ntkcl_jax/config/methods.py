@@ -136,7 +136,7 @@ class ReadoutConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Loss terms and their weights (docs/method.md, objective)."""
+    """Loss terms and their weights (docs/method.md, section 3)."""
 
     dissimilarity: Variant = "reference"
     """Form of the task-feature dissimilarity term L_dis."""

@@ -7,7 +7,7 @@ from ntkcl_jax.errors import require
 
 Variant = Literal["paper", "reference"]
 """Which of two readings of the method a part uses: `reference` repeats the authors' release, oddities included, to
-float32 rounding; `paper` is the idea made to work (docs/method.md)."""
+float32 rounding; `paper` is the idea made to work (docs/method.md, section 2)."""
 LARGEST = {"image_size": 2**14, "patch_size": 2**14, "channels": 64, "dim": 2**15, "depth": 1024, "heads": 2**15}
 """Bounds far above any vision transformer, so that a damaged `config.json` asks for nothing absurd."""
 
@@ -67,7 +67,7 @@ BACKBONES: dict[str, BackboneConfig] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The adapted network: backbone, channel stream, patch stream, fusion and heads (docs/method.md, model)."""
+    """The adapted network: backbone, channel stream, patch stream, fusion and heads (docs/method.md, section 2)."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Shape of the frozen backbone."""

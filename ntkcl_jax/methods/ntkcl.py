@@ -1,8 +1,8 @@
 """NTK-CL as a learner (Liu et al., arXiv:2407.17120): two adaptation streams, three cross-entropies, three terms more.
 
-docs/method.md has the whole method. A task in order: a new proxy head, the directions of the old prototypes (`begin`);
-training epochs (`loss`); the running mean takes the task in, class means of hybrid features become prototypes, the
-anchor moves (`end`). The network is `models/ntkcl.py`, the terms of the loss are `ntkcl_objective.py`.
+A task in order (docs/method.md, section 6): a new proxy head, the directions of the old prototypes (`begin`); training
+epochs (`loss`); the running mean takes the task in, class means of hybrid features become prototypes, the anchor moves
+(`end`). The network is `models/ntkcl.py`, the terms of the loss are `ntkcl_objective.py`.
 """
 
 from dataclasses import dataclass, field

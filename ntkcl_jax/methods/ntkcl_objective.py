@@ -1,4 +1,4 @@
-"""The training objective of one task (docs/method.md, objective).
+"""The training objective of one task (docs/method.md, section 3).
 
 `L = CE(channel) + CE(patch) + CE(hybrid) + η L_dis + υ L_orth + λ L_reg`. `reference` forms repeat the authors'
 release; `paper` forms do what their names say. Every sum over images takes a mask, so a padded batch has the loss of

@@ -1,4 +1,4 @@
-"""The hybrid feature: channel and patch features joined (docs/method.md, model)."""
+"""The hybrid feature: channel and patch features joined (docs/method.md, section 2)."""
 
 import jax
 import jax.numpy as jnp

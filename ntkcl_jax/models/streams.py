@@ -1,4 +1,4 @@
-"""The two adaptation streams through the frozen blocks (docs/method.md, model).
+"""The two adaptation streams through the frozen blocks (docs/method.md, section 2).
 
 Nothing is computed twice: every stream starts from the same block-0 attention and block-0 MLP of the class and patch
 rows (the MLP works row by row, so the patch stream only adds its prompt rows). Nothing that can't matter is computed:

@@ -5,9 +5,9 @@ With features x of an image (several rows where it is learnt in several views) a
     W = (G + λ I)⁻¹ S,   G = Σ x xᵀ,   S = Σ x yᵀ   (sums over all rows seen),
 
 is the ridge regression of all tasks at once. G and S are sums over rows, so the order of the tasks doesn't matter, and
-neither does when they came: the task interplay of the head is zero (docs/theory.md), as long as the features stay the
-same. λ is chosen by leave-one-out: the residual of an image of the current task, had it been left out of everything
-with all its views, follows from the same sums (`learn`).
+neither does when they came: the task interplay of the head is zero (docs/theory.md, section 1.1), as long as the
+features stay the same. λ is chosen by leave-one-out: the residual of an image of the current task, had it been left out
+of everything with all its views, follows from the same sums (`learn`).
 """
 
 import functools

@@ -34,7 +34,7 @@ class TaskPair:
 
 
 def f4() -> tuple[TaskPair, np.ndarray]:
-    """Fixture F4 of theory.md section 6, with the targets (8, 1)."""
+    """Fixture F4 of docs/theory.md, section 6, with the targets (8, 1)."""
     i, a = np.arange(1, 9)[:, None], np.arange(1, 13)
     return TaskPair(np.cos(0.7 * i * a), np.cos(0.7 * i * a + 0.9)), np.sin(1.1 * i)
 

@@ -1,4 +1,4 @@
-"""Fixture F1 of theory.md section 6 and random tasks like it, with a learner that has parameters instead of kernels.
+"""Fixture F1 (docs/theory.md, section 6) and random tasks like it, and a learner with parameters instead of kernels.
 
 Nothing here is shared with the code under test: Jacobians are explicit, and one solve of the normal equations in
 parameter space learns each task.

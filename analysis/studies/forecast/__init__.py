@@ -1,4 +1,4 @@
-"""What a run will forget, said before it happens: forecasts beside what training did (theory.md section 2).
+"""What a run will forget, said before it happens: forecasts beside what training did (docs/theory.md, section 2).
 
 `network` (NTK-CL's own tasks), `sequential` (the linear baseline, exact), `new_data` (a folder of images to come),
 `engine` (the whole run, into `RUN/analysis/forecast.json`), `words` (the table and what it means).

@@ -1,6 +1,7 @@
 """Other ways to learn the new task: squared error on the centred scores of some of its images, in closed form.
 
-α = U q(g) Uᵀ r on the modes of Φ_k(X_k, X_k) with r the residual targets, then δ = J(X_k)ᵀ α (theory.md section 2.1).
+α = U q(g) Uᵀ r on the modes of Φ_k(X_k, X_k) with r the residual targets, then δ = J(X_k)ᵀ α
+(docs/theory.md, section 2.1).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""One old task beside one new one: a forecast drift, what was measured, and why they differ (theory.md section 2)."""
+"""An old task and a new one: forecast, measured drift, and why they differ (docs/theory.md, sections 2.2 and 2.3)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -32,8 +32,8 @@ def compute_gaps(
         arrays: the images again, when the run had `data.source="arrays"`.
 
     Returns:
-        What the file holds (docs/theory.md): for each seed and task the exact split of theory's and of the network's
-        squared error, radius, complexity, bound, losses, leave-one-out, GCV, and the learning curve.
+        What the file holds (docs/theory.md, section 7): for each seed and task the exact split of theory's and of the
+        network's squared error, radius, complexity, bound, losses, leave-one-out, GCV, and the learning curve.
 
     Raises:
         AnalysisError: the run, the request or memory don't allow it, or a kernel failed its checks; nothing is written.

@@ -85,7 +85,7 @@ class Course:
         return self.outputs[at]
 
     def split(self, at: int) -> dict[str, Any]:
-        """Exact split of the task's final squared error on its training images (theory.md section 1.1)."""
+        """Exact split of the task's final squared error on its training images (docs/theory.md, section 1.1)."""
         rows = self.images.trained[self.tasks[at]]
         later = {self.tasks[k]: self.drifts[k][rows] for k in range(at + 1, len(self.tasks))}
         return split_json(decompose(self.wanted[rows] - self.outputs[at + 1][rows], later))
@@ -150,7 +150,7 @@ def _learnt(stage: Stage, theory: Course, at: int, images: Images, request: Gaps
 
 
 def standing(request: GapsRequest) -> dict[str, Any]:
-    """Whether the bound is a theorem, and why (theory.md section 1.4).
+    """Whether the bound is a theorem, and why (docs/theory.md, section 1.4).
 
     Example:
         >>> standing(GapsRequest(side="test"))["theorem"], standing(GapsRequest())["theorem"]
@@ -170,7 +170,7 @@ def standing(request: GapsRequest) -> dict[str, Any]:
 
 
 def curve(stage: Stage, unseen: Float[np.ndarray, "m k"]) -> dict[str, Any]:
-    """Loss on unseen images against the number of training images, predicted and measured (theory.md section 3).
+    """Loss on unseen images against the number of training images, predicted and measured (docs/theory.md, section 3).
 
     Whatever the learner's own ridge, here it is the best one of the whole sample by leave-one-out: the question is what
     more images would bring.

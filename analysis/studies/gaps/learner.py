@@ -1,8 +1,8 @@
 """Theory's learner on a run: ridge regression on the network's own tangent kernel, task after task.
 
 Before task t the learner takes the Jacobian of the network's checkpoint t, and steps to the ridge optimum of the task's
-images within that linear model (theory.md section 1.1). What the step changes on any image is one forward pass: no
-inter-task kernel is needed. The network's own changes from checkpoint to checkpoint are measured beside it.
+images within that linear model (docs/theory.md, section 1.1). What the step changes on any image is one forward pass:
+no inter-task kernel is needed. The network's own changes from checkpoint to checkpoint are measured beside it.
 """
 
 from collections.abc import Iterator

@@ -82,7 +82,7 @@ def test_it_opens_as_a_notebook(path: Path) -> None:
             compile(text, path.name, "exec")  # a cell is run on its own
     first_kind, first_text = found[0]
     assert first_kind == MARKDOWN and first_text.startswith("# # ")
-    assert "theory.md section" in first_text
+    assert "docs/theory.md, section" in first_text
     assert found[-1][0] == CODE and "\nassert " in found[-1][1]
 
 

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from analysis.errors import HealthError
 from analysis.kernels import health
 from analysis.kernels.functions import as_partial, inspect
+from analysis.kernels.jacobian import products
 from analysis.kernels.tiled import RowSource
 from tests.support.dense import attention_net, dense_ntk, examples, mlp, reduced
 
@@ -76,6 +77,16 @@ def test_both_ends_of_a_large_spectrum_are_found(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(health, "DENSE_EIGENVALUES", 10)
     assert dense == pytest.approx(-0.25, rel=1e-9)
     assert health.smallest_over_largest(matrix) == pytest.approx(-0.25, rel=1e-4)
+
+
+def test_the_same_float32_rows_give_a_positive_kernel_in_float64_sums_and_not_in_float32_sums() -> None:
+    rows = np.random.default_rng(0).standard_normal((300, 1, 400)) * np.arange(1, 401) ** -2.0
+    rows = jnp.asarray(rows, jnp.float32)
+    double, single = (
+        health.smallest_over_largest(np.asarray(products((rows,), (rows,), "trace", precision)[0], np.float64))
+        for precision in ("float64", "float32")
+    )
+    assert single < -1e-9 < 0 < double
 
 
 def test_the_recomputation_is_in_float64() -> None:

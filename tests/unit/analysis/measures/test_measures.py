@@ -1,4 +1,4 @@
-"""Summary measures of kernels: theory.md's reference numbers and identities, slow twins, and what is refused."""
+"""Measures of kernels: numbers and identities of docs/theory.md, sections 4 and 6, slow twins, and what is refused."""
 
 import itertools
 import warnings

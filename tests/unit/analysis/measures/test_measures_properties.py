@@ -1,4 +1,4 @@
-"""Every range and invariance of theory.md section 4's table, and the invariances that a measure doesn't have."""
+"""Ranges and invariances in the table of docs/theory.md, section 4, and the invariances that a measure doesn't have."""
 
 import numpy as np
 import pytest

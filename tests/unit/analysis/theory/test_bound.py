@@ -1,6 +1,6 @@
-"""Rademacher complexity and bound: figures of theory.md, sharp ratios, the grid, and constants of the losses.
+"""Rademacher complexity and bound: figures (docs/theory.md, section 6), sharp ratios, grid, constants of losses.
 
-That a bound isn't violated says nothing here: it is hundreds of times too large (theory.md section 1.5).
+That a bound isn't violated says nothing here: it is hundreds of times too large (docs/theory.md, section 1.5).
 """
 
 import dataclasses

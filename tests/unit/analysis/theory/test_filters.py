@@ -58,7 +58,7 @@ def test_a_schedule_equals_rational_arithmetic_also_where_single_steps_overshoot
 
 
 def test_the_naive_form_fails_in_float32_where_the_stable_one_does_not():
-    """theory.md 2.1: relative error 1.0 at g = 1e-8 and 4.6e-2 at 1e-6, against less than 1e-7."""
+    """docs/theory.md, section 5: relative error 1.0 at g = 1e-8 and 4.6e-2 at 1e-6, against less than 1e-7."""
     g = np.array([1e-8, 1e-6], np.float32)
     rate, steps = 0.5, 1
     exact = np.array([exact_schedule(float(x), [rate] * steps) for x in g])

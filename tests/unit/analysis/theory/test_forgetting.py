@@ -1,4 +1,4 @@
-"""Forecast of drift: fixture F2 with its mutants, and table 2.2(a) against optax training a linear model."""
+"""Forecast of drift: fixture F2, its mutants, and optax training a linear model (docs/theory.md, section 2.2)."""
 
 import functools
 import itertools
@@ -22,7 +22,7 @@ HALVING = tuple(0.04 * 0.5 ** (i // 10) for i in range(30))
 
 
 def jacobian(task: int, checkpoint: int) -> np.ndarray:
-    """F1 of theory.md section 6, tasks counted from 0."""
+    """F1 of docs/theory.md, section 6, tasks counted from 0."""
     i, a = np.arange(1, 2 * (4, 5, 3)[task] + 1)[:, None], np.arange(1, 13)
     return np.cos(0.7 * i * a + 0.9 * task + 0.05 * checkpoint)
 

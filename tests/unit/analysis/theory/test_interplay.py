@@ -1,4 +1,4 @@
-"""Interplay of tasks: figures of theory.md section 6, a learner with parameters as twin, and what must not change."""
+"""Interplay of tasks: figures of docs/theory.md, section 6, a learner with parameters as twin, and invariances."""
 
 import dataclasses
 from itertools import pairwise

@@ -21,7 +21,7 @@ NEW = np.random.default_rng
 
 
 def second_form(eta, power, samples, ridge):
-    """t, gam and the error by theory.md's second form, in the weights w̄² = c²/η; geometric bisection for t."""
+    """t, h and the error by the second form (docs/theory.md, section 3.1), weights w̄² = c²/η; geometric bisection."""
 
     def sums(t):
         inverse = 1 / (1 / eta + samples / (ridge + t))

@@ -1,4 +1,4 @@
-"""Radius of a task: figures of theory.md section 6, parameters as twin, and singular kernels."""
+"""Radius of a task: figures of docs/theory.md, section 6, parameters as twin, and singular kernels."""
 
 import dataclasses
 
