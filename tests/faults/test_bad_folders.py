@@ -128,7 +128,7 @@ def test_a_full_disk_ends_a_run_and_it_goes_on_when_there_is_room(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert "\n" not in str(error.value)
-    assert {p.name for p in (run / "checkpoints/seed0/task1").iterdir()} == {"before", "step3"}
+    assert {p.name for p in (run / "checkpoints/ntkcl/seed0/task1").iterdir()} == {"before", "step3"}
     monkeypatch.undo()
     resume(run)
     assert (run / "results.json").read_bytes() == (finished / "results.json").read_bytes()
@@ -138,7 +138,7 @@ def test_a_full_disk_ends_a_run_and_it_goes_on_when_there_is_room(
 
 def test_a_damaged_checkpoint_is_named_and_learned_again(finished: Path, tmp_path: Path) -> None:
     run = copy(finished, tmp_path)
-    after = run / "checkpoints/seed0/task1/after"
+    after = run / "checkpoints/ntkcl/seed0/task1/after"
     largest = max((p for p in after.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = largest.read_bytes()
     for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:]):
@@ -162,26 +162,26 @@ def test_a_checkpoint_of_another_network_is_named(finished: Path, tmp_path: Path
     if when != "after":
         checkpoint.remove(last)
     if when == "step":
-        leaves = {str(i): value for i, value in enumerate(trees["adaptation"].values())}
-        trees = {"adaptation": trees["adaptation"], "momentum": leaves}
+        leaves = {str(i): value for i, value in enumerate(trees["trainable"].values())}
+        trees = {"trainable": trees["trainable"], "opt_state": leaves}
         meta = {"position": {"epoch": 0, "step": 1}}
     name = "proxy/scale"
-    checkpoint.save(path, trees | {"adaptation": trees["adaptation"] | {name: np.zeros(2, np.float32)}}, meta)
-    said = rf"{path} doesn't belong to this run: expected float32 \(1,\) as adaptation/{name}, got float32 \(2,\); "
+    checkpoint.save(path, trees | {"trainable": trees["trainable"] | {name: np.zeros(2, np.float32)}}, meta)
+    said = rf"{path} doesn't belong to this run: expected float32 \(1,\) as trainable/{name}, got float32 \(2,\); "
     with pytest.raises(RunFolderError, match=said):
         resume(run)
     if when != "step":
         with pytest.raises(RunFolderError, match=said):
             load_run(run, arrays=tiny.arrays()).task(1)
-    checkpoint.save(path, {k: v for k, v in trees.items() if k != "adaptation"}, meta)
-    with pytest.raises(RunFolderError, match=r"as adaptation/current/adapters/0/down/bias, got none; "):
+    checkpoint.save(path, {k: v for k, v in trees.items() if k != "trainable"}, meta)
+    with pytest.raises(RunFolderError, match=r"as trainable/current/adapters/0/down/bias, got none; "):
         resume(run)
 
 
 def test_the_state_before_a_finished_task_is_made_again_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
     run = copy(finished, tmp_path)
     for task in (0, 2):
-        shutil.rmtree(run / f"checkpoints/seed0/task{task}/before")  # as a damaged one's message says
+        shutil.rmtree(run / f"checkpoints/ntkcl/seed0/task{task}/before")  # as a damaged one's message says
     resume(run)
     assert tiny.same_states(run, finished)
     assert tiny.records(run) == tiny.records(finished)
@@ -192,6 +192,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_what_was_good(tmp_pa
     with pytest.raises(NonFiniteError, match=r"loss term \w+ is (nan|inf|-inf) at step \d+ of task 0; lower") as error:
         train(tiny.config(optimizer__learning_rate=1e30), run, arrays=tiny.arrays(), quiet=True)
     assert "\n" not in str(error.value)
-    assert {p.name for p in (run / "checkpoints/seed0/task0").iterdir()} == {"before"}
+    assert {p.name for p in (run / "checkpoints/ntkcl/seed0/task0").iterdir()} == {"before"}
     assert all(np.isfinite(value).all() for value in tiny.states(run).values())
     json.loads((run / "config.json").read_text())

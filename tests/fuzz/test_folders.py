@@ -102,7 +102,7 @@ def test_a_log_of_any_lines_is_read_or_refused(run: Path, drawn: st.DataObject, 
 def test_a_checkpoints_manifest_of_any_content_is_refused_and_leads_nowhere(
     run: Path, drawn: st.DataObject, name: str, sha: Any, whole: bool
 ) -> None:
-    folder = run / "checkpoints/seed0/task0/after"
+    folder = run / "checkpoints/ntkcl/seed0/task0/after"
     path = folder / checkpoint.MANIFEST
     secret = write(run.parent / "secret", "secret")
     listed = json.loads(path.read_text())
@@ -115,7 +115,7 @@ def test_a_checkpoints_manifest_of_any_content_is_refused_and_leads_nowhere(
 @fuzz(8, drawn=st.data())
 def test_facts_beside_a_checkpoint_of_any_content_are_read_or_refused(run: Path, drawn: st.DataObject) -> None:
     """Forged with the manifest, so that the hashes are right."""
-    folder = run / "checkpoints/seed0/task1/after"
+    folder = run / "checkpoints/ntkcl/seed0/task1/after"
     meta, manifest = folder / "meta.json", folder / checkpoint.MANIFEST
     content = drawn.draw(damaged_json(meta.read_text()))
     before = manifest.read_bytes()
@@ -133,7 +133,7 @@ def test_facts_beside_a_checkpoint_of_any_content_are_read_or_refused(run: Path,
 
 @fuzz(4, drawn=st.data())
 def test_arrays_of_a_forged_checkpoint_are_read_or_refused(run: Path, tmp_path: Path, drawn: st.DataObject) -> None:
-    folder = shutil.copytree(run / "checkpoints/seed0/task0/after", tmp_path / "copy", dirs_exist_ok=True)
+    folder = shutil.copytree(run / "checkpoints/ntkcl/seed0/task0/after", tmp_path / "copy", dirs_exist_ok=True)
     files = sorted(p for p in (folder / "arrays").rglob("*") if p.is_file())
     file = files[drawn.draw(st.integers(0, len(files) - 1))]
     write(file, drawn.draw(damaged_bytes(file.read_bytes())))

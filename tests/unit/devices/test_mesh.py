@@ -76,7 +76,7 @@ def test_a_run_on_data_4_x_model_2_devices_learns_what_one_device_learns_and_goe
     assert used == {"data": 4, "model": 2, "kind": "cpu", "processes": 1}
     assert_close(run, alone)
     for state in ("task1/after", "task2/before", "task2/after"):  # as if it had been killed in task 1
-        shutil.rmtree(run / "checkpoints" / "seed0" / state)
+        shutil.rmtree(run / "checkpoints" / "ntkcl" / "seed0" / state)
     capsys.readouterr()
     assert NTKCL.run(tiny.words(folder, run, "--resume")) == 0
     said = capsys.readouterr().err

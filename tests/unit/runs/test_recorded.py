@@ -253,10 +253,9 @@ def test_what_is_not_there_is_named(path: Path, run: RecordedRun, tmp_path: Path
         load_run(cut, arrays=tiny.arrays())
 
 
-def test_a_run_without_checkpoints_has_nothing_to_evaluate(tmp_path: Path) -> None:
-    train(tiny.config(methods=("prototypes",)), tmp_path / "run", arrays=tiny.arrays(), quiet=True)
-    with pytest.raises(RunFolderError, match="has no finished task of a method with checkpoints yet; train first"):
-        evaluate_run(tmp_path / "run", arrays=tiny.arrays())
+def test_a_run_of_a_readout_alone_is_evaluated_again_but_has_no_learners_states(tmp_path: Path) -> None:
+    results = train(tiny.config(methods=("prototypes",)), tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    assert evaluate_run(tmp_path / "run", arrays=tiny.arrays()) == (results, True)
     opened = load_run(tmp_path / "run", arrays=tiny.arrays())
     assert (opened.methods, opened.tasks_done(0), set(opened.results["summary"])) == ((), 0, {"prototypes"})
     with pytest.raises(RunFolderError, match="has no checkpoints, none of method ntkcl"):

@@ -93,7 +93,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     process = start("-c", SCRIPT, str(run), function, wanted, when)
     error = process.communicate(timeout=300)[1]
     assert process.returncode == -signal.SIGKILL, error
-    tasks = sorted((run / "checkpoints").glob("seed0/task*"))
+    tasks = sorted((run / "checkpoints" / "ntkcl").glob("seed0/task*"))
     assert {p.name for p in tasks[-1].iterdir()} == left if left else not tasks
     assert not (run / "results.json").exists()
     train(tiny.config(**CONFIG), run, arrays=tiny.arrays(), resume=True, quiet=True)
@@ -144,8 +144,8 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on_and_nothing_is_lost(tmp_path: Path,
     longer = ["--quiet", "--optimizer.epochs", "60", "--compute.checkpoint-every-steps", "100"]
     words = tiny.words(data, run, *longer)
     for number, pattern, more, told in (
-        (signal.SIGINT, "checkpoints/seed0/task0/step*", [], "interrupted"),
-        (signal.SIGTERM, "checkpoints/seed0/task1/before", ["--resume"], "terminated"),
+        (signal.SIGINT, "checkpoints/ntkcl/seed0/task0/step*", [], "interrupted"),
+        (signal.SIGTERM, "checkpoints/ntkcl/seed0/task1/before", ["--resume"], "terminated"),
     ):
         process = start("-m", "ntkcl_jax", *words, *more)
         wait_for(run, pattern, process)

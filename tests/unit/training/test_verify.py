@@ -18,7 +18,7 @@ from ntkcl_jax.config.presets import preset
 from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.models.vit import ViT
 from ntkcl_jax.readouts.linear import feature_means, prototype_scores
-from ntkcl_jax.runs.context import set_up
+from ntkcl_jax.runs.context import make_context
 from ntkcl_jax.runs.folder import with_defaults
 from ntkcl_jax.training.verify import Pass, nearest_mean_accuracy
 from ntkcl_jax.weights import save_backbone, shapes
@@ -159,8 +159,8 @@ def test_the_backbone_normalises_pixels_itself(normalize: Normalize) -> None:
     by_hand = plain.embed((images - jnp.array(mean)) / jnp.array(std))
     np.testing.assert_allclose(inside.embed(images), by_hand, atol=1e-6)
     assert float(jnp.abs(plain.embed(images) - by_hand).max()) > 1e-3
-    network = set_up(tiny.config(data__normalize=normalize), tiny.arrays()).network
-    assert nnx.eval_shape(lambda: network.build(jax.random.key(0))).backbone.normalize == normalize
+    learner = make_context(tiny.config(data__normalize=normalize), tiny.arrays()).learner("ntkcl")
+    assert nnx.eval_shape(lambda: learner.network.build(jax.random.key(0))).backbone.normalize == normalize
 
 
 def test_the_preprocessing_id_follows_every_fact_and_nothing_else() -> None:

@@ -49,7 +49,7 @@ def demo(form: str, depth: int) -> tuple[Partial, dict, Partial]:
     means = examples(CLASSES, (model.feature_dim,), seed=3)
     means /= np.linalg.norm(means, axis=1, keepdims=True)
     seen = {"prototypes/kernel": jnp.asarray(means), "prototypes/seen": jnp.ones(CLASSES, bool)}
-    frozen = frozen._replace(prototypes={**frozen.prototypes, **seen})
+    frozen = frozen._replace(buffers={**frozen.buffers, **seen})
     params = {path: value for path, value in adaptation.items() if not path.startswith("proxy/")}
     rest = {path: value for path, value in adaptation.items() if path not in params}
     single, judged = (
@@ -74,7 +74,7 @@ EVERY = [
 
 def check_demo(form: str, depth: int, cases: list[tuple[Any, int | None, str]]) -> None:
     fn, params, judged = demo(form, depth)
-    size = fn.func.network.config.backbone.image_size
+    size = fn.func.learner.config.backbone.image_size
     x = np.random.default_rng(0).random((9, size, size, 3), np.float32)
     dense = dense_ntk(judged, params, x)
     assert dense.shape == (9, 9, CLASSES, CLASSES) and np.abs(dense).max() > 1e-6

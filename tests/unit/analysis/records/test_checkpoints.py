@@ -69,7 +69,7 @@ def running(path: Path, tmp_path: Path, tasks_done: int) -> Records:
     """The run as it was while seed 0 learnt its task number `tasks_done`."""
     run = shutil.copytree(path, tmp_path / "running")
     for task in range(tasks_done, 3):
-        checkpoint.remove(run / f"checkpoints/seed0/task{task}/after")
+        checkpoint.remove(run / f"checkpoints/ntkcl/seed0/task{task}/after")
     return open_run(run, arrays=tiny.arrays())
 
 
@@ -94,7 +94,7 @@ def test_proxy_and_features_are_those_of_the_checkpoint(
     task = records.run.task(max(c - 1, 0), 0)
     state = (task.after, task.frozen) if c else (task.before, task.frozen_before)
     values = np.asarray(evaluate(*records.function(0, c, output), images))
-    np.testing.assert_allclose(values, direct(task.network, *state, images, output), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(values, direct(task.learner, *state, images, output), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("c", [1, 2, 3])
@@ -104,7 +104,7 @@ def test_scores_of_the_classes_seen_are_those_of_the_checkpoint_itself(
     task = records.run.task(c - 1, 0)
     seen = task.labels.stop
     scores = np.asarray(evaluate(*records.function(0, c), images))
-    own = np.asarray(direct(task.network, task.after, task.frozen, images, "scores"))
+    own = np.asarray(direct(task.learner, task.after, task.frozen, images, "scores"))
     assert scores.shape == own.shape == (6, 7)
     np.testing.assert_allclose(scores[:, :seen], own[:, :seen], rtol=1e-5, atol=1e-6)
     assert len(set(own[:, seen:].ravel().tolist())) == (
@@ -121,7 +121,7 @@ def test_the_kernel_of_the_checkpoints_own_classifier_is_a_part_of_the_kernel_of
     keywords = apply_fn.keywords
     own = Partial(
         apply_fn.func,
-        frozen=keywords["frozen"]._replace(prototypes=records.run.task(0, 0).frozen.prototypes),
+        frozen=keywords["frozen"]._replace(buffers=records.run.task(0, 0).frozen.buffers),
         rest=keywords["rest"],
     )
     theirs = kernel(own, params, images[:2])
@@ -274,9 +274,11 @@ def test_what_is_not_there_is_one_line(records: Records, tmp_path: Path, path: P
 
 def test_a_half_written_or_damaged_checkpoint_is_one_line(path: Path, tmp_path: Path) -> None:
     run = shutil.copytree(path, tmp_path / "copy")
-    (run / "checkpoints/seed0/task2/after").rename(run / "checkpoints/seed0/task2/after.partial")
+    (run / "checkpoints/ntkcl/seed0/task2/after").rename(run / "checkpoints/ntkcl/seed0/task2/after.partial")
     file = next(
-        p for p in (run / "checkpoints/seed0/task1/after/arrays").rglob("*") if p.is_file() and p.stat().st_size > 1000
+        p
+        for p in (run / "checkpoints/ntkcl/seed0/task1/after/arrays").rglob("*")
+        if p.is_file() and p.stat().st_size > 1000
     )
     file.write_bytes(file.read_bytes()[:-1])
     records = open_run(run, arrays=tiny.arrays())

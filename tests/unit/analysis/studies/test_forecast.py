@@ -24,10 +24,14 @@ from analysis.studies.forecast.new_data import next_task, read_new
 from analysis.studies.forecast.sequential import own_training
 from analysis.studies.request import ForecastRequest
 from ntkcl_jax.data import steps_per_epoch
-from ntkcl_jax.methods.ntkcl import fit_task, start_task, task_arrays
+from ntkcl_jax.methods.base import Task
+from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import epoch_batches
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.terminal.progress import Progress
 from ntkcl_jax.training.run import train
+from ntkcl_jax.training.task_loop import fit_task
 from tests.support import streams as tiny
 from tests.support.dense import dense_jacobian, relative_error
 
@@ -89,12 +93,13 @@ def test_the_jacobian_of_another_checkpoint_forecasts_worse(records: Records) ->
 def test_what_is_measured_is_the_change_of_the_networks_own_scores(records: Records, made: dict[str, Any]) -> None:
     probes, p = records.probes(0, 8), pairs(made)[1]
     rows = probes.rows(0)
-    prototypes = records.task(0, 2).frozen.prototypes
+    last = records.task(0, 2).frozen.buffers
+    prototypes = {path: value for path, value in last.items() if path.startswith("prototypes/")}
     scale = sum(records.run.config.model.section_weights)
     scores = []
     for task in (1, 2):
         recorded = records.task(0, task)
-        frozen = recorded.frozen._replace(prototypes=prototypes)
+        frozen = recorded.frozen._replace(buffers=recorded.frozen.buffers | prototypes)
         values = np.asarray(recorded.apply_fn(recorded.after, frozen, probes.images[rows]), np.float64)
         scores.append((values - values.mean(axis=1, keepdims=True)) / scale)
     lengths = np.square(scores[1] - scores[0]).sum(axis=1)
@@ -143,13 +148,13 @@ def test_a_linear_classifier_trained_otherwise_is_told_apart(
 
 def test_a_baseline_that_training_here_does_not_give_is_refused(run: Path, tmp_path: Path) -> None:
     path = shutil.copytree(run, tmp_path / "run")
-    file = path / "baselines" / "seed0-sequential.json"
-    stored = json.loads(file.read_text())
-    stored["tasks"][1]["correct"][0] += 1
-    file.write_text(json.dumps(stored))
+    folder = RunFolder(path).readout(0, 2, "frozen", "linear")
+    trees, meta = checkpoint.load(folder)
+    meta["evaluations"][1]["correct"][0] -= 1
+    checkpoint.save(folder, trees, meta)
     with pytest.raises(RecordError, match="other predictions after task 1"):
         compute_forecast(path, ForecastRequest(method="sequential"), quiet=True)
-    file.unlink()
+    checkpoint.remove(folder)
     with pytest.raises(RecordError, match="--methods ntkcl sequential"):
         compute_forecast(path, ForecastRequest(method="sequential"), quiet=True)
 
@@ -203,14 +208,15 @@ def test_new_data_are_forecast_as_the_network_then_learns_them(run: Path, more: 
     assert "2 new classes" in told(found)
 
     # What the network itself does with them: the plain steps of a further task.
-    setup, (images, names) = records.run.setup, read_new(records, more)
-    network = replace(setup.network, task_classes=len(names), classes=9)
+    context, (images, names) = records.run.context, read_new(records, more)
+    learner = replace(records.run.learner, tasks=4, task_classes=len(names), classes=9)
     state, scenario = next_task(records, 0, len(names))
-    state = start_task(network, 3, 0, state)
-    batches = partial(epoch_batches, setup, images, np.arange(18), images.labels + 7, 0, 3)
-    arrays = task_arrays(network, setup.config, scenario, 3, state.frozen, state.anchor)
-    steps = steps_per_epoch(18, setup.config.optimizer.batch_size)
-    trained = fit_task(network, setup.config, state, arrays, batches, task=3, seed=0, steps_in_epoch=steps)
+    key = jax.random.key(stream_seed(0, "proxy", 3))
+    state = learner.begin(state, Task.of(scenario, 3), key, lambda: [])
+    batches = partial(epoch_batches, context, images, np.arange(18), images.labels + 7, 0, 3)
+    steps = steps_per_epoch(18, context.config.optimizer.batch_size)
+    fitted = list(fit_task(learner, context.config, scenario, state, batches, task=3, seed=0, steps_in_epoch=steps))
+    trained = fitted[-1].state.trainable
     fn, before = centred_scores(records, 0, 3)
     probes = records.probes(0, 8)
     change = np.asarray(fn({path: trained[path] for path in before}, probes.images) - fn(before, probes.images))
@@ -222,10 +228,10 @@ def test_new_data_are_forecast_as_the_network_then_learns_them(run: Path, more: 
 def test_new_classes_start_unseen_behind_the_old_ones(records: Records) -> None:
     state, scenario = next_task(records, 0, 4)
     assert scenario.task_sizes == (3, 2, 2, 4) and scenario.offsets[3] == 7
-    assert state.frozen.prototypes["prototypes/seen"].tolist() == [True] * 7 + [False] * 4
-    assert not np.any(state.frozen.prototypes["prototypes/kernel"][7:])
+    assert state.frozen.buffers["prototypes/seen"].tolist() == [True] * 7 + [False] * 4
+    assert not np.any(state.frozen.buffers["prototypes/kernel"][7:])
     after = jax.tree.leaves(records.task(0, 2).after)
-    assert all(a is b for a, b in zip(jax.tree.leaves(state.adaptation), after, strict=True))
+    assert all(a is b for a, b in zip(jax.tree.leaves(state.trainable), after, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -255,10 +261,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 def test_a_run_without_finished_tasks_is_refused(run: Path, more: Path, tmp_path: Path) -> None:
     path = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(path / "checkpoints" / "seed0" / "task1")
+    shutil.rmtree(path / "checkpoints" / "ntkcl" / "seed0" / "task1")
     with pytest.raises(AnalysisError, match="at least 2 finished tasks"):
         compute_forecast(path, quiet=True)
-    shutil.rmtree(path / "checkpoints" / "seed0" / "task0")
+    shutil.rmtree(path / "checkpoints" / "ntkcl" / "seed0" / "task0")
     with pytest.raises(AnalysisError, match="at least 1 finished task "):
         compute_forecast(path, ForecastRequest(new_data=more), quiet=True)
 

@@ -210,7 +210,7 @@ def test_what_a_run_does_not_have_is_said_in_one_line(run: Path, tmp_path: Path)
         gaps(run, seeds=(5,))
     begun = tmp_path / "begun"
     shutil.copytree(run, begun)
-    shutil.rmtree(begun / "checkpoints" / "seed0" / "task0" / "after")
+    shutil.rmtree(begun / "checkpoints" / "ntkcl" / "seed0" / "task0" / "after")
     with pytest.raises(RecordError, match="no finished task"):
         gaps(begun)
 

@@ -22,7 +22,8 @@ from analysis.report.reading import read_run
 from analysis.report.sections import sections_of
 from analysis.studies.kernels import Session, compute_kernels
 from ntkcl_jax.errors import RunFolderError
-from ntkcl_jax.methods.base import SEEN, Held
+from ntkcl_jax.methods.base import SEEN
+from ntkcl_jax.models.functional import Frozen
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.recorded import RecordedRun, load_run
 from ntkcl_jax.terminal.progress import Progress
@@ -165,14 +166,14 @@ def test_whole_numbers_in_the_trees_are_neither_raised_nor_differentiated(
         for when in ("before", "after"):
             place = run / f"checkpoints/{METHOD}/seed0/task{t}/{when}"
             trees, meta = checkpoint.load(place)
-            trees["adaptation"] |= {"head/steps": np.int32(t)}
-            trees["kept"] |= {"counts": np.arange(3, dtype=np.int32)}
+            trees["trainable"] |= {"head/steps": np.int32(t)}
+            trees["buffers"] |= {"counts": np.arange(3, dtype=np.int32)}
             checkpoint.save(place, trees, meta)
     records = open_run(run, METHOD, arrays=tiny.arrays())
     fn, params = records.function(0, 1, dtype="float64", every=True)
     assert "head/steps" not in params and fn.keywords["rest"]["head/steps"].dtype == np.int32
-    kept = fn.keywords["frozen"].kept
-    assert (kept["counts"].dtype, kept[SEEN].dtype) == (np.int32, np.bool_)
+    buffers = fn.keywords["frozen"].buffers
+    assert (buffers["counts"].dtype, buffers[SEEN].dtype) == (np.int32, np.bool_)
     assert {value.dtype for value in params.values()} == {np.dtype(np.float64)}
     assert set(records.function(0, 1)[1]) == set(params)
 
@@ -189,7 +190,7 @@ def test_what_a_run_or_a_method_does_not_have_is_refused_in_one_line(
     refused(lambda: open_run(alone, arrays=tiny.arrays()), f"has checkpoints of {METHOD}, none of method ntkcl")
     opened = load_run(alone, arrays=tiny.arrays())  # its settings and results can be read all the same
     refused(lambda: opened.task(0), "none of method ntkcl; name one that it has", error=RunFolderError)
-    params, parts = records.function(0, 0)[1], records.run.network.parts
+    params, parts = records.function(0, 0)[1], records.run.learner.parts
     refused(lambda: default_groups(list(params), "layer", parts), "groups part or none", "got layer")
     assert [name for name, _ in group_leaves(params, default_groups(list(params), "part", parts))] == [METHOD, "head"]
     refused(
@@ -213,8 +214,8 @@ def test_a_running_run_has_its_finished_tasks(path: Path, tmp_path: Path) -> Non
     fn, params = records.function(0, 0)
     assert jax.eval_shape(fn, params, np.zeros((2, 8, 8, 3), np.float32)).shape == (2, 5)
     assert (
-        isinstance(fn.keywords["frozen"], Held)
-        and fn.keywords["frozen"].kept[SEEN].tolist() == [True] * 5 + [False] * 2
+        isinstance(fn.keywords["frozen"], Frozen)
+        and fn.keywords["frozen"].buffers[SEEN].tolist() == [True] * 5 + [False] * 2
     )
 
 

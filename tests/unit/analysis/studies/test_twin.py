@@ -1,6 +1,7 @@
 """The linearised twin: the network's own first-order expansion, trained by the network's own steps."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from analysis.studies.twin import HEAD, LinearNetwork, expanded, fit_twin, step_of
+from analysis.studies.twin import HEAD, LinearNetwork, LinearNTKCL, expanded, fit_twin, step_of
 from ntkcl_jax.config import BACKBONES, ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Batch, Scenario
-from ntkcl_jax.methods.ntkcl import LearnerState, fit_task, task_arrays
-from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
-from ntkcl_jax.training.step import TaskArrays, make_optimizer, train_step
+from ntkcl_jax.methods.base import LearnerState, Recipe, Task
+from ntkcl_jax.methods.ntkcl import NTKCL
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.ntkcl import Network
+from ntkcl_jax.training.step import TrainState, train_step
+from ntkcl_jax.training.task_loop import fit_task
 from tests.support import networks as tiny
 from tests.support.dense import dense_jacobian, relative_error
 
@@ -96,18 +100,22 @@ def test_what_the_twin_learns_differs_from_the_network_in_second_order_of_the_ra
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In float64, so that a small rate shows no rounding."""
-    quick = jax.jit(train_step.__wrapped__, static_argnums=(0, 1, 2), compiler_options=tiny.QUICKLY)
-    monkeypatch.setattr("ntkcl_jax.methods.ntkcl.train_step", quick)
+    static = ("learner", "recipe", "sharding")
+    quick = jax.jit(train_step.__wrapped__, static_argnames=static, compiler_options=tiny.QUICKLY)
+    monkeypatch.setattr("ntkcl_jax.training.task_loop.train_step", quick)
     net = tiny.network(tiny.PAPER, dtype="float64")
+    learner = NTKCL.of(CONFIG, SCENARIO)
+    learner = replace(learner, dtype="float64", task_classes=net.task_classes)
     errors = {}
     for rate in (1e-2, 1e-4):
-        monkeypatch.setattr("ntkcl_jax.methods.ntkcl.learning_rate", lambda *_, rate=rate: rate)
+        monkeypatch.setattr(Recipe, "rate", lambda *_, rate=rate: rate)
         with jax.enable_x64(True):
             adaptation, frozen = double(tiny.randomised(net))
-            state = LearnerState(adaptation, frozen, adaptation)
-            trained = fit_twin(net, CONFIG, SCENARIO, state, batches, task=1, seed=0, steps_in_epoch=STEPS)
-            arrays = task_arrays(net, CONFIG, SCENARIO, 1, frozen, adaptation)
-            real = fit_task(net, CONFIG, state, arrays, batches, task=1, seed=0, steps_in_epoch=STEPS)
+            state = LearnerState(adaptation, frozen).updated(buffers=learner.anchored(adaptation))
+            state = learner.begin(state, Task.of(SCENARIO, 1), jax.random.key(0), lambda: [])
+            at = {"task": 1, "seed": 0, "steps_in_epoch": STEPS}
+            trained = fit_twin(learner, CONFIG, SCENARIO, state, batches, **at)
+            real = list(fit_task(learner, CONFIG, SCENARIO, state, batches, **at))[-1].state.trainable
         step = step_of(trained)
         change = np.concatenate([np.asarray(real[path] - adaptation[path]).ravel() for path in step])
         guess = np.concatenate([part.ravel() for part in step.values()])
@@ -123,7 +131,7 @@ def test_a_twin_without_an_origin_is_refused() -> None:
     with pytest.raises(ValueError, match="origin"):
         LinearNetwork.of(net).features(adaptation, frozen, jnp.zeros((1, 8, 8, 3)))
     with pytest.raises(ValueError, match="origin"):
-        step_of(LearnerState(adaptation, frozen, adaptation))
+        step_of(LearnerState(adaptation, frozen))
 
 
 def test_twin_and_network_are_different_programs_to_the_compiler() -> None:
@@ -135,23 +143,23 @@ def test_twin_and_network_are_different_programs_to_the_compiler() -> None:
 @pytest.mark.slow
 def test_a_training_step_of_a_base_sized_twin_fits_an_ordinary_card() -> None:
     """By XLA's own account of the compiled step, at the batch size of the published runs; nothing is computed."""
-    net = Network(ModelConfig(backbone=BACKBONES["base"]), task_classes=10, classes=100, remat=True)
-    optimizer = OptimizerConfig(batch_size=16)
-    adaptation, frozen = jax.eval_shape(net.init, jax.random.key(0))
-    momentum = jax.eval_shape(make_optimizer(optimizer).init, adaptation)
+    model = ModelConfig(backbone=BACKBONES["base"])
+    shape = {"backbone": model.backbone, "tasks": 10, "classes": 100, "task_classes": 10, "remat": True}
+    learner = LinearNTKCL.of_learner(NTKCL(**shape, model=model, batch_size=16))
+    recipe = learner.recipe.compiled
 
-    def shape(*sizes: int, dtype: type = np.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(sizes, dtype)
+    def start(key: jax.Array) -> tuple[TrainState, Frozen, Task]:
+        backbone = learner.network.init(key)[1].backbone
+        trainable, frozen = learner.start(key, backbone)
+        carry = TrainState(trainable, recipe.transformation().init(trainable), jnp.int32(0))
+        return carry, expanded(frozen, trainable), Task.of(Scenario(tuple(range(100)), (10,) * 10), 1)
 
-    arrays = TaskArrays(
-        adaptation, shape(net.config.feature_dim, 40), shape(10, dtype=bool), shape(dtype=np.int32),
-        shape(dtype=np.int32),
-    )  # fmt: skip
-    batch = Batch(shape(16, 224, 224, 3, dtype=np.uint8), shape(16, dtype=np.int32), shape(16, dtype=bool))
-    lowered = train_step.lower(
-        LinearNetwork.of(net), ObjectiveConfig(), optimizer, adaptation, momentum, expanded(frozen, adaptation), arrays,
-        batch, shape(), jax.eval_shape(lambda: jax.random.key(0)), shape(dtype=np.int32),
-    )  # fmt: skip
-    memory = lowered.compile(compiler_options=tiny.QUICKLY).memory_analysis()
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    images = (
+        jax.ShapeDtypeStruct((16, 224, 224, 3), np.uint8),
+        *(jax.ShapeDtypeStruct((16,), d) for d in (np.int32, bool)),
+    )
+    arguments = (*jax.eval_shape(start, key), Batch(*images), jax.ShapeDtypeStruct((), np.float32), key)
+    memory = train_step.lower(learner, recipe, *arguments).compile(compiler_options=tiny.QUICKLY).memory_analysis()
     used = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     assert 0.3 * 2**30 < used < 24 * 2**30, used / 2**30
