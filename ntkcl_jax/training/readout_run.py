@@ -154,9 +154,9 @@ class ReadoutRun:
 
     def readout(self) -> Readout:
         """The readout, made for the learner's features."""
-        run = self.run
+        run, backbone = self.run, self.run.backbone
         pixels = jax.ShapeDtypeStruct((1, run.learner.image_size, run.learner.image_size, 3), jnp.float32)
-        like = jax.eval_shape(lambda: run.learner.start(jax.random.key(0), run.backbone))
+        like = jax.eval_shape(lambda: run.learner.start(jax.random.key(0), backbone))
         width = jax.eval_shape(run.learner.features, *like, pixels).shape[1]
         classes = run.scenario.num_classes
         return make_readout(self.pair.readout, run.context.config, width=width, classes=classes, seed=run.seed)

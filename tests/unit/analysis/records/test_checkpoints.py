@@ -275,11 +275,8 @@ def test_what_is_not_there_is_one_line(records: Records, tmp_path: Path, path: P
 def test_a_half_written_or_damaged_checkpoint_is_one_line(path: Path, tmp_path: Path) -> None:
     run = shutil.copytree(path, tmp_path / "copy")
     (run / "checkpoints/ntkcl/seed0/task2/after").rename(run / "checkpoints/ntkcl/seed0/task2/after.partial")
-    file = next(
-        p
-        for p in (run / "checkpoints/ntkcl/seed0/task1/after/arrays").rglob("*")
-        if p.is_file() and p.stat().st_size > 1000
-    )
+    arrays = run / "checkpoints/ntkcl/seed0/task1/after/arrays"
+    file = next(p for p in arrays.rglob("*") if p.is_file() and p.stat().st_size > 1000)
     file.write_bytes(file.read_bytes()[:-1])
     records = open_run(run, arrays=tiny.arrays())
     assert records.checkpoints(0) == (0, 1, 2)
