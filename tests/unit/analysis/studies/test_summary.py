@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.errors import FunctionError, StoreError
-from analysis.report import kernel_figures as figures
+from analysis.plots import kernels as figures
 from analysis.studies import summary
 
 N, K, P = 8, 3, 20
