@@ -196,7 +196,10 @@ BROKEN = {
     "duplicate": (plugins.module(name="drift"), "'drift' from ntkcl-jax and from broken"),
     "name": (plugins.module(name="No Name"), "small letters"),
     "taken": (plugins.module(name="groups"), "other than spectrum, groups"),
-    "kind": (plugins.module(kind="nothing"), "kind task, pair, change"),
+    "kind": (
+        plugins.module(kind="nothing"),
+        "kind task, pair, change|TypeCheckError",
+    ),  # the latter under --shape-checks
     "range": (plugins.module(more="lowest=1.0, highest=0.0"), "lowest below highest"),
     "column": (plugins.module(more=f"column='{25 * 'x'}'"), "at most 24 signs"),
     "lines": (plugins.module(title="a\\nb"), "title to be one line"),
