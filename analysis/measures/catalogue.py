@@ -201,8 +201,8 @@ MEASURES = (
         unit="alignment (1 = perfect)",
         lowest=0.0,
         highest=1.0,
-        sentence="Without what all images share, which can make the uncentred one high although no class is told apart, "
-        "or low although they are: where the two disagree, go by this one.",
+        sentence="Without what all images share, which can make the uncentred one high although no class is told "
+        "apart, or low although they are: where the two disagree, go by this one.",
     ),
     Measure(
         name="drift",
