@@ -1,7 +1,6 @@
 """The `ntk-analysis` command. Nothing heavy is imported before the arguments are understood."""
 
 import json
-from typing import Any
 
 from analysis.errors import AnalysisError, PlanError
 from ntkcl_jax.devices.memory import exhausted
@@ -47,9 +46,11 @@ def kernels(args: list[str]) -> None:
         print(f"part {index} of {count} is done; when all are: {again}")
         return
     from analysis.store import analysis_folder
+    from analysis.studies.summary import summary_table
 
     home = analysis_folder(options.run, method)
-    print(f"{table(made)}\n\nsummary   {home / 'summary.json'}\npictures  {home / 'figures'}")
+    files = {"summary": "summary.json", "measures": "measures.csv", "pictures": "figures"}
+    print("\n".join([summary_table(made), "", *(f"{what:<9} {home / name}" for what, name in files.items())]))
 
 
 def smaller_tile(error: Exception, tile: int | None) -> PlanError:
@@ -96,37 +97,6 @@ def report(args: list[str]) -> None:
     from analysis.report import write_report
 
     print(f"report    {write_report(options.runs, options.out)}")
-
-
-def table(summary: dict[str, Any]) -> str:
-    """One line for each seed and checkpoint: means over tasks and pairs of tasks.
-
-    Example:
-        >>> figures = {"inter_intra_ratio": [[1.0, 0.5], [0.5, 1.0]], "unrelated_ratio": [[1.0, 0.1], [0.1, 1.0]],
-        ...            "effective_dimension": [3.0, 5.0], "target_alignment": [0.1, 0.3], "drift": [None, None]}
-        >>> print(table({"seeds": {"0": {"checkpoints": {"0": figures}}}}))
-        seed  checkpoint  inter/intra  if unrelated  effective dimension  target alignment   drift
-        0     0                 0.500         0.100                  4.0             0.200       –
-    """
-    lines = ["seed  checkpoint  inter/intra  if unrelated  effective dimension  target alignment   drift"]
-    for seed, part in summary["seeds"].items():
-        for number, figures in part["checkpoints"].items():
-            ratio, unrelated = (_mean_of_pairs(figures[n]) for n in ("inter_intra_ratio", "unrelated_ratio"))
-            drift = [value for value in figures["drift"] if value is not None]
-            lines.append(
-                f"{seed:<5} {number:<10} {ratio:>12} {unrelated:>13} {_mean(figures['effective_dimension']):>20.1f} "
-                f"{_mean(figures['target_alignment']):>17.3f} {f'{_mean(drift):.3f}' if drift else '–':>7}"
-            )
-    return "\n".join(lines)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _mean_of_pairs(matrix: list[list[float]]) -> str:
-    pairs = [value for t, row in enumerate(matrix) for value in row[t + 1 :]]
-    return f"{_mean(pairs):.3f}" if pairs else "–"
 
 
 NTK_ANALYSIS = Program(

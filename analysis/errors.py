@@ -27,3 +27,7 @@ class StoreError(AnalysisError):
 
 class RecordError(AnalysisError):
     """A run without the checkpoint, task, seed or images that were asked for."""
+
+
+class MeasureError(AnalysisError):
+    """A measure that can't be loaded, has another's name, or gives something else than a number for each task."""

@@ -1,15 +1,16 @@
-"""Numbers that summarise kernels, pure float64 functions of matrices (docs/theory.md, sections 4 and 5); NumPy only."""
+"""Numbers that summarise kernels, as pure float64 functions (docs/theory.md, sections 4 and 5); NumPy only.
 
-from analysis.measures.alignment import cka, debiased_cka, drift, kernel_distance, target_alignment
-from analysis.measures.interplay import (
-    TaskGrid,
-    inter_intra_ratio,
-    random_orientation_ratio,
-    ratio_baseline,
-    same_population_ratio,
-    task_grid,
-)
-from analysis.measures.overlap import RowSpace, ntk_overlap, overlap_matrix, principal_angles, row_space
+`spectrum`, `alignment`, `overlap` and `interplay` are functions of matrices. `measure` says what a `Measure` is,
+`catalogue` declares ours, functions of a `Checkpoint`; `registry` adds those of installed packages (docs/measures.md).
+"""
+
+from analysis.measures.alignment import debiased_cka, drift, kernel_distance, target_alignment
+from analysis.measures.catalogue import RIDGE_FRACTION
+from analysis.measures.checkpoint import Checkpoint, matrix_of, sample_kernel
+from analysis.measures.interplay import TaskGrid, random_orientation_ratio, same_population_ratio, task_grid
+from analysis.measures.measure import Measure
+from analysis.measures.overlap import RowSpace, ntk_overlap, overlap_matrix, row_space
+from analysis.measures.registry import by_name
 from analysis.measures.spectrum import (
     absolute_ridge,
     effective_dimension,
@@ -20,23 +21,25 @@ from analysis.measures.spectrum import (
 )
 
 __all__ = [
+    "RIDGE_FRACTION",
+    "Checkpoint",
+    "Measure",
     "RowSpace",
     "TaskGrid",
     "absolute_ridge",
-    "cka",
+    "by_name",
     "debiased_cka",
     "drift",
     "effective_dimension",
-    "inter_intra_ratio",
     "kernel_distance",
+    "matrix_of",
     "ntk_overlap",
     "overlap_matrix",
     "participation_ratio",
-    "principal_angles",
     "random_orientation_ratio",
-    "ratio_baseline",
     "row_space",
     "same_population_ratio",
+    "sample_kernel",
     "sample_major",
     "spectrum",
     "symmetrise",

@@ -46,33 +46,15 @@ def target_alignment(
     return divide(np.sum((matrix @ columns) * columns), norms, "the kernel and the targets (centred, if asked for)")
 
 
-def cka(kernel_1: Float[np.ndarray, "n n"], kernel_2: Float[np.ndarray, "n n"]) -> float:
-    """Centred kernel alignment: cosine of H A_1 H and H A_2 H, H = I - 11^T/n.
-
-    In [0, 1]; invariant to scaling of either kernel, and to rotation and shift of the features. Biased upwards where
-    samples are fewer than features: unrelated kernels reach 0.7 to 0.98; report `debiased_cka`.
-    Source: Kornblith et al. 2019.
-
-    Args:
-        kernel_1: (n, n), of one checkpoint or layer.
-        kernel_2: (n, n), of another, on the same samples.
-
-    Raises:
-        FunctionError: shapes that differ, a kernel that isn't symmetric, or one that is zero after centring.
-
-    Example:
-        >>> cka(np.diag([1.0, 2.0, 3.0]), 5 * np.diag([1.0, 2.0, 3.0])).__round__(12)
-        1.0
-    """
-    first, second = _pair_of_kernels(kernel_1, kernel_2)
-    return _cosine(_centre(first), _centre(second))
-
-
 def debiased_cka(kernel_1: Float[np.ndarray, "n n"], kernel_2: Float[np.ndarray, "n n"]) -> float:
-    """CKA from the unbiased estimate of HSIC: near 0 for unrelated kernels at any number of samples.
+    """Centred kernel alignment from the unbiased estimate of HSIC: near 0 for unrelated kernels, however few samples.
+
+    The plain form, the cosine of H A_1 H and H A_2 H with H = I - 11^T/n (Kornblith et al. 2019), is biased upwards
+    where samples are fewer than features: unrelated kernels reach 0.7 to 0.98.
 
     The estimate is an inner product of U-centred matrices: diagonal left out, a_ij - r_i/(n-2) - r_j/(n-2) +
-    s/((n-1)(n-2)), r the rows' sums and s the whole. In [-1, 1]; invariances as of `cka`.
+    s/((n-1)(n-2)), r the rows' sums and s the whole. In [-1, 1]; invariant to scaling of either kernel, and to rotation
+    and shift of the features.
     Source: Song et al. 2012 (estimate), Székely and Rizzo 2014 (this form of it).
 
     Args:

@@ -13,15 +13,12 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from analysis.errors import FunctionError
-from analysis.measures.checks import as_matrix, as_symmetric, check_shape, divide
-
-Norm = Literal["frobenius", "operator", "nuclear", "mean_entry"]
+from analysis.measures.checks import as_symmetric, divide
 
 
 @dataclass(frozen=True)
@@ -37,50 +34,12 @@ class TaskGrid:
     kernel_norm: Float[np.ndarray, "tasks tasks"]
 
 
-def inter_intra_ratio(
-    intra_t: Float[np.ndarray, "n_t n_t"],
-    intra_k: Float[np.ndarray, "n_k n_k"],
-    inter: Float[np.ndarray, "n_t n_k"],
-    *,
-    norm: Norm = "frobenius",
-) -> float:
-    """Inter-task kernel C against the intra-task kernels A and B, all at one checkpoint.
-
-    - frobenius: ||C||_F / sqrt(||A||_F ||B||_F); its square is the cosine of J_t^T J_t and J_k^T J_k. In [0, 1].
-    - operator: ||C||_2 / sqrt(||A||_2 ||B||_2). In [0, 1].
-    - nuclear: ||C||_* / sqrt(tr A tr B). In [0, 1].
-    - mean_entry: 1^T C 1 / sqrt(1^T A 1 * 1^T B 1), the cosine of the summed gradients. In [-1, 1]. The outputs' common
-      shift dominates it, and mixing samples or outputs changes it: not a measure of interplay on its own.
-
-    The first three are invariant to scaling of either Jacobian, to orthogonal mixing of each task's rows and to
-    rotation of the parameters. More than 1 (beyond rounding) says that the blocks aren't of one Jacobian each.
-
-    Args:
-        intra_t: A (n_t, n_t).
-        intra_k: B (n_k, n_k).
-        inter: C (n_t, n_k).
-        norm: which of the four.
-
-    Raises:
-        FunctionError: shapes that don't fit, an intra-task kernel that isn't symmetric, a zero one (mean_entry: one
-            whose entries add up to nothing), or an unknown norm.
-
-    Example:
-        >>> inter_intra_ratio(4 * np.eye(1), np.eye(1), np.eye(1))
-        0.5
-    """
-    if norm not in _SIZES:
-        raise FunctionError(f"expected one of the norms {', '.join(_SIZES)}, got {norm!r}; choose one of these")
-    a = as_symmetric("task t's intra-task kernel", intra_t)
-    b = as_symmetric("task k's intra-task kernel", intra_k)
-    c = as_matrix("the inter-task kernel", inter)
-    check_shape("the inter-task kernel", c, (len(a), len(b)))
-    intra_size, inter_size = _SIZES[norm]
-    return divide(inter_size(c), _root(intra_size(a)) * _root(intra_size(b)), "both intra-task kernels")
-
-
 def task_grid(kernel: Float[np.ndarray, "n n"], offsets: Sequence[int]) -> TaskGrid:
     """Frobenius norms and ratios of all task blocks of one kernel; each block above the diagonal is read once.
+
+    The ratio of C = J_t J_k^T to A and B is ||C||_F / sqrt(||A||_F ||B||_F), in [0, 1]; its square is the cosine of
+    J_t^T J_t and J_k^T J_k. It is invariant to scaling of either Jacobian, to orthogonal mixing of each task's rows and
+    to rotation of the parameters.
 
     Args:
         kernel: (n, n) of all tasks' samples with each other, task by task.
@@ -115,39 +74,11 @@ def task_grid(kernel: Float[np.ndarray, "n n"], offsets: Sequence[int]) -> TaskG
     return TaskGrid(inter_intra_ratio=ratios, kernel_norm=norms)
 
 
-def ratio_baseline(n: float, p: float) -> float:
-    """Frobenius ratio that two tasks of unrelated isotropic gradients reach: sqrt(n / (n + p + 1)).
-
-    From E||C||_F^2 = n^2 p and E||A||_F^2 = n p (n + p + 1) of Gaussian rows: a ratio of expectations. The mean ratio
-    is within 0.2 % of it from 10 rows and 50 parameters on, and 5 % above it at n = 8, p = 3 (measured). Tasks of n_t
-    and n_k rows: the geometric mean of the two baselines.
-
-    For rows of covariance S it holds with p = (tr S)^2 / tr S^2, the *population's* participation ratio, if both tasks
-    have that S (it is then a `same_population_ratio`). A sample's own participation ratio r stays below n and
-    understates p: r is about (n p + 2) / (n + p + 1), a ratio of expectations. Solved for p this amplifies r's own
-    noise and bias where p exceeds n; `same_population_ratio` gives the baseline without that detour.
-
-    Args:
-        n: independent rows of each task: samples, times outputs only where outputs' gradients are unrelated.
-        p: number of parameters, or participation ratio of the gradients' covariance.
-
-    Raises:
-        FunctionError: n or p below 1, or not finite.
-
-    Example:
-        >>> ratio_baseline(20, 59)
-        0.5
-    """
-    if not (math.isfinite(n) and math.isfinite(p) and n >= 1 and p >= 1):
-        raise FunctionError(f"expected n >= 1 rows and p >= 1 effective parameters, got n={n}, p={p}; count them again")
-    return math.sqrt(n / (n + p + 1))
-
-
 def random_orientation_ratio(participation_t: float, participation_k: float, p: int) -> float:
     """Frobenius ratio of two tasks with these spectra, turned at random in p dimensions: (r_t r_k)^(1/4) / sqrt(p).
 
     Exact in the mean square: over random rotations Q, E||J_t Q J_k^T||_F^2 = tr A tr B / p. No sample size enters
-    but through r. It equals `ratio_baseline` where r = n p / (n + p + 1), which isotropic gradients have up to 2/(n p).
+    but through r. For isotropic gradients r is n p / (n + p + 1) up to 2/(n p), and this sqrt(n / (n + p + 1)).
 
     Args:
         participation_t: `participation_ratio` of task t's intra-task kernel.
@@ -172,9 +103,10 @@ def same_population_ratio(intra: Float[np.ndarray, "n n"], outputs: int = 1) -> 
 
     sqrt(mean of ||A_ij||_F^2 over i != j, over the mean over all i, j), A_ij the (k, k) block of samples i and j: pairs
     of different samples are what an inter-task block would hold, and unbiased for it. Nothing is assumed of the
-    gradients' distribution, nor of outputs within a sample. For Gaussian rows of one output it estimates
-    `ratio_baseline` with the population's participation ratio. In [0, 1]. Two tasks: the geometric mean of theirs. The
-    root of an estimate is biased downwards a little: 1 % at 20 samples with p = 56, measured.
+    gradients' distribution, nor of outputs within a sample. For Gaussian rows of covariance S and one output it
+    estimates sqrt(n / (n + q + 1)), q = (tr S)^2 / tr S^2 the population's participation ratio. In [0, 1]. Two tasks:
+    the geometric mean of theirs. The root of an estimate is biased downwards a little: 1 % at 20 samples with p = 56,
+    measured.
 
     Args:
         intra: (n*k, n*k) kernel of one task, n >= 2.
@@ -198,22 +130,3 @@ def same_population_ratio(intra: Float[np.ndarray, "n n"], outputs: int = 1) -> 
     own = matrix.reshape(n, outputs, n, outputs)[samples, :, samples, :]
     share = divide(np.linalg.norm(own), np.linalg.norm(matrix), "the kernel") ** 2  # of single samples in all pairs
     return math.sqrt(max(0.0, 1.0 - share) * n / (n - 1))
-
-
-def _summed(kernel: np.ndarray) -> float:
-    """1^T A 1, zero where the entries cancel to rounding."""
-    total = float(kernel.sum())
-    return 0.0 if total <= len(kernel) * np.finfo(np.float64).eps * float(np.abs(kernel).sum()) else total
-
-
-def _root(size: float | np.floating) -> float:
-    return math.sqrt(max(0.0, size))
-
-
-# norm: size of an intra-task kernel, size of the inter-task one
-_SIZES = {
-    "frobenius": (np.linalg.norm, np.linalg.norm),
-    "operator": (lambda a: np.linalg.norm(a, 2), lambda c: np.linalg.norm(c, 2)),
-    "nuclear": (np.trace, lambda c: np.linalg.norm(c, "nuc")),
-    "mean_entry": (_summed, np.sum),
-}

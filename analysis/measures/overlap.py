@@ -83,63 +83,31 @@ def overlap_matrix(
 
 
 def ntk_overlap(
-    intra_t: Float[np.ndarray, "n_t n_t"],
-    intra_k: Float[np.ndarray, "n_k n_k"],
-    inter: Float[np.ndarray, "n_t n_k"],
-    *,
-    rtol: float = RANK_CUT,
+    space_t: RowSpace, space_k: RowSpace, inter: Float[np.ndarray, "n_t n_k"]
 ) -> Float[np.ndarray, "angles"]:
     """Singular values of the overlap O: cosines of the principal angles between two tasks' row spaces.
 
     In [0, 1] (clipped; rounding may leave it); invariant to scaling and to any invertible mixing of a task's rows,
     because it depends on row spaces only: it ignores how strongly a direction is used and what the targets are. Where
     rank_t + rank_k exceeds the number of parameters, some are 1 by counting dimensions. Exact to about
-    eps s_max / s_min of the eigenvalues kept: 1e-6 at the rank cut.
+    eps s_max / s_min of the eigenvalues kept: 1e-6 at the rank cut. arccos of them are the angles, in [0, pi/2]; it
+    loses half the digits near 1, so an angle near 0 is known to sqrt(eps s_max / s_min) only.
     Source: Doan et al. 2021; the rank cut is docs/theory.md, section 5.
 
     Args:
-        intra_t: (n_t, n_t) kernel of task t.
-        intra_k: (n_k, n_k) kernel of task k, at the same checkpoint.
+        space_t: of task t's intra-task kernel.
+        space_k: of task k's, at the same checkpoint.
         inter: (n_t, n_k) kernel between them.
-        rtol: rank cut on the eigenvalues, see `row_space`.
 
     Returns:
         min(rank_t, rank_k) values, descending.
 
     Raises:
-        FunctionError: shapes that don't fit, a zero kernel, or one that isn't symmetric and positive semi-definite.
+        FunctionError: an inter-task kernel of another shape, or not finite.
 
     Example:
-        >>> ntk_overlap(np.eye(2), np.eye(2), np.diag([1.0, 0.0]))
+        >>> one = row_space(np.eye(2))
+        >>> ntk_overlap(one, one, np.diag([1.0, 0.0]))
         array([1., 0.])
     """
-    matrix = overlap_matrix(row_space(intra_t, rtol=rtol), row_space(intra_k, rtol=rtol), inter)
-    return np.clip(np.linalg.svd(matrix, compute_uv=False), 0.0, 1.0)
-
-
-def principal_angles(
-    intra_t: Float[np.ndarray, "n_t n_t"],
-    intra_k: Float[np.ndarray, "n_k n_k"],
-    inter: Float[np.ndarray, "n_t n_k"],
-    *,
-    rtol: float = RANK_CUT,
-) -> Float[np.ndarray, "angles"]:
-    """Angles between two tasks' row spaces, arccos of `ntk_overlap`, in radians.
-
-    In [0, pi/2], ascending; invariances as of `ntk_overlap`. arccos loses half the digits near 1, so an angle near 0 is
-    known to sqrt(eps s_max / s_min) only: 1e-8 for a kernel with even eigenvalues, 1e-3 at the rank cut.
-
-    Args:
-        intra_t: (n_t, n_t) kernel of task t.
-        intra_k: (n_k, n_k) kernel of task k, at the same checkpoint.
-        inter: (n_t, n_k) kernel between them.
-        rtol: rank cut on the eigenvalues, see `row_space`.
-
-    Raises:
-        FunctionError: what `ntk_overlap` refuses.
-
-    Example:
-        >>> principal_angles(np.eye(1), np.eye(1), np.array([[0.5]]))  # 60 degrees
-        array([1.04719755])
-    """
-    return np.arccos(ntk_overlap(intra_t, intra_k, inter, rtol=rtol))
+    return np.clip(np.linalg.svd(overlap_matrix(space_t, space_k, inter), compute_uv=False), 0.0, 1.0)

@@ -169,7 +169,7 @@ def participation_ratio(eigenvalues: Float[np.ndarray, "n"]) -> float:
     """How many equal eigenvalues would spread the trace as these do: (sum s_i)^2 / sum s_i^2.
 
     In [1, rank]; invariant to scaling and to orthogonal mixing of rows. It is this sample's, not the population's: of
-    n isotropic gradients in p dimensions it is about n p / (n + p + 1), not p (see `ratio_baseline`).
+    n isotropic gradients in p dimensions it is about n p / (n + p + 1), not p.
 
     Args:
         eigenvalues: all of the kernel's (`spectrum`).

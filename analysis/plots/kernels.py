@@ -1,4 +1,4 @@
-"""Figures of the kernels: heatmaps of inter/intra ratios, spectra, and how tasks change over checkpoints."""
+"""Figures of the kernels: heatmaps of inter/intra ratios, spectra, and every measure over checkpoints."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from analysis import measures
 from analysis.errors import StoreError
-from ntkcl_jax.plots.style import COLOURS, save, style
+from analysis.measures import Measure
+from analysis.measures.measure import of_task, over_tasks
+from ntkcl_jax.plots.accuracy import label
+from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
 ANNOTATED = 8
 """Tasks up to which a heatmap's cells carry their numbers."""
-LINES = {
-    "effective_dimension": "effective dimension (ridge = mean diagonal)",
-    "target_alignment": "kernel-target alignment",
-    "drift": "drift since the checkpoint before, ‖ΔΘ‖ / ‖Θ‖",
-}
+COLUMNS = 4
+"""Panels beside each other in a figure of many."""
+LONGEST_LABEL = 48
+"""Signs of a title or axis that a panel has room for."""
 
 Checkpoints = Mapping[str, Mapping[str, Any]]
 """One seed's part of `summary.json`: checkpoint number to figures."""
@@ -120,43 +123,93 @@ def task_colour(index: int, count: int) -> Any:
     return COLOURS[index] if count <= len(COLOURS) else colormaps["viridis"](index / (count - 1))
 
 
+def drawn(checkpoints: Checkpoints) -> list[Measure]:
+    """Measures that have a panel over checkpoints: with any value, and not drawn in another's panel to compare with.
+
+    Args:
+        checkpoints: figures of a seed.
+
+    Raises:
+        MeasureError: a measure of an installed package can't be used.
+
+    Example:
+        >>> [measure.name for measure in drawn({"0": {"unrelated_ratio": [[1.0]], "drift": [None], "rank": [3]}})]
+        ['rank']
+    """
+    found = measures.by_name()
+    valued = {
+        name for figures in checkpoints.values() for name in found
+        if name in figures and over_tasks(figures[name]) is not None
+    }  # fmt: skip
+    compared = {  # another package can't take a panel away by naming it
+        name for measure in found.values() for name in measure.references
+        if isinstance(name, str) and found[name].package == measure.package and name != measure.name
+    }  # fmt: skip
+    return [measure for name, measure in found.items() if name in valued - compared]
+
+
 @style()
 def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
-    """Draw effective dimension, target alignment and drift of every task over checkpoints, and the groups' shares.
+    """Draw every measure of every task over checkpoints, and the groups' shares.
 
     Args:
         checkpoints: figures of a seed.
         tasks: task numbers, from 0.
     """
+    shown = drawn(checkpoints)
     grouped = bool(next(iter(checkpoints.values()))["groups"])
-    figure = Figure(figsize=(3.7 * (len(LINES) + grouped), 3.4), layout="constrained")
-    panels = np.ravel(figure.subplots(1, len(LINES) + grouped, squeeze=False))
-    for panel, (name, title) in zip(panels, LINES.items(), strict=False):
-        line_panel(panel, checkpoints, name, tasks)
-        panel.set_title(title, fontsize=9)
+    count = len(shown) + grouped
+    rows = -(-count // COLUMNS)
+    figure = Figure(figsize=(3.7 * min(count, COLUMNS), 3.4 * rows), layout="constrained")
+    panels = np.ravel(figure.subplots(rows, min(count, COLUMNS), squeeze=False))
+    for panel, measure in zip(panels, shown, strict=False):
+        line_panel(panel, checkpoints, measure.name, tasks)
+        panel.set_title(label(measure.title, LONGEST_LABEL), fontsize=9)
+        panel.set_ylabel(label(measure.unit, LONGEST_LABEL), fontsize=8)
+    for panel in panels[count:]:
+        panel.set_axis_off()
     if len(tasks) <= len(COLOURS):
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside left center", frameon=False, fontsize=8)
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=8)
     if grouped:
-        share_panel(panels[-1], checkpoints)
-        panels[-1].set_title("share of the trace, by parameters", fontsize=9)
+        share_panel(panels[count - 1], checkpoints)
+        panels[count - 1].set_title("share of the trace, by parameters", fontsize=9)
     return figure
 
 
 def line_panel(axes: Axes, checkpoints: Checkpoints, name: str, tasks: Sequence[int]) -> None:
-    """Draw one figure of every task over checkpoints; where it is None there is no point.
+    """Draw a measure of every task over checkpoints, with what to compare it with; where it is None there is no point.
+
+    Of a measure of pairs of tasks a line is a task's mean over its pairs with others.
 
     Args:
         axes: where.
         checkpoints: figures of a seed.
-        name: one of `LINES`.
+        name: of the measure.
         tasks: task numbers, from 0.
     """
+    there = {int(number): values[name] for number, values in checkpoints.items() if name in values}
     for i, task in enumerate(tasks):
-        points = [(int(c), values[name][i]) for c, values in checkpoints.items() if values[name][i] is not None]
-        if points:
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, "o-", ms=3.5, lw=1.3, color=task_colour(i, len(tasks)), label=f"task {task + 1}")
+        points = [(number, of_task(values, i)) for number, values in there.items()]
+        colour = task_colour(i, len(tasks))
+        _line(axes, points, "o-", ms=3.5, lw=1.3, color=colour, label=f"task {task + 1}")
+    known = measures.by_name()
+    dashes = iter(("--", ":", "-."))
+    for reference in known[name].references if name in known else ():
+        if isinstance(reference, str):
+            points = [(int(c), over_tasks(v[reference])) for c, v in checkpoints.items() if reference in v]
+            title = label(known[reference].title, LONGEST_LABEL)
+            _line(axes, points, next(dashes, "--"), lw=1.1, color=GREY, label=title)
+        else:
+            axes.axhline(reference, ls="--", lw=0.8, color=GREY)
     _over_checkpoints(axes, checkpoints)
+
+
+def _line(axes: Axes, points: Sequence[tuple[int, float | None]], kind: str, **look: Any) -> None:
+    """Draw the points whose value is known."""
+    known = [(x, y) for x, y in points if y is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), kind, **look)
 
 
 def _over_checkpoints(axes: Axes, checkpoints: Checkpoints) -> None:

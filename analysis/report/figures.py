@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.measures import by_name
+from analysis.measures.catalogue import MEASURES
 from analysis.plots.kernels import (
     checkpoint_name,
     line_panel,
@@ -24,12 +26,8 @@ FEW = 8
 """Tasks that a legend still names."""
 CLASSES = 24
 """Classes up to which the ticks of a heatmap name them."""
-LABELS = {
-    "effective_dimension": ("effective dimension", "directions (ridge = mean diagonal)"),
-    "target_alignment": ("kernel-target alignment", "alignment (1 = perfect)"),
-    "drift": ("drift since the checkpoint before", "change / size of the kernel, ‖ΔΘ‖ / ‖Θ‖"),
-}
-"""Title and axis of each of the figures over checkpoints."""
+LABELS = {m.name: (m.title, m.unit) for m in MEASURES if m.column and m.kind != "pair"}
+"""Title and axis of what is compared between methods over checkpoints."""
 
 
 def new_figure(size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
@@ -134,11 +132,11 @@ def _tasks_legend(figure: Figure, axes: Axes, tasks: Sequence[int]) -> None:
 
 @style()
 def line_figure(checkpoints: Mapping[str, Any], tasks: Sequence[int], name: str) -> Figure:
-    """Draw one of `LABELS` over checkpoints, a line for each task."""
+    """Draw a measure over checkpoints, a line for each task."""
     figure, axes = new_figure()
     line_panel(axes, checkpoints, name, tasks)
-    title, unit = LABELS[name]
-    axes.set(title=title, ylabel=unit)
+    measure = by_name()[name]
+    axes.set(title=label(measure.title, 48), ylabel=label(measure.unit, 48))
     if name == "drift":
         axes.set_ylim(bottom=0)
     _tasks_legend(figure, axes, tasks)

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.errors import StoreError
+from analysis.measures import sample_kernel
 from analysis.report import schema
 from analysis.report.forms import FormError
 from analysis.store import analysis_folder, load_analysis
 from analysis.store.files import read_json
-from analysis.studies.summary import sample_kernel
 from ntkcl_jax.config import codec as config_json
 from ntkcl_jax.config.methods import HEAD, Method
 from ntkcl_jax.errors import reason, user_path

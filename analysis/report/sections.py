@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from analysis.plots.kernels import checkpoint_name
+from analysis.plots.kernels import checkpoint_name, drawn
 from analysis.report import figures, tables, theory_figures, words
 from analysis.report.facts import method_curves
 from analysis.report.reading import RunFiles, clean, known
@@ -155,12 +155,12 @@ def _spectra(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) ->
 def _drift(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
     return [
         Panel(
-            f"{name}_seed{seed}",
-            f"{title} of each task over checkpoints",
-            figures.line_figure(checkpoints, tasks, name),
+            f"{measure.name}_seed{seed}",
+            f"{measure.title} of each task over checkpoints. {measure.sentence}",
+            figures.line_figure(checkpoints, tasks, measure.name),
         )
-        for name, (title, _) in figures.LABELS.items()
-        if any(known(values[name]) for values in checkpoints.values())  # a single checkpoint has no drift
+        for measure in drawn(checkpoints)
+        if measure.package or measure.name in figures.LABELS
     ]
 
 

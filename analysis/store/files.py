@@ -34,7 +34,7 @@ def damaged(path: Path, why: str) -> StoreError:
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
-    """Write JSON so that the file is either the old one or the new one, never a part, whoever else writes it too.
+    """Write JSON as `write_text` writes a text.
 
     Args:
         path: the file; its folder is made.
@@ -44,11 +44,25 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     Raises:
         StoreError: the folder can't be written (full or read-only disk).
     """
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n", sync=sync)
+
+
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
+    """Write a file so that it is either the old one or the new one, never a part, whoever else writes it too.
+
+    Args:
+        path: the file; its folder is made.
+        text: what to write.
+        sync: wait for the disk; without it a power cut, but no killed process, can leave an empty file.
+
+    Raises:
+        StoreError: the folder can't be written (full or read-only disk).
+    """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")  # another host may be writing the same file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "w", encoding="utf-8") as f:
-            f.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        with open(partial, "w", encoding="utf-8", newline="\n") as f:
+            f.write(text)
             f.flush()
             if sync:
                 os.fsync(f.fileno())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis import measures
 from analysis.errors import RecordError
 from analysis.kernels import tiled
 from analysis.kernels.empirical import default_precision, empirical_ntk
@@ -31,7 +32,7 @@ from analysis.store import (
     code_version_json,
     load_analysis,
 )
-from analysis.store.files import write_json
+from analysis.store.files import write_json, write_text
 from analysis.studies import summary
 from analysis.studies.request import Request
 from ntkcl_jax.data import Arrays
@@ -60,8 +61,10 @@ class Session:
 
         Raises:
             RecordError: no run, method, seed, task or checkpoint like that.
+            MeasureError: a measure of an installed package can't be used.
         """
         self.request = request
+        self.measures = measures.by_name()  # one that is broken is told before hours of computing
         self.records: Records = open_run(run, request.method, arrays=arrays)
         self.run = user_path(run)
         self.store = KernelStore(self.run, request.method)
@@ -222,21 +225,21 @@ class Session:
                     "checkpoints": self._checkpoints(stored, specs, probes),
                 }
         kind = {name: getattr(self.request, name) for name in ("method", "outputs", "head", "per_task", "side")}
-        return {**kind, "ridge_fraction": summary.RIDGE_FRACTION, **code_version_json(), "seeds": seeds}
+        return {**kind, "ridge_fraction": measures.RIDGE_FRACTION, **code_version_json(), "seeds": seeds}
 
     def _checkpoints(self, stored: Any, specs: list[KernelSpec], probes: Probes) -> dict[str, Any]:
-        before: summary.Checkpoint | None = None
+        before: measures.Checkpoint | None = None
         figures: dict[str, Any] = {}
         for spec in specs:
             kernel = stored.stored(spec.seed, spec.checkpoint, spec.outputs)
             _, params = self.records.function(spec.seed, spec.checkpoint, spec.head)
-            now = summary.Checkpoint(
+            now = measures.Checkpoint(
                 kernel.matrix(), spec.offsets, probes.labels, sum(int(np.size(v)) for v in params.values()),
                 spec.head == "scores", {name: kernel.matrix(name) for name in spec.groups},
             )  # fmt: skip
             health = {name: value for name, value in kernel.health.items() if name != "recomputed"}
             figures[str(spec.checkpoint)] = {
-                **summary.summarise(now, before),
+                **summary.summarise(now, before, self.measures),
                 "health": summary.task_health(now, health),
                 "kernel_health": kernel.health,
             }
@@ -252,7 +255,9 @@ def compute_kernels(
     quiet: bool = False,
     arrays: Arrays | None = None,
 ) -> dict[str, Any]:
-    """Compute the kernels of a run into `RUN/analysis`, or `RUN/analysis/<method>`, with `summary.json` and figures.
+    """Compute the kernels of a run into `RUN/analysis` or `RUN/analysis/<method>`; see `docs/kernels.md`.
+
+    Beside the kernels: `summary.json`, every measure's values in `measures.csv`, and figures.
 
     Args:
         run: folder of a finished or running run.
@@ -265,8 +270,8 @@ def compute_kernels(
         The summary. With `part`, kernels stay unfinished until a call without it (and with `resume`) finishes them.
 
     Raises:
-        AnalysisError: the run, the request, memory or disk don't allow it, or a kernel failed its checks; kernels that
-            are finished stay.
+        AnalysisError: the run, the request, memory or disk don't allow it, a kernel failed its checks, or a measure of
+            an installed package can't be used; kernels that are finished stay.
     """
     session = Session(run, request or Request(), arrays)
     with Progress(quiet) as progress:
@@ -275,6 +280,7 @@ def compute_kernels(
     if made["seeds"]:
         home = analysis_folder(session.run, session.request.method)
         write_json(home / "summary.json", made)
+        write_text(home / "measures.csv", summary.measures_csv(made))
         save_figures(made, home / "figures")
     return made
 

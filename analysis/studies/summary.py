@@ -1,189 +1,54 @@
 """What kernels say across tasks and checkpoints: numbers of `RUN/analysis/summary.json` (docs/theory.md, section 4)."""
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import csv
+import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from analysis import measures
-from analysis.measures.spectrum import threshold
+from analysis.measures import Checkpoint, Measure
+from analysis.measures.measure import over_tasks
 
-RIDGE_FRACTION = 1.0
-"""Ridge of the effective dimension, as a fraction of the kernel's mean diagonal (at 1e-3 nearly every row counts)."""
 SPECTRUM_LENGTH = 64
 """Eigenvalues kept in the summary; the kernel itself has the others."""
+WIDEST = 100
+"""Signs of a line of the table; measures that don't fit go into another table below."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A kernel of one checkpoint with what is needed to read it.
-
-    Attributes:
-        kernel: over all tasks' probes, full (n, n, k, k), diagonal (n, n, k), trace or pseudo (n, n).
-        offsets: first image of each task, then n.
-        labels: label of each image, a column of the run's scores.
-        parameters: p, trainable parameters.
-        stacked_targets: the k outputs are scores of the labels' classes, so that one-hot targets can be stacked as the
-            outputs are.
-        groups: parts of the kernel by parameter group; they add up to it.
-    """
-
-    kernel: Float[np.ndarray, "n n *k"]
-    offsets: tuple[int, ...]
-    labels: Int[np.ndarray, "n"]
-    parameters: int
-    stacked_targets: bool
-    groups: Mapping[str, Float[np.ndarray, "n n *k"]]
-
-    @property
-    def outputs(self) -> int:
-        """Rows of the matrix for each image."""
-        return self.kernel.shape[-1] if self.kernel.ndim == 4 else 1
-
-    @cached_property
-    def eigenvalues(self) -> list[Float[np.ndarray, "m"]]:
-        """Of each task's own kernel, ascending, with what rounding leaves of zero on both sides."""
-        matrix = as_matrix(self.kernel)
-        tasks = task_slices(self.offsets, self.outputs)
-        return [np.linalg.eigvalsh(measures.symmetrise(matrix[rows, rows])) for rows in tasks]
-
-
-def as_matrix(kernel: Float[np.ndarray, "n n *k"]) -> Float[np.ndarray, "m m"]:
-    """One matrix of the kernel: sample-major rows where it is full, the mean over outputs where it is their diagonal.
-
-    Example:
-        >>> as_matrix(np.ones((2, 2, 3))).tolist(), as_matrix(np.ones((2, 2, 3, 3))).shape
-        ([[1.0, 1.0], [1.0, 1.0]], (6, 6))
-    """
-    return kernel.mean(axis=2) if kernel.ndim == 3 else measures.sample_major(kernel)
-
-
-def sample_kernel(kernel: Float[np.ndarray, "n n *k"]) -> Float[np.ndarray, "n n"]:
-    """One entry for each pair of images: the mean over outputs where there are outputs.
-
-    Example:
-        >>> sample_kernel(np.ones((2, 2, 3, 3))).tolist()
-        [[1.0, 1.0], [1.0, 1.0]]
-    """
-    return np.einsum("ijcc->ij", kernel) / kernel.shape[-1] if kernel.ndim == 4 else as_matrix(kernel)
-
-
-def task_slices(offsets: Sequence[int], rows: int = 1) -> list[slice]:
-    """Rows of each task.
-
-    Example:
-        >>> task_slices((0, 2, 5), rows=2)
-        [slice(0, 4, None), slice(4, 10, None)]
-    """
-    return [slice(a * rows, b * rows) for a, b in itertools.pairwise(offsets)]
-
-
-def one_hot(labels: Int[np.ndarray, "n"], columns: Int[np.ndarray, "k"]) -> Float[np.ndarray, "n k"]:
-    """Targets: 1 in the label's column.
-
-    Example:
-        >>> one_hot(np.array([2, 5]), np.array([2, 5, 7])).tolist()
-        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
-    """
-    return (labels[:, None] == columns).astype(np.float64)
-
-
-def summarise(now: Checkpoint, before: Checkpoint | None = None) -> dict[str, Any]:
+def summarise(
+    now: Checkpoint, before: Checkpoint | None = None, chosen: Mapping[str, Measure] | None = None
+) -> dict[str, Any]:
     """All figures of one checkpoint.
 
     Args:
         now: its kernel.
         before: the previous checkpoint's, of the same images; None for the first.
+        chosen: measures by name; all that there are when None.
 
     Returns:
-        T x T matrices `inter_intra_ratio`, `kernel_norm`, `unrelated_ratio` (same spectra at random orientations: the
-        floor), `same_task_ratio` (another sample of the same tasks: the ceiling to expect), `overlap` (mean squared
-        cosine of the principal angles), `smallest_angle` (radians); per task `effective_dimension`,
-        `participation_ratio`, `target_alignment`, `centred_target_alignment`, `spectrum` (largest eigenvalues,
-        descending), `rank`, and against the previous checkpoint `drift`, `kernel_distance`,
-        `debiased_cka` (None for the first); per group `share` of the trace and `inter_intra_ratio`.
+        Every measure's values by its name (docs/measures.md): T numbers, or T x T for pairs of tasks; None where a
+        measure has no meaning. Per task `spectrum`, the largest eigenvalues, descending; per group its `share` of
+        each task's trace and its own `inter_intra_ratio`.
 
     Raises:
         FunctionError: a kernel that isn't symmetric, or a task without any gradient.
+        MeasureError: a measure of an installed package can't be used.
     """
-    matrix, samples = as_matrix(now.kernel), sample_kernel(now.kernel)
-    tasks, images = task_slices(now.offsets, now.outputs), task_slices(now.offsets)
-    grid = measures.task_grid(matrix, [offset * now.outputs for offset in now.offsets])
-    intra = [matrix[rows, rows] for rows in tasks]
-    spectra = [threshold(values)[::-1] for values in now.eigenvalues]
-    spread = [measures.participation_ratio(values) for values in spectra]
-    classes = np.unique(now.labels)
-    stacked = now.stacked_targets and now.outputs > 1
-    targets = one_hot(now.labels, np.arange(now.outputs) if stacked else classes)
-    spaces = [measures.row_space(kernel) for kernel in intra]
-    same = [measures.same_population_ratio(kernel, now.outputs) for kernel in intra]
-    count = len(tasks)
-    unrelated, related, overlap, angle = (np.eye(count) for _ in range(4))
-    np.fill_diagonal(angle, 0.0)
-    for t, k in itertools.combinations(range(count), 2):
-        unrelated[t, k] = unrelated[k, t] = measures.random_orientation_ratio(spread[t], spread[k], now.parameters)
-        related[t, k] = related[k, t] = (same[t] * same[k]) ** 0.5
-        shared = measures.overlap_matrix(spaces[t], spaces[k], matrix[tasks[t], tasks[k]])
-        cosines = np.clip(np.linalg.svd(shared, compute_uv=False), 0.0, 1.0)
-        overlap[t, k] = overlap[k, t] = float(np.mean(cosines**2))
-        angle[t, k] = angle[k, t] = float(np.arccos(cosines.max()))
+    found = measures.by_name() if chosen is None else chosen
     return {
-        "inter_intra_ratio": grid.inter_intra_ratio.tolist(),
-        "kernel_norm": grid.kernel_norm.tolist(),
-        "unrelated_ratio": unrelated.tolist(),
-        "same_task_ratio": related.tolist(),
-        "overlap": overlap.tolist(),
-        "smallest_angle": angle.tolist(),
-        "effective_dimension": [
-            measures.effective_dimension(values, measures.absolute_ridge(values, RIDGE_FRACTION)) for values in spectra
-        ],
-        "participation_ratio": spread,
-        "target_alignment": [
-            measures.target_alignment(a, targets[rows].reshape(-1)) if stacked
-            else measures.target_alignment(samples[rows, rows], targets[rows])
-            for a, rows in zip(intra, images, strict=True)
-        ],
-        "centred_target_alignment": [
-            measures.target_alignment(samples[rows, rows], one_hot(now.labels[rows], classes), centred=True)
-            if len(np.unique(now.labels[rows])) > 1 else None  # targets that don't vary have no direction
-            for rows in images
-        ],
-        "spectrum": [values[:SPECTRUM_LENGTH].tolist() for values in spectra],
-        "rank": [int(np.count_nonzero(values)) for values in spectra],
-        **changes(now, before),
-        "groups": {name: group_figures(part, now, matrix) for name, part in now.groups.items()},
-    }  # fmt: skip
-
-
-def changes(now: Checkpoint, before: Checkpoint | None) -> dict[str, list[float | None]]:
-    """How each task's intra-task kernel has changed since the previous checkpoint; None where there is none."""
-    slices = task_slices(now.offsets, now.outputs)
-    images = task_slices(now.offsets)
-    if before is None:
-        return {name: [None] * len(slices) for name in ("drift", "kernel_distance", "debiased_cka")}
-    old, new = as_matrix(before.kernel), as_matrix(now.kernel)
-    old_samples, new_samples = sample_kernel(before.kernel), sample_kernel(now.kernel)
-    return {
-        "drift": [measures.drift(old[s, s], new[s, s]) for s in slices],
-        "kernel_distance": [measures.kernel_distance(old[s, s], new[s, s]) for s in slices],
-        "debiased_cka": [
-            measures.debiased_cka(old_samples[s, s], new_samples[s, s]) if s.stop - s.start >= 4 else None
-            for s in images
-        ],
+        **{name: measure.values(now, before) for name, measure in found.items()},
+        "spectrum": [values[:SPECTRUM_LENGTH].tolist() for values in now.spectra],
+        "groups": {name: group_figures(part, now) for name, part in now.groups.items()},
     }
 
 
-def group_figures(
-    part: Float[np.ndarray, "n n *k"], now: Checkpoint, whole: Float[np.ndarray, "m m"]
-) -> dict[str, Any]:
+def group_figures(part: Float[np.ndarray, "n n *k"], now: Checkpoint) -> dict[str, Any]:
     """A parameter group's share of each task's trace, and its own inter/intra ratios (None without any gradient)."""
-    matrix = as_matrix(part)
-    tasks = task_slices(now.offsets, now.outputs)
-    share = [float(np.trace(matrix[s, s]) / np.trace(whole[s, s])) for s in tasks]
+    matrix = measures.matrix_of(part)
+    share = [float(np.trace(matrix[s, s]) / np.trace(now.matrix[s, s])) for s in now.rows]
     ratio = None
     if min(share) > 0:
         ratio = measures.task_grid(matrix, [offset * now.outputs for offset in now.offsets]).inter_intra_ratio.tolist()
@@ -198,3 +63,73 @@ def task_health(now: Checkpoint, kernel_health: Mapping[str, Any]) -> list[dict[
         kernel_health: what the gate found of the whole kernel.
     """
     return [{**kernel_health, "smallest_eigenvalue": float(values[0] / values[-1])} for values in now.eigenvalues]
+
+
+def summary_table(summary: Mapping[str, Any], width: int = WIDEST) -> str:
+    """The table that `ntk-analysis kernels` prints: a line for each seed and checkpoint, means over tasks or pairs.
+
+    Args:
+        summary: what `summary.json` holds.
+        width: signs of a line; measures that don't fit follow in another table below.
+
+    Returns:
+        Its lines; of the measures that have a `column` and that the summary has values of.
+
+    Raises:
+        MeasureError: a measure of an installed package can't be used.
+
+    Example:
+        >>> figures = {"inter_intra_ratio": [[1.0, 0.5], [0.5, 1.0]], "unrelated_ratio": [[1.0, 0.1], [0.1, 1.0]],
+        ...            "effective_dimension": [3.0, 5.0], "target_alignment": [0.1, 0.3], "drift": [None, None]}
+        >>> print(summary_table({"seeds": {"0": {"checkpoints": {"0": figures}}}}))
+        seed  checkpoint  inter/intra  if unrelated  effective dimension  target alignment   drift
+        0     0                 0.500         0.100                  4.0             0.200       –
+    """
+    lines = [(seed, c, v) for seed, part in summary["seeds"].items() for c, v in part["checkpoints"].items()]
+    left = [["seed".ljust(5), *(seed.ljust(5) for seed, _, _ in lines)],
+            ["checkpoint", *(number.ljust(10) for _, number, _ in lines)]]  # fmt: skip
+    tables = [left]
+    for measure in measures.by_name().values():
+        if not measure.column or any(measure.name not in values for _, _, values in lines):
+            continue
+        means = [over_tasks(values[measure.name]) for _, _, values in lines]
+        cells = [measure.column, *("–" if mean is None else f"{mean:.{measure.digits}f}" for mean in means)]
+        column = [cell.rjust(1 + max(6, *map(len, cells))) for cell in cells]
+        if sum(1 + len(column[0]) for column in [*tables[-1], column]) - 1 > width and len(tables[-1]) > len(left):
+            tables.append(left)
+        tables[-1] = [*tables[-1], column]
+    return "\n\n".join("\n".join(" ".join(row) for row in zip(*table, strict=True)) for table in tables)
+
+
+def measures_csv(summary: Mapping[str, Any]) -> str:
+    r"""The values of every measure, one a line: `measures.csv`. Tasks count from 1; no value where there is no meaning.
+
+    Args:
+        summary: what `summary.json` holds.
+
+    Raises:
+        MeasureError: a measure of an installed package can't be used.
+
+    Example:
+        >>> figures = {"overlap": [[1.0, 0.5], [0.5, 1.0]], "drift": [None, 0.25]}
+        >>> print(measures_csv({"seeds": {"0": {"tasks": [0, 3], "checkpoints": {"1": figures}}}}), end="")
+        seed,checkpoint,task,other_task,measure,value
+        0,1,1,1,overlap,1.0
+        0,1,1,4,overlap,0.5
+        0,1,4,1,overlap,0.5
+        0,1,4,4,overlap,1.0
+        0,1,1,,drift,
+        0,1,4,,drift,0.25
+    """
+    memory = io.StringIO(newline="")
+    writer = csv.writer(memory, lineterminator="\n")
+    writer.writerow(["seed", "checkpoint", "task", "other_task", "measure", "value"])
+    found = measures.by_name()
+    for seed, part in summary["seeds"].items():
+        tasks = [task + 1 for task in part["tasks"]]
+        for number, figures in part["checkpoints"].items():
+            for name in (name for name in found if name in figures):
+                for task, value in zip(tasks, figures[name], strict=True):
+                    pairs = zip(tasks, value, strict=True) if isinstance(value, list) else [("", value)]
+                    writer.writerows([seed, number, task, other, name, one] for other, one in pairs)
+    return memory.getvalue()

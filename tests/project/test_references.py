@@ -22,7 +22,12 @@ OTHER_FORM = re.compile(
     r"|docs/(?:theory|method)\.md, (?!sections? \d)\w+\)"  # a heading's words in place of its number
 )
 NAMED_FILE = re.compile(r"\b(?:tests|analysis|ntkcl_jax|experiments|docs)/[\w./-]+\.\w+")
-MADE_BY_A_RUN = {"analysis/summary.json", "analysis/report.html"}
+MADE_BY_A_RUN = {
+    "analysis/figures/tasks_seedS.png",
+    "analysis/measures.csv",
+    "analysis/report.html",
+    "analysis/summary.json",
+}
 """Written into a run folder; these look like paths of the repository."""
 THEORY = (ROOT / "docs" / "theory.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 
+from analysis.measures import ntk_overlap, row_space, task_grid
+
 
 @dataclass(frozen=True)
 class TaskPair:
@@ -17,6 +19,18 @@ class TaskPair:
     def blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A, B and C: intra-task kernels of both and the inter-task one."""
         return self.j_t @ self.j_t.T, self.j_k @ self.j_k.T, self.j_t @ self.j_k.T
+
+    @property
+    def ratio(self) -> float:
+        """Inter/intra ratio of the two, as a run's summary gets it: from one kernel over both."""
+        both = np.concatenate([self.j_t, self.j_k])
+        return task_grid(both @ both.T, (0, len(self.j_t), len(both))).inter_intra_ratio[0, 1]
+
+    @property
+    def cosines(self) -> np.ndarray:
+        """Of the principal angles, as a run's summary gets them."""
+        a, b, c = self.blocks
+        return ntk_overlap(row_space(a), row_space(b), c)
 
     def scaled(self, factor_t: float, factor_k: float) -> "TaskPair":
         return TaskPair(factor_t * self.j_t, factor_k * self.j_k)

@@ -1,5 +1,6 @@
 """Kernels of a run: stored blocks equal the definition, survive being killed, and come with a readable summary."""
 
+import csv
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from analysis.records.checkpoints import open_run
 from analysis.studies.kernels import compute_kernels, dry_run
 from ntkcl_jax.cli import NTKCL
 from ntkcl_jax.training.run import train
+from tests.support import plugins
 from tests.support import streams as tiny
 from tests.support.dense import dense_ntk, relative_error
 
@@ -109,6 +111,28 @@ def test_a_second_call_computes_nothing_and_changes_nothing(analysed: Path, monk
     monkeypatch.setattr("analysis.kernels.tiled.fill", None)
     compute_kernels(analysed, REQUEST, quiet=True, arrays=tiny.arrays())
     assert kernel_files(analysed) == before
+
+
+def test_a_packages_measure_is_read_off_kernels_that_are_stored(
+    analysed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = copy(analysed, tmp_path / "run")
+    monkeypatch.setattr("analysis.kernels.tiled.fill", None)
+    values = "[float(kernel.trace()) for kernel in checkpoints[0].intra]"
+    with monkeypatch.context() as while_there:
+        plugins.installed(while_there, tmp_path / "good", "trace_of", plugins.module(values, name="trace"))
+        made = compute_kernels(path, REQUEST, quiet=True, arrays=tiny.arrays())
+    traces = [np.einsum("iicc", analysis.load_analysis(path).kernel(0, 3, t, t)) for t in range(3)]
+    assert made["seeds"]["0"]["checkpoints"]["3"]["trace"] == pytest.approx(traces)
+    assert json.loads((path / "analysis" / "summary.json").read_text()) == made
+    rows = list(csv.DictReader((path / "analysis" / "measures.csv").read_text().splitlines()))
+    found = [float(row["value"]) for row in rows if (row["measure"], row["checkpoint"]) == ("trace", "3")]
+    assert found == pytest.approx(traces)
+
+    plugins.installed(monkeypatch, tmp_path / "bad", "trace_bad", plugins.module("[0.0, float('nan'), 0.0]"))
+    with pytest.raises(AnalysisError, match=r"trace_bad .* task 2"):
+        compute_kernels(path, REQUEST, quiet=True, arrays=tiny.arrays())
+    assert json.loads((path / "analysis" / "summary.json").read_text()) == made  # what is there stays
 
 
 @pytest.mark.slow
@@ -215,7 +239,7 @@ def test_the_command_tells_a_person_and_a_machine(tmp_path: Path) -> None:
     assert plan.returncode == 0 and "way" in plan.stdout, plan.stderr
     done = command("kernels", str(path), "--per-task", "2", "--checkpoints", "0", "1", "--quiet")
     assert done.returncode == 0, done.stderr
-    assert "inter/intra" in done.stdout and "summary.json" in done.stdout
+    assert "inter/intra" in done.stdout and "summary.json" in done.stdout and "measures.csv" in done.stdout
     again = command("kernels", str(path), "--per-task", "2", "--checkpoints", "0", "1", "--json")
     assert list(json.loads(again.stdout)["seeds"]["0"]["checkpoints"]) == ["0", "1"]
     wrong = command("kernels", str(tmp_path / "nowhere"))

@@ -115,7 +115,7 @@ def test_training_moves_the_kernel_and_the_summary_says_so(analysed: Path) -> No
     assert made == analysis.load_analysis(analysed, METHOD).summary
     assert (made["method"], list(made["seeds"]["0"]["checkpoints"])) == (METHOD, ["0", "1", "2", "3"])
     assert all(value > 1e-5 for c in "123" for value in made["seeds"]["0"]["checkpoints"][c]["drift"])
-    assert sorted(p.name for p in home.iterdir()) == ["figures", "kernels", "summary.json"]
+    assert sorted(p.name for p in home.iterdir()) == ["figures", "kernels", "measures.csv", "summary.json"]
     assert sorted(p.name for p in (analysed / "analysis").iterdir()) == [METHOD, "probes"]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis import measures
 from analysis.errors import FunctionError, StoreError
-from analysis.report import kernel_figures as figures
+from analysis.plots import kernels as figures
 from analysis.studies import summary
 
 N, K, P = 8, 3, 20
@@ -37,7 +38,7 @@ def test_figures_are_those_of_the_blocks() -> None:
     assert made["inter_intra_ratio"][0][1] == pytest.approx(inter / np.sqrt(sizes[0] * sizes[1]))
     for t, a in enumerate(rows):
         values = np.linalg.eigvalsh(a @ a.T)[::-1]
-        ridge = values.mean() * summary.RIDGE_FRACTION
+        ridge = values.mean() * measures.RIDGE_FRACTION
         assert made["spectrum"][t] == pytest.approx(values)
         assert made["effective_dimension"][t] == pytest.approx((values / (values + ridge)).sum())
         y = np.eye(K)[LABELS[4 * t : 4 * t + 4]].reshape(-1)
