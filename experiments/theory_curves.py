@@ -29,7 +29,7 @@ from analysis.theory.learning_curves import population_modes
 from analysis.theory.modes import modes
 from analysis.theory.subsets import SubsetErrors, subset_gcv, subset_leave_one_out, subset_rest_errors
 from analysis.theory.sweeps import sample_size_sweep
-from experiments.sweep.cells import markdown
+from experiments.sweep.tables import markdown
 from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
 FRACTIONS = (1e-4, 1e-2, 1.0)
@@ -233,7 +233,7 @@ def write_into(page: Path, text: str) -> None:
 def main() -> None:
     """Measure, predict, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("experiments"), help="folder of the JSON and CSV files")
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"), help="where JSON and CSV go")
     parser.add_argument("--docs", type=Path, help="page to write the table into; the figure goes to images/ beside it")
     parser.add_argument("--figure-only", action="store_true", help="table and figure again from theory_curves.json")
     options = parser.parse_args()

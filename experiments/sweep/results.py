@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.sweep.published import Reported, reported
-from experiments.sweep.rows import Line, leaves
+from experiments.sweep.rows import Line
+from experiments.sweep.settings import leaves
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import to_json
 from ntkcl_jax.errors import RunFolderError
