@@ -11,6 +11,7 @@ commit) and theory_curves.csv (the table) to --out, and with --docs the table in
 import argparse
 import csv
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from analysis.theory.learning_curves import population_modes
 from analysis.theory.modes import modes
 from analysis.theory.subsets import SubsetErrors, subset_gcv, subset_leave_one_out, subset_rest_errors
 from analysis.theory.sweeps import sample_size_sweep
+from experiments.commands import command_line
 from experiments.sweep.tables import markdown
 from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
@@ -249,7 +251,8 @@ def main() -> None:
                 found = points(kernel(data.images), data.labels, data.sizes, data.draws)
                 cases += [{"data": name, "kernel": title, **case} for case in found]
                 print(f"{time.perf_counter() - start:6.1f} s  {name}: {title}", flush=True)
-        record = {"command": sys.argv, "commit": facts["git"], "versions": facts["versions"], "seed": SEED}
+        command = shlex.split(command_line(sys.argv))
+        record = {"command": command, "commit": facts["git"], "versions": facts["versions"], "seed": SEED}
         file.write_text(json.dumps({**record, "cases": cases}, indent=1) + "\n")
     head, rows = table(cases)
     with open(options.out / "theory_curves.csv", "w", newline="") as f:

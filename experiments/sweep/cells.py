@@ -158,6 +158,7 @@ def listing(root: Path, cells: Sequence[Cell]) -> str:
 def note_failure(folder: Path, why: str) -> None:
     """Leave word in a run folder of why its cell failed, as far as the disk allows."""
     with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / WHY).write_text(json.dumps({"error": why}) + "\n", encoding="utf-8")
 
 

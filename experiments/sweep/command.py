@@ -9,8 +9,7 @@
 A cell is one row on one stream with one seed, in the run folder OUT/STREAM--ROW--seedN. A finished cell is left alone,
 an unfinished one taken up; a failed one waits for --retry, and one whose process dies is tried once more. A SLURM array
 shares the cells out by itself (`experiments/cluster`); elsewhere --shard I/N does. On an accelerator one process fills
-a device: leave --processes at 1 and start one command for each device. JAX_COMPILATION_CACHE_DIR=FOLDER lets the cells
-of one row compile once.
+a device: leave --processes at 1 and start one command for each device. Cells of one command share compiled programs.
 """
 
 import argparse
@@ -18,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +142,18 @@ def which_shard(option: str | None, environment: Mapping[str, str]) -> tuple[int
     return int(found[1]), int(found[2])
 
 
+def environment_of(cell: Cell, programs: str) -> dict[str, str]:
+    """What a cell's process is told: which cell it is, and where cells of this command keep compiled programs.
+
+    Args:
+        cell: which one.
+        programs: a folder of this machine alone, since XLA may take programs of another machine's CPU for its own; a
+            folder that the user has named goes before it.
+    """
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}  # JAX 0.10 would write of CPU features for each program that it reads
+    return {"JAX_COMPILATION_CACHE_DIR": programs} | os.environ | quiet | {CELL: cell.name}
+
+
 def run(words: Sequence[str]) -> int:
     """Run a command line and return its exit code: 0, 1 if a cell failed, 2 for a mistake in the command.
 
@@ -160,15 +172,18 @@ def run(words: Sequence[str]) -> int:
     if options.list:
         print(listing(root, [cell for cell in cells if cell in own]))
         return 0
+    if options.processes < 1:
+        raise ConfigError(f"expected --processes of at least 1, got {options.processes}")
     command = [sys.executable, "-m", "experiments.sweep", *words]
-    failed = work(
-        root,
-        own,
-        lambda cell: (command, os.environ | {CELL: cell.name}),
-        processes=options.processes,
-        retry=options.retry,
-        wait=options.wait,
-    )
+    with tempfile.TemporaryDirectory(prefix="ntkcl-sweep-", ignore_cleanup_errors=True) as programs:
+        failed = work(
+            root,
+            own,
+            lambda cell: (command, environment_of(cell, programs)),
+            processes=options.processes,
+            retry=options.retry,
+            wait=options.wait,
+        )
     if failed:
         print(f"{len(failed)} of {len(own)} cells failed; --list says why, --retry runs them again", file=sys.stderr)
     if options.report:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 from experiments.sweep.cells import DONE, ELSEWHERE, FAILED, Cell, note_failure, status
@@ -27,6 +27,18 @@ def _told_to_stop() -> Generator[list[int]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _ended_with_us(children: Iterable[subprocess.Popen]) -> Generator[None]:
+    """Stop the children that a block leaves, however it ends, and stay until they have ended."""
+    try:
+        yield
+    finally:
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.wait()
 
 
 def _started(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen:
@@ -72,7 +84,7 @@ def work(
     running: dict[subprocess.Popen, tuple[Cell, float]] = {}
     failed: dict[str, str] = {}
     look_again = 0.0
-    with _told_to_stop() as told:
+    with _told_to_stop() as told, _ended_with_us(running):
         while not told and (left or running or (wait and elsewhere)):
             while left and len(running) < processes and not told:
                 cell = left.popleft()
@@ -108,10 +120,6 @@ def work(
                 left, elsewhere = deque(elsewhere), []
             elif running or elsewhere:
                 time.sleep(TICK_S)
-        for child in running:
-            child.terminate()
-        for child in running:
-            child.wait()
     if told:
         raise Terminated if signal.SIGTERM in told else KeyboardInterrupt
     if elsewhere:

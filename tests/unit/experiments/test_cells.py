@@ -427,6 +427,35 @@ def test_a_real_sweep_runs_its_cells_and_writes_what_they_hold(tmp_path: Path, c
     assert (tmp_path / "results" / "methods.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_cells_of_one_command_share_compiled_programs_on_their_own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    first, second = (sweep.environment_of(cell, "/programs") for cell in some()[:2])
+    assert first["JAX_COMPILATION_CACHE_DIR"] == second["JAX_COMPILATION_CACHE_DIR"] == "/programs"
+    assert [first[sweep.CELL], second[sweep.CELL]] == [cell.name for cell in some()[:2]]
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/asked/for")
+    assert sweep.environment_of(some()[0], "/programs")["JAX_COMPILATION_CACHE_DIR"] == "/asked/for"
+
+
+def test_no_process_at_a_time_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected --processes of at least 1, got 0"):
+        sweep.run(["methods", "--streams", "digits", "--processes", "0"])
+
+
+def test_a_sweep_that_cannot_go_on_leaves_no_process_behind(tmp_path: Path) -> None:
+    fake, (first, second, *_) = Fake(tmp_path, "waits"), some()
+
+    def command(cell: Cell) -> tuple[Sequence[str], dict[str, str]]:
+        if cell.name == first.name:
+            return fake(cell)
+        while not (tmp_path / first.name / "waits").exists():
+            time.sleep(0.05)
+        return [str(tmp_path / "no such program")], {}
+
+    with pytest.raises(FileNotFoundError):
+        work(tmp_path, [first, second], command, processes=2)
+    assert (tmp_path / first.name / "stopped").exists()
+
+
 def test_a_sweep_with_a_failed_cell_says_so_in_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     words = ["variants", "--streams", "omniglot", "--rows", "prototypes", "--seeds", "0"]
     words += ["--data", f"omniglot={tmp_path / 'none'}", "--out", str(tmp_path / "runs")]
