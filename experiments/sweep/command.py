@@ -170,7 +170,8 @@ def run(words: Sequence[str]) -> int:
     number, count = which_shard(options.shard, os.environ)
     own = shard(cells, number, count)
     if options.list:
-        print(listing(root, [cell for cell in cells if cell in own]))
+        names = {cell.name for cell in own}
+        print(listing(root, [cell for cell in cells if cell.name in names]))
         return 0
     if options.processes < 1:
         raise ConfigError(f"expected --processes of at least 1, got {options.processes}")
@@ -189,7 +190,7 @@ def run(words: Sequence[str]) -> int:
     if options.report:
         left = [cell for cell in cells if status(root, cell).kind not in ("done", "failed")]
         if left and count > 1:
-            print(f"no report yet: {len(left)} cells of other shards aren't done; the last command writes it")
+            print(f"no report yet: {len(left)} of {len(cells)} cells aren't done; the last shard's command writes it")
         else:
             from experiments.sweep.collect import write_report
 
