@@ -1,4 +1,4 @@
-"""Cells: run once whoever runs them, taken up again after any death, listed as they are, shared out evenly."""
+"""Cells: run once whoever runs them, taken up again after any death, listed as they are."""
 
 import contextlib
 import csv
@@ -17,13 +17,14 @@ import pytest
 import experiments
 from experiments.sweep import cells, collect, processes
 from experiments.sweep import command as sweep
-from experiments.sweep.cells import Cell, cells_of, finished, listing, run_cell, shard, status
+from experiments.sweep.cells import Cell, cells_of, finished, listing, run_cell, status
 from experiments.sweep.definitions import SWEEPS
 from experiments.sweep.processes import work
 from experiments.sweep.rows import lines, method_rows
 from ntkcl_jax import preset
 from ntkcl_jax.config.codec import to_json
 from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
+from ntkcl_jax.terminal.console import Terminated
 
 ROOT = Path(experiments.__file__).parents[1]
 CHILD = """
@@ -349,45 +350,6 @@ def test_the_list_says_how_far_each_cell_is(tmp_path: Path) -> None:
     assert counts == f"5 cells in {tmp_path}: 1 done, 1 running, 1 unfinished, 1 failed, 1 free"
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 16, 400])
-def test_shards_hold_every_cell_once_and_cost_about_the_same(count: int) -> None:
-    own = cells_of(lines(SWEEPS["methods"], [], [], {}), (0, 1, 2, 3, 4))
-    parts = [shard(own, number, count) for number in range(1, count + 1)]
-    assert sorted(cell.name for part in parts for cell in part) == sorted(cell.name for cell in own)
-    assert parts == [shard(own, number, count) for number in range(1, count + 1)]
-    costs = [sum(cell.cost for cell in part) for part in parts]
-    assert max(costs) - min(costs) <= max(cell.cost for cell in own)
-
-
-def test_a_method_that_trains_costs_more_than_one_that_looks_once_and_a_large_network_more_than_a_small_one() -> None:
-    def cost(sweep_name: str, stream: str, row: str) -> float:
-        return cells_of(lines(SWEEPS[sweep_name], [stream], [row], {}), (0,))[0].cost
-
-    assert cost("methods", "digits", "prototypes") < cost("methods", "digits", "inflora")
-    assert cost("methods", "digits", "inflora") < cost("benchmarks", "cifar100", "prototypes")
-
-
-def slurm(task: int, first: int, last: int, step: int, count: int) -> dict[str, str]:
-    """What SLURM tells a task of an array."""
-    values = {"ID": task, "MIN": first, "MAX": last, "STEP": step, "COUNT": count}
-    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
-
-
-def test_a_slurm_arrays_tasks_are_shards_and_the_option_overrides_them() -> None:
-    assert [sweep.which_shard(None, slurm(i, 3, 9, 2, 4)) for i in (3, 5, 7, 9)] == [(n, 4) for n in (1, 2, 3, 4)]
-    assert sweep.which_shard(None, slurm(0, 0, 0, 1, 1)) == (1, 1)
-    assert sweep.which_shard("3/8", slurm(0, 0, 0, 1, 1)) == (3, 8)
-    assert sweep.which_shard(None, {}) == (1, 1)
-    with pytest.raises(ConfigError, match="without gaps, got 2 of 3-7; give --shard I/N"):
-        sweep.which_shard(None, slurm(3, 3, 7, 1, 2))
-
-
-@pytest.mark.parametrize("words", ["0/4", "5/4", "1", "1/0", "-1/2", "1/2/3", "a/b", ""])
-def test_a_shard_that_does_not_exist_is_refused(words: str) -> None:
-    with pytest.raises(ConfigError, match=f"expected --shard I/N with I from 1 to N, got '{words}'"):
-        sweep.which_shard(words, {})
-
-
 def test_files_are_told_by_stream_and_asked_for_where_they_are_needed() -> None:
     own = cells_of(lines(SWEEPS["variants"], ["omniglot", "digits"], ["paper"], {}), (0,))
     found = sweep.with_files(own, ["omniglot=a=b"], ["digits=w.npz"])
@@ -444,6 +406,28 @@ def test_cells_of_one_command_share_compiled_programs_on_their_own_machine(monke
     assert [first[sweep.CELL], second[sweep.CELL]] == [cell.name for cell in some()[:2]]
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/asked/for")
     assert sweep.environment_of(some()[0], "/programs")["JAX_COMPILATION_CACHE_DIR"] == "/asked/for"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on\n"),
+        (Terminated(), 143, "stopped; the same command goes on\n"),
+        (ConfigError("no row"), 2, "experiments.sweep: no row\n"),
+    ],
+)
+def test_the_command_says_how_it_ended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: BaseException, code: int, said: str
+) -> None:
+    def run(_: Sequence[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(sweep, "run", run)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        sweep.main()
+    signal.signal(signal.SIGTERM, before)
+    assert (ended.value.code, capsys.readouterr().err) == (code, said)
 
 
 def test_no_process_at_a_time_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Cluster scripts: they call the sweep with options that it has, give each worker its share, and stop when told."""
+"""Sweeps on clusters: shards hold each cell once, and scripts give each worker its own and stop when told."""
 
 import os
 import re
@@ -10,10 +10,53 @@ import pytest
 
 import experiments
 from experiments.sweep import command as sweep
+from experiments.sweep.cells import cells_of, shard
+from experiments.sweep.definitions import SWEEPS
+from experiments.sweep.rows import lines
 from ntkcl_jax import preset
+from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.terminal.options import parse_train
 
 CLUSTER = Path(experiments.__file__).parent / "cluster"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 16, 400])
+def test_shards_hold_every_cell_once_and_cost_about_the_same(count: int) -> None:
+    own = cells_of(lines(SWEEPS["methods"], [], [], {}), (0, 1, 2, 3, 4))
+    parts = [shard(own, number, count) for number in range(1, count + 1)]
+    assert sorted(cell.name for part in parts for cell in part) == sorted(cell.name for cell in own)
+    assert parts == [shard(own, number, count) for number in range(1, count + 1)]
+    costs = [sum(cell.cost for cell in part) for part in parts]
+    assert max(costs) - min(costs) <= max(cell.cost for cell in own)
+
+
+def test_a_method_that_trains_costs_more_than_one_that_looks_once_and_a_large_network_more_than_a_small_one() -> None:
+    def cost(sweep_name: str, stream: str, row: str) -> float:
+        return cells_of(lines(SWEEPS[sweep_name], [stream], [row], {}), (0,))[0].cost
+
+    assert cost("methods", "digits", "prototypes") < cost("methods", "digits", "inflora")
+    assert cost("methods", "digits", "inflora") < cost("benchmarks", "cifar100", "prototypes")
+
+
+def slurm(task: int, first: int, last: int, step: int, count: int) -> dict[str, str]:
+    """What SLURM tells a task of an array."""
+    values = {"ID": task, "MIN": first, "MAX": last, "STEP": step, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+def test_a_slurm_arrays_tasks_are_shards_and_the_option_overrides_them() -> None:
+    assert [sweep.which_shard(None, slurm(i, 3, 9, 2, 4)) for i in (3, 5, 7, 9)] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert sweep.which_shard(None, slurm(0, 0, 0, 1, 1)) == (1, 1)
+    assert sweep.which_shard("3/8", slurm(0, 0, 0, 1, 1)) == (3, 8)
+    assert sweep.which_shard(None, {}) == (1, 1)
+    with pytest.raises(ConfigError, match="without gaps, got 2 of 3-7; give --shard I/N"):
+        sweep.which_shard(None, slurm(3, 3, 7, 1, 2))
+
+
+@pytest.mark.parametrize("words", ["0/4", "5/4", "1", "1/0", "-1/2", "1/2/3", "a/b", ""])
+def test_a_shard_that_does_not_exist_is_refused(words: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected --shard I/N with I from 1 to N, got '{words}'"):
+        sweep.which_shard(words, {})
 
 
 def cluster(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
