@@ -11,6 +11,7 @@ commit) and theory_curves.csv (the table) to --out, and with --docs the table in
 import argparse
 import csv
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +30,8 @@ from analysis.theory.learning_curves import population_modes
 from analysis.theory.modes import modes
 from analysis.theory.subsets import SubsetErrors, subset_gcv, subset_leave_one_out, subset_rest_errors
 from analysis.theory.sweeps import sample_size_sweep
-from experiments.sweep.cells import markdown
+from experiments.commands import command_line
+from experiments.sweep.tables import markdown
 from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
 FRACTIONS = (1e-4, 1e-2, 1.0)
@@ -233,7 +235,7 @@ def write_into(page: Path, text: str) -> None:
 def main() -> None:
     """Measure, predict, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("experiments"), help="folder of the JSON and CSV files")
+    parser.add_argument("--out", type=Path, default=Path("experiments/results"), help="where JSON and CSV go")
     parser.add_argument("--docs", type=Path, help="page to write the table into; the figure goes to images/ beside it")
     parser.add_argument("--figure-only", action="store_true", help="table and figure again from theory_curves.json")
     options = parser.parse_args()
@@ -249,7 +251,8 @@ def main() -> None:
                 found = points(kernel(data.images), data.labels, data.sizes, data.draws)
                 cases += [{"data": name, "kernel": title, **case} for case in found]
                 print(f"{time.perf_counter() - start:6.1f} s  {name}: {title}", flush=True)
-        record = {"command": sys.argv, "commit": facts["git"], "versions": facts["versions"], "seed": SEED}
+        command = shlex.split(command_line(sys.argv))
+        record = {"command": command, "commit": facts["git"], "versions": facts["versions"], "seed": SEED}
         file.write_text(json.dumps({**record, "cases": cases}, indent=1) + "\n")
     head, rows = table(cases)
     with open(options.out / "theory_curves.csv", "w", newline="") as f:

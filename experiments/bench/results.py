@@ -2,23 +2,16 @@
 
 import json
 import platform
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import command_line
 from ntkcl_jax.runs.folder import provenance
 
 FIELDS = ("name", "ours", "other", "ratio", "unit", "device", "versions", "command", "commit")
 """What every result has: `ours` and `other` in `unit`, and `ratio` ours/other."""
 FOLDER = Path("experiments/bench/results")
-
-
-def command() -> str:
-    """What was typed to start this process."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    start = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else sys.argv[:1]
-    return shlex.join([*start, *sys.argv[1:]])
 
 
 def processor() -> str:
@@ -49,7 +42,7 @@ def result(name: str, ours: float, other: float, unit: str, device: str, **more:
         "unit": unit,
         "device": device,
         "versions": facts["versions"],
-        "command": command(),
+        "command": command_line(sys.argv),
         "commit": facts["git"],
         "machine": {"system": facts["machine"], "processor": processor()},
         **more,

@@ -1,30 +1,41 @@
 """Cells of a sweep: one setting on one stream with one seed, in a run folder of its own.
 
-A cell is a run folder and nothing else: what is done, running, interrupted or free is read from the folders, so cells
-may be run in any order, by many processes on many machines that share a file system (`experiments.sweep.claims`).
+A cell is a run folder and nothing else: what is done, running, unfinished, failed or free is read from the folder. Its
+lock (`ntkcl_jax.runs.folder`) keeps other processes out, on other machines too where their file system passes locks on.
 """
 
+import contextlib
+import fcntl
+import json
 import sys
-import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.sweep.claims import BEAT_S, DEATHS, STALE_S, ClaimLost, State, deaths, state, take
-from experiments.sweep.entries import settings_key
-from experiments.sweep.rows import Line, one_stream
+from experiments.sweep.results import settings_key
+from experiments.sweep.rows import Line
+from experiments.sweep.streams import one_stream
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import read_json, to_json
-from ntkcl_jax.errors import NtkclError
+from ntkcl_jax.errors import NtkclError, RunFolderError
+from ntkcl_jax.terminal.progress import plain_text
 
-POLL_S = 15.0
+DONE, FAILED, ELSEWHERE = 0, 1, 75
+"""Exit codes of a cell's process: it ran; it said why it can't; another process holds its folder (EX_TEMPFAIL)."""
+ONE_PASS = ("prototypes", "sequential", "joint", "ridge")
+"""Methods that look at each image once and train no module inside the backbone."""
+WHY = "failed.json"
+"""File of a run folder that says why the cell failed; it is gone once the cell is tried again."""
+
+LONGEST = 500
+"""Characters of such a reason."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one process runs at a time.
+    """What one process runs.
 
     Attributes:
         stream: name of the stream.
@@ -41,20 +52,41 @@ class Cell:
         """Name of its run folder."""
         return f"{self.stream}--{self.row}--seed{self.config.seeds[0]}".replace(" ", "_")
 
+    @property
+    def cost(self) -> float:
+        """Roughly, beside other cells: multiply-adds of the backbone for one image, times passes over the images."""
+        net = self.config.model.backbone
+        forward = net.depth * net.tokens * net.dim * (12 * net.dim + 2 * net.tokens)
+        passes = [1 if m in ONE_PASS else 1 + 3 * self.config.optimizer.epochs for m in self.config.methods]
+        return forward * sum(passes)
+
 
 @dataclass(frozen=True)
 class Status:
-    """How far a cell is: `done`, `running`, `interrupted`, `failed` or `free`, and what more there is to say."""
+    """How far a cell is: `done`, `running`, `unfinished`, `failed` or `free`, and what more there is to say."""
 
     kind: str
-    detail: str
-    claim: State
+    detail: str = ""
 
 
 def cells_of(lines: Sequence[Line], seeds: Sequence[int]) -> list[Cell]:
-    """The cells that fill the lines, those of one compiled program one after the other."""
+    """The cells that fill the lines, in their order."""
     rows = dict.fromkeys((line.stream, line.row.name, line.config) for line in lines)
     return [Cell(s, row, replace(config, seeds=(seed,))) for s, row, config in rows for seed in seeds]
+
+
+def shard(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
+    """One of `count` parts of the cells, the same on every machine.
+
+    The costliest cells come first and are dealt round like cards, so that parts cost about the same and a machine that
+    runs several at a time ends with short ones.
+
+    Args:
+        cells: all of them.
+        number: which part, from 1.
+        count: how many parts.
+    """
+    return sorted(cells, key=lambda cell: -cell.cost)[number - 1 :: count]
 
 
 def finished(folder: Path, config: RunConfig) -> bool:
@@ -81,117 +113,79 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def status(root: Path, cell: Cell, stale_s: float = STALE_S) -> Status:
+def in_use(folder: Path) -> bool:
+    """Tell whether a process holds a run folder's lock."""
+    try:
+        with (folder / ".lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock file: nobody has begun; a file system without locks: the run itself says so
+        return False
+    return False
+
+
+def status(root: Path, cell: Cell) -> Status:
     """Read how far a cell is from its folder.
 
     Args:
         root: folder of the run folders.
         cell: which one.
-        stale_s: see `experiments.sweep.claims.state`.
     """
     folder = root / cell.name
-    claim = state(folder, stale_s)
-    owner = claim.owner or {}
     if is_other_run(folder, cell.config):
-        return Status("failed", "the folder holds a run with other settings: choose another --out", claim)
+        return Status("failed", "the folder holds a run with other settings: choose another --out")
     if finished(folder, cell.config):
-        took = f" in {owner['seconds']:.0f} s on {owner['host']}" if claim.kind == "done" else ""
-        return Status("done", took.strip(), claim)
-    match claim.kind:
-        case "running":
-            detail = f"by {claim.who} since {owner.get('since', '?')}, last seen {claim.silent_s:.0f} s ago"
-            return Status("running", detail, claim)
-        case "failed":
-            return Status("failed", owner.get("error", "no message"), claim)
-        case "dead" if deaths(folder) >= DEATHS:
-            return Status("failed", f"its last {DEATHS} processes died, the last was {claim.who}", claim)
-        case "dead":
-            return Status("interrupted", f"{claim.who} died, last seen {claim.silent_s:.0f} s ago", claim)
-        case "released":
-            return Status("interrupted", f"{claim.who} was stopped", claim)
-    return Status("interrupted" if (folder / "config.json").exists() else "free", "", claim)
+        return Status("done")
+    if in_use(folder):
+        return Status("running")
+    if (folder / WHY).exists():
+        why = str(_read(folder / WHY).get("error", "no message"))[:LONGEST]
+        return Status("failed", " ".join(plain_text(why).split()))
+    return Status("unfinished" if (folder / "config.json").exists() else "free")
 
 
-def run_cell(folder: Path, cell: Cell) -> None:
-    """Run a cell, or what is left of it; the folder may hold claims already."""
-    from ntkcl_jax import train
-
-    make = one_stream(cell.stream).arrays
-    train(cell.config, folder, arrays=make() if make else None, resume=True, quiet=True)
-
-
-def work(
-    root: Path,
-    cells: Sequence[Cell],
-    *,
-    retry: bool = False,
-    wait: bool = False,
-    stale_s: float = STALE_S,
-    beat_s: float = BEAT_S,
-) -> list[str]:
-    """Run every cell that nobody else runs or has run, until a whole look around finds none.
-
-    Args:
-        root: folder of the run folders.
-        cells: in this order.
-        retry: run failed cells again too, each once.
-        wait: go on until no cell is running anywhere, so that those whose owners die are taken over.
-        stale_s: see `experiments.sweep.claims.state`.
-        beat_s: seconds between two signs of life.
-
-    Returns:
-        A line for each cell that failed here.
-    """
-    import jax
-
-    failed: dict[str, str] = {}
-    compiled = None
-    while True:
-        took = running = False
-        for cell in cells:
-            now = status(root, cell, stale_s)
-            running = running or now.kind == "running"
-            wanted = ("free", "interrupted", "failed") if retry else ("free", "interrupted")
-            if now.kind not in wanted or cell.name in failed:
-                continue
-            claim = take(root / cell.name, now.claim.number)
-            if claim is None:
-                running = True
-                continue
-            took = True
-            if compiled != (compiled := (cell.stream, cell.row)):
-                jax.clear_caches()  # programs of the last row would only fill the memory
-            begin = time.perf_counter()
-            try:
-                with claim.held(beat_s):
-                    run_cell(root / cell.name, cell)
-            except ClaimLost as error:
-                print(f"lost   {cell.name}: {error}", flush=True)
-                continue
-            except Exception as error:  # one cell that can't run mustn't stop the others
-                if not isinstance(error, NtkclError):
-                    traceback.print_exc()
-                failed[cell.name] = f"{cell.name}: {' '.join(str(error).split())}"
-                print(f"failed {failed[cell.name]}", file=sys.stderr, flush=True)
-                continue
-            print(f"done   {cell.name} in {time.perf_counter() - begin:.0f} s", flush=True)
-        if not took and not (wait and running):
-            return list(failed.values())
-        if not took:
-            time.sleep(min(POLL_S, stale_s / 4))
-
-
-def listing(root: Path, cells: Sequence[Cell], stale_s: float = STALE_S) -> str:
+def listing(root: Path, cells: Sequence[Cell]) -> str:
     """A line for each cell, and how many there are of each kind."""
-    found = [(cell, status(root, cell, stale_s)) for cell in cells]
-    width = max(len(cell.name) for cell in cells)
-    out = [f"{now.kind:<11}  {cell.name:<{width}}  {now.detail}".rstrip() for cell, now in found]
+    found = [(cell, status(root, cell)) for cell in cells]
+    width = max((len(cell.name) for cell in cells), default=0)
+    out = [f"{now.kind:<10}  {cell.name:<{width}}  {now.detail}".rstrip() for cell, now in found]
     kinds = [now.kind for _, now in found]
-    counts = [f"{kinds.count(k)} {k}" for k in ("done", "running", "interrupted", "failed", "free") if k in kinds]
+    counts = [f"{kinds.count(k)} {k}" for k in ("done", "running", "unfinished", "failed", "free") if k in kinds]
     return "\n".join([*out, f"{len(cells)} cells in {root}: {', '.join(counts)}"])
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines) + "\n"
+def note_failure(folder: Path, why: str) -> None:
+    """Leave word in a run folder of why its cell failed, as far as the disk allows."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WHY).write_text(json.dumps({"error": why}) + "\n", encoding="utf-8")
+
+
+def run_cell(root: Path, cell: Cell) -> int:
+    """Run a cell, or what is left of it, in this process.
+
+    Args:
+        root: folder of the run folders.
+        cell: which one.
+
+    Returns:
+        `DONE`, `FAILED` (standard error and the folder say why), or `ELSEWHERE`.
+    """
+    from ntkcl_jax import train
+
+    folder, make = root / cell.name, one_stream(cell.stream).arrays
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / WHY).unlink(missing_ok=True)
+        train(cell.config, folder, arrays=make() if make else None, resume=True, quiet=True)
+    except Exception as error:  # a cell that can't run says so and lets the others go on
+        if isinstance(error, RunFolderError) and in_use(folder):
+            return ELSEWHERE
+        if not isinstance(error, NtkclError):
+            traceback.print_exc()
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+        print(f"failed {cell.name}: {why}", file=sys.stderr, flush=True)
+        note_failure(folder, why)
+        return FAILED
+    return DONE

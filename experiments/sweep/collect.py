@@ -1,4 +1,4 @@
-"""Write a sweep's tables from run folders alone: a section of a page, a CSV and a figure beside it.
+"""Write a sweep's tables from run folders alone: a section of a page, a CSV and a figure in results/ beside it.
 
     python -m experiments.sweep.collect methods --runs runs/methods --report experiments/RESULTS.md
     python -m experiments.sweep.collect variants --streams digits scripts omniglot --runs HERE THERE --report FILE
@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.sweep.command import asked, planned
-from experiments.sweep.entries import entries_of, read_records
+from experiments.sweep.definitions import SWEEPS
+from experiments.sweep.results import entries_of, read_records
 from experiments.sweep.rows import Line
-from experiments.sweep.sweeps import SWEEPS
-from experiments.sweep.tables import as_csv, draw, section
+from experiments.sweep.tables import RESULTS, as_csv, draw, section
 from ntkcl_jax.errors import ConfigError, NtkclError
 from ntkcl_jax.plots.style import save
 from ntkcl_jax.terminal.console import USER_ERROR
@@ -61,7 +61,7 @@ def write_report(
         lines: of its tables.
         seeds: that are expected.
         runs: folders in or below which run folders lie.
-        page: the Markdown file; CSV and figure go beside it, named after the sweep.
+        page: the Markdown file; CSV and figure go into the folder `results` beside it, named after the sweep.
         changes: `field=value` words that the lines were made with, to be said.
 
     Returns:
@@ -76,12 +76,13 @@ def write_report(
         raise ConfigError(f"no result of {name} with these settings below {', '.join(map(str, runs))}")
     text = section(name, SWEEPS[name], entries, changes, unreadable)
     whole = page_with(page.read_text(encoding="utf-8") if page.exists() else "", name, text)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    for path, content in ((page.with_name(f"{name}.csv"), as_csv(name, entries)), (page, whole)):
+    beside = page.parent / RESULTS
+    beside.mkdir(parents=True, exist_ok=True)
+    for path, content in ((beside / f"{name}.csv", as_csv(name, entries)), (page, whole)):
         fresh = path.with_name(path.name + ".tmp")
         fresh.write_text(content, encoding="utf-8")
         fresh.replace(path)
-    save(draw(entries), page.with_name(f"{name}.png"))
+    save(draw(entries), beside / f"{name}.png")
     return text
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from experiments.sweep.cells import markdown
-from experiments.sweep.entries import METRICS, MUST_AGREE, Entry
 from experiments.sweep.published import Range
+from experiments.sweep.results import METRICS, MUST_AGREE, Entry
 from experiments.sweep.rows import Sweep
 from ntkcl_jax.plots.style import COLOURS, GREY, style
 from ntkcl_jax.terminal.tables import percent
 
+RESULTS = "results"
+"""Folder beside the page for what is too wide or too long for it."""
 HEADS = ("Ā", "A_T", "F")
 SHORT = 8
 """Digits of a hash in a table; the list below it has the whole ones."""
@@ -21,6 +22,12 @@ COMMANDS = 3
 """A section names at most so many commands; the CSV has that of every line."""
 FAR_BELOW = 0.3
 """A point so far below the panel's median is written at the edge instead of squeezing the others together."""
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines) + "\n"
 
 
 def by_stream(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -31,7 +38,7 @@ def by_stream(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return found
 
 
-def cell(entry: Entry, metric: str) -> str:
+def number(entry: Entry, metric: str) -> str:
     """Mean ± standard deviation in percent; a dash without a number."""
     found = entry.metric(metric)
     return percent(found[0], found[1]) if found else "–"
@@ -55,7 +62,7 @@ def overview(entries: Sequence[Entry]) -> str:
     rows = []
     for name in names:
         own = {e.line.stream: e for e in entries if e.line.name == name}
-        shown = [cell(own[s], "final_accuracy") if s in own else "–" for s in streams]
+        shown = [number(own[s], "final_accuracy") if s in own else "–" for s in streams]
         found = [own[s].metric("final_accuracy") if s in own else None for s in streams]
         finals = [f[0] for e, f in zip(own.values(), found, strict=False) if f and len(e.records) == len(e.seeds)]
         rows.append([name, *shown, percent(statistics.fmean(finals)) if len(finals) == len(streams) else "–"])
@@ -71,7 +78,7 @@ def stream_table(entries: Sequence[Entry]) -> str:
         known = [span(e.reported.average), span(e.reported.final)] if e.reported else ["–", "–"]
         hashes = [_short(e.fact(name)) for name in ("commit", "weights", "images")]
         notes = "; ".join([*([f"refused: {e.refused}"] if e.refused else []), *e.notes])
-        metrics = [cell(e, metric) for metric in METRICS]
+        metrics = [number(e, metric) for metric in METRICS]
         rows.append([e.line.name, e.line.origin, *metrics, count(e), *(known if published else []), *hashes, notes])
     return markdown([*head, "commit", "weights", "images", "notes"], rows)
 
@@ -116,8 +123,8 @@ def section(
     if len(streams) > 1:
         parts.append(overview(entries))
     parts += [f"### {stream}\n\n{stream_table(own)}" for stream, own in streams.items()]
-    parts.append(f"![A_T of every line]({name}.png)\n")
-    parts.append(f"Every number with all its digits: [{name}.csv]({name}.csv).\n\n{provenance(entries)}")
+    parts.append(f"![A_T of every line]({RESULTS}/{name}.png)\n")
+    parts.append(f"Every number with all its digits: [{name}.csv]({RESULTS}/{name}.csv).\n\n{provenance(entries)}")
     if unreadable:
         parts.append("Run folders that can't be read:\n\n" + "\n".join(f"- {line}" for line in unreadable) + "\n")
     return "\n".join(parts)

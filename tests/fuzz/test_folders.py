@@ -13,7 +13,7 @@ from analysis.records.checkpoints import open_run
 from analysis.report.reading import read_run
 from analysis.store import load_analysis
 from analysis.store.files import sha256
-from experiments.sweep import cells, claims
+from experiments.sweep import cells
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import MetricsLog, read_metrics
@@ -196,15 +196,14 @@ def test_a_stores_manifest_leads_nowhere(kernel: Path, name: str, sha: Any) -> N
     assert with_file(path, content, store_readers(kernel)[:1]) == [2]
 
 
-@fuzz(30, value=JUNK, field=st.sampled_from(["pid", "started", "machine", "ended", "host"]), text=HOSTILE)
-def test_a_claim_of_any_content_is_understood(tmp_path: Path, value: Any, field: str, text: str) -> None:
-    """Claims of other processes are read by every one that looks for work."""
-    shutil.rmtree(tmp_path / "claims", ignore_errors=True)
-    claim = claims.take(tmp_path, 0)
-    assert claim is not None
-    for content in (json.dumps(claim.owner | {field: value}), text):
-        write(claim.path, content)
-        found = claims.state(tmp_path)
-        assert isinstance(found.kind, str)
-        assert isinstance(found.who, str)
-        claims.deaths(tmp_path)
+@fuzz(30, value=JUNK, text=HOSTILE)
+def test_what_a_failed_cell_left_is_one_line_whatever_it_holds(tmp_path: Path, value: Any, text: str) -> None:
+    """`--list` shows it, and other processes may have written it."""
+    cell = cells.Cell("digits", "fuzz", tiny.config())
+    file = tmp_path / cell.name / cells.WHY
+    file.parent.mkdir(exist_ok=True)
+    for content in (json.dumps({"error": value}), json.dumps({"error": text}), text):
+        write(file, content)
+        found = cells.status(tmp_path, cell)
+        assert found.kind == "failed"
+        assert found.detail == "" or found.detail.isprintable()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from analysis.cli import NTK_ANALYSIS
-from experiments.sweep.rows import changed, leaves, parse_changes
+from experiments.sweep.settings import changed, leaves, parse_changes
 from ntkcl_jax import cli
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import from_json, parse_json, to_json

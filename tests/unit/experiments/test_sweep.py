@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from experiments.sweep import dev_streams
+from experiments.sweep import streams
 from experiments.sweep.cells import cells_of
 from experiments.sweep.collect import page_with, write_report
-from experiments.sweep.entries import Entry, Record, entries_of, read_records
+from experiments.sweep.definitions import NANO_RATES, OFFLINE, SWEEPS
 from experiments.sweep.published import reported
-from experiments.sweep.rows import Line, changed, leaves, lines, method_rows, one_stream, stream_config
-from experiments.sweep.sweeps import NANO_RATES, OFFLINE, SWEEPS
+from experiments.sweep.results import Entry, Record, entries_of, read_records
+from experiments.sweep.rows import Line, lines, method_rows
+from experiments.sweep.settings import changed, leaves
+from experiments.sweep.streams import one_stream, stream_config
 from experiments.sweep.tables import as_csv, draw, section, stream_table
 from ntkcl_jax import preset
 from ntkcl_jax.config import RunConfig
@@ -136,7 +139,7 @@ def test_hyper_parameters_are_chosen_on_other_seeds_and_streams() -> None:
     for other in SWEEPS.values():
         assert other in (choice, rates) or not set(other.seeds) & set(choice.seeds)
     assert stream_config("icons", {}).data.classes_per_task == 10
-    assert one_stream("dev-digits").arrays is dev_streams.dev_digits
+    assert one_stream("dev-digits").arrays is streams.dev_digits
     assert "hyper-parameters on these very images" in SWEEPS["methods"].about
 
 
@@ -287,7 +290,9 @@ def test_a_new_section_leaves_the_others_as_they_are(tmp_path: Path) -> None:
     write_report("variants", [PAPER], (0,), [tmp_path / "runs"], file, [])
     assert "new\n" in file.read_text()
     assert "| paper | ours | 75.00 | 50.00 | 50.00 | 1 | c1 | w1 | i1 |  |" in file.read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.md", "runs", "variants.csv", "variants.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.md", "results", "runs"]
+    assert sorted(p.name for p in (tmp_path / "results").iterdir()) == ["variants.csv", "variants.png"]
+    assert all((tmp_path / link).is_file() for link in re.findall(r"\]\((.*?)\)", file.read_text()))
 
 
 def test_cells_and_lines_agree_about_settings(tmp_path: Path) -> None:

@@ -257,10 +257,10 @@ def test_what_means_nothing_is_refused(call):
 
 
 def test_the_table_in_the_docs_is_that_of_the_measured_points():
-    from experiments.sweep.cells import markdown
+    from experiments.sweep.tables import markdown
     from experiments.theory_curves import table
 
     root = Path(__file__).parents[4]
-    cases = json.loads((root / "experiments" / "theory_curves.json").read_text())["cases"]
+    cases = json.loads((root / "experiments" / "results" / "theory_curves.json").read_text())["cases"]
     text = markdown(*table(cases))
     assert text in (root / "docs" / "theory.md").read_text()

@@ -7,14 +7,15 @@ the numbers don't count; what isn't a setting (weights, images, commit, versions
 
 import json
 import os
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import command_line
 from experiments.sweep.published import Reported, reported
-from experiments.sweep.rows import Line, leaves
+from experiments.sweep.rows import Line
+from experiments.sweep.settings import leaves
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import to_json
 from ntkcl_jax.errors import RunFolderError
@@ -77,22 +78,6 @@ def facts_of(header: dict[str, Any]) -> dict[str, str]:
         "packages": packages,
         "command": command_line(header.get("command") or []),
     }
-
-
-def command_line(words: Sequence[str]) -> str:
-    """A stored `sys.argv` as one would type it.
-
-    Example:
-        >>> command_line(["/a/experiments/sweep.py", "methods", "--data", "cifar100=my data"])
-        "python -m experiments.sweep methods --data 'cifar100=my data'"
-    """
-    if not words:
-        return ""
-    path = Path(words[0])
-    if path.suffix != ".py":
-        return shlex.join([path.name, *words[1:]])
-    module = path.parent.name if path.stem == "__main__" else f"{path.parent.name}.{path.stem}"
-    return shlex.join(["python", "-m", module, *words[1:]])
 
 
 def run_folders(roots: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The sweeps by name."""
+"""The sweeps by name: what `python -m experiments.sweep NAME` runs, and why."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -206,4 +206,4 @@ SWEEPS: dict[str, Sweep] = {
         (100, 101),
     ),
 }
-"""What `python -m experiments.sweep` takes."""
+"""Every sweep."""
