@@ -313,7 +313,7 @@ def made_of(value: Any, form: type[Read]) -> Read:
 
 
 def _place(value: Any, form: type[Form], error: str, path: str) -> str:
-    """The path of an error with the keys of objects, of which msgspec tells none: found by trying one after the other.
+    """The path of an error with the keys of objects, of which msgspec tells none.
 
     Args:
         value: what was refused; it loses the keys that are right.
@@ -324,22 +324,31 @@ def _place(value: Any, form: type[Form], error: str, path: str) -> str:
     place, here = "", value
     for name, index, gap in re.findall(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]", path):
         if gap:
-            every = list(here.items())
-            for key, part in every:
+            left = list(here.items())
+            while len(left) > 1:  # by halves, as a file can have any number of keys
+                half = len(left) // 2
                 here.clear()
-                here[key] = part
-                try:
-                    convert(value, form, str_keys=True)
-                except ValidationError as other:
-                    if str(other) == error:
-                        name, here = short_name(key, 40), part
-                        break
-            else:
-                return place
+                here.update(left[:half])
+                left = left[:half] if _refusal(value, form) == error else left[half:]
+            here.clear()
+            here.update(left)
+            if _refusal(value, form) != error:
+                return place.removeprefix(".")
+            key, here = left[0]
+            name = short_name(key, 40)
         else:
             here = here[int(index) if index else name]
         place += f"[{index}]" if index else f".{name}"
     return place.removeprefix(".")
+
+
+def _refusal(value: Any, form: type[Form]) -> str:
+    """What msgspec has against a value; nothing where that is right."""
+    try:
+        convert(value, form, str_keys=True)
+    except (ValidationError, UnicodeError) as error:
+        return str(error)
+    return ""
 
 
 def check_shape(name: str, values: Any, *sizes: int) -> None:

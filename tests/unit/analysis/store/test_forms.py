@@ -164,6 +164,15 @@ def test_a_required_key_that_is_absent_is_named(files: dict[str, str], name: str
     assert missed == required(FORMS[name])
 
 
+def test_one_wrong_key_among_very_many_is_found(files: dict[str, str], tmp_path: Path) -> None:
+    value = json.loads(files["config.json"])
+    value["scenarios"] = {str(seed): {"class_order": [0], "task_sizes": [1]} for seed in range(50_000)}
+    value["versions"] = {f"package {i}": "1" for i in range(50_000)}
+    value["versions"]["package 31416"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(value))
+    refused(lambda: read_form(tmp_path / "config.json", ConfigFile), "versions.package 31416: expected `str`")
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "9" * 30])
 def test_numbers_that_are_none_are_refused(files: dict[str, str], tmp_path: Path, number: str) -> None:
     path = tmp_path / "gaps.json"
