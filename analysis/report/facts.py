@@ -1,14 +1,15 @@
 """The few numbers of a run that its verdict and its captions speak of; None where they can't be known."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from analysis.report.reading import RunFiles, floats, known
 from analysis.report.theory_figures import stack
+from analysis.store.forms import Matrix
+from analysis.store.study_forms import ForecastFile, GapsFile, KernelFigures, SummaryFile
 
 CLIP = 1.0
 """Largest loss that a bound counts, where `gaps.json` doesn't say."""
@@ -48,16 +49,16 @@ def correlation(x: Sequence[float | None], y: Sequence[float | None]) -> float |
 
 def shown_method(files: RunFiles) -> str:
     """The method that the report is about: NTK-CL, or else the first one."""
-    methods = list(files.results["summary"]) if files.results else files.config["config"]["methods"]
+    methods = list(files.results.summary) if files.results else files.config.config.methods
     return METHOD if METHOD in methods or not methods else methods[0]
 
 
-def by_method(files: RunFiles) -> dict[str, dict[str, Any]]:
+def by_method(files: RunFiles) -> dict[str, SummaryFile]:
     """Summary of the kernels of every method that has one, the run's own first."""
     return ({files.method: files.summary} if files.summary else {}) | files.others
 
 
-def pairs_of(matrix: Sequence[Sequence[float | None]]) -> list[float]:
+def pairs_of(matrix: Matrix) -> list[float]:
     """Entries above the diagonal that are known."""
     return known(value for t, row in enumerate(matrix) for value in row[t + 1 :])
 
@@ -89,41 +90,46 @@ class KernelFacts:
     closest_ratio: float | None
 
 
-def kernel_facts(summary: Mapping[str, Any]) -> KernelFacts:
+def kernel_facts(summary: SummaryFile) -> KernelFacts:
     """Reduce `summary.json` to a few numbers."""
-    seeds = list(summary["seeds"].values())
-    first = [part["checkpoints"][min(part["checkpoints"], key=int)] for part in seeds]
-    last = [part["checkpoints"][max(part["checkpoints"], key=int)] for part in seeds]
-
-    def of_pairs(checkpoints: list[Mapping[str, Any]], name: str) -> float | None:
-        return mean(value for figures in checkpoints for value in pairs_of(figures[name]))
-
-    drift = mean(value for part in seeds for figures in part["checkpoints"].values() for value in figures["drift"])
-    tasks, ratios = seeds[0]["tasks"], np.triu(np.nan_to_num(floats(last[0]["inter_intra_ratio"])), 1)
+    seeds = list(summary.seeds.values())
+    first, last = [seed.first for seed in seeds], [seed.last for seed in seeds]
+    drift = mean(value for seed in seeds for figures in seed.checkpoints.values() for value in figures.drift)
+    tasks, ratios = seeds[0].tasks, np.triu(np.nan_to_num(floats(last[0].inter_intra_ratio)), 1)
     several = len(tasks) > 1
     t, k = divmod(int(np.argmax(ratios)), len(tasks))
     return KernelFacts(
-        of_pairs(first, "inter_intra_ratio"), of_pairs(last, "inter_intra_ratio"), of_pairs(last, "unrelated_ratio"),
-        of_pairs(last, "same_task_ratio"), drift,
-        mean(value for figures in last for value in figures["effective_dimension"]),
-        mean(value for figures in last for value in figures["target_alignment"]),
+        mean(value for figures in first for value in pairs_of(figures.inter_intra_ratio)),
+        mean(value for figures in last for value in pairs_of(figures.inter_intra_ratio)),
+        mean(value for figures in last for value in pairs_of(figures.unrelated_ratio)),
+        mean(value for figures in last for value in pairs_of(figures.same_task_ratio)),
+        drift,
+        mean(value for figures in last for value in figures.effective_dimension),
+        mean(value for figures in last for value in figures.target_alignment),
         (tasks[t], tasks[k]) if several else None, float(ratios[t, k]) if several else None,
     )  # fmt: skip
+
+
+OVER_CHECKPOINTS: dict[str, Callable[[KernelFigures], Iterable[float | None]]] = {
+    "inter_intra_ratio": lambda figures: pairs_of(figures.inter_intra_ratio),
+    "effective_dimension": lambda figures: figures.effective_dimension,
+    "target_alignment": lambda figures: figures.target_alignment,
+    "drift": lambda figures: figures.drift,
+}
+"""The numbers of a checkpoint whose means are compared over checkpoints."""
 
 
 def method_curves(files: RunFiles) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Checkpoint and mean over tasks (or pairs of tasks) of the first seed, by method and figure."""
 
-    def points(summary: Mapping[str, Any], name: str) -> list[tuple[int, float]]:
-        checkpoints = next(iter(summary["seeds"].values()))["checkpoints"]
-        values = {
-            int(c): mean(pairs_of(figures[name]) if name == "inter_intra_ratio" else figures[name])
-            for c, figures in checkpoints.items()
-        }
-        return [(c, value) for c, value in sorted(values.items()) if value is not None]
+    def points(summary: SummaryFile, values: Callable[[KernelFigures], Iterable[float | None]]) -> list:
+        means = ((c, mean(values(figures))) for c, figures in sorted(summary.first_seed[1].checkpoints.items()))
+        return [(c, value) for c, value in means if value is not None]
 
-    names = ("inter_intra_ratio", "effective_dimension", "target_alignment", "drift")
-    return {method: {name: points(made, name) for name in names} for method, made in by_method(files).items()}
+    return {
+        method: {name: points(made, values) for name, values in OVER_CHECKPOINTS.items()}
+        for method, made in by_method(files).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -155,23 +161,26 @@ class GapFacts:
     identity: float | None
 
 
-def gap_facts(gaps: Mapping[str, Any]) -> GapFacts:
+def gap_facts(gaps: GapsFile) -> GapFacts:
     """Reduce `gaps.json` to a few numbers."""
-    clip = gaps.get("clip") or CLIP
-    every = [gap for part in gaps["seeds"].values() for gap in part["by_task"]]
-    earlier = [gap for part in gaps["seeds"].values() for gap in part["by_task"][:-1]]
+    every = gaps.every
+    earlier = [gap for seed in gaps.seeds.values() for gap in seed.by_task[:-1]]
     cross = [sum(v for name, v in stack(gap).items() if name.startswith("cross")) for gap in earlier]
-    bounds = known(gap["bound"]["value"] for gap in every)
-    identity = [relative(gap["total"], gap["direct"]) for gap in every]
+    bounds = known(gap.bound.value for gap in every)
     return GapFacts(
-        mean(gap["task_specific"] for gap in every), mean(gap["total"] for gap in every),
-        mean(gap["forgetting"] for gap in earlier), mean(cross),
-        mean(gap["network"]["total"] for gap in every), mean(gap["network"]["forgetting"] for gap in earlier),
-        median(gap["laziness"]["relative_error"] for gap in every),
-        median(relative(gap["loo"], gap["learned_test_loss"]) for gap in every),
-        (sum(value < clip for value in bounds), len(bounds)),
-        max(known(identity), default=None),
+        mean(gap.task_specific for gap in every), mean(gap.total for gap in every),
+        mean(gap.forgetting for gap in earlier), mean(cross),
+        mean(gap.network.total for gap in every), mean(gap.network.forgetting for gap in earlier),
+        median(gap.laziness.relative_error for gap in every),
+        median(relative(gap.loo, gap.learned_test_loss) for gap in every),
+        (sum(value < clip_of(gaps) for value in bounds), len(bounds)),
+        max(known(relative(gap.total, gap.direct) for gap in every), default=None),
     )  # fmt: skip
+
+
+def clip_of(gaps: GapsFile) -> float:
+    """Largest loss that the bounds of a file count."""
+    return gaps.clip or CLIP
 
 
 def relative(value: float | None, truth: float | None) -> float | None:
@@ -193,7 +202,7 @@ class ForecastFacts:
         cosine: median cosine between the predicted and the measured drift.
         error: median relative error of the drift.
         correlation: of predicted and measured loss changes.
-        worst: pair (from 0) of the largest relative error.
+        worst: old and new task (from 0, or its name) of the largest relative error.
         worst_error: that error.
         bias: mean of predicted minus measured loss change.
     """
@@ -202,7 +211,7 @@ class ForecastFacts:
     cosine: float | None
     error: float | None
     correlation: float | None
-    worst: tuple[int, int] | None
+    worst: tuple[int, int | str] | None
     worst_error: float | None
     bias: float | None
 
@@ -216,15 +225,15 @@ class ForecastFacts:
         return "direction" if self.cosine >= 0.6 else "no"
 
 
-def forecast_facts(forecast: Mapping[str, Any]) -> ForecastFacts:
+def forecast_facts(forecast: ForecastFile) -> ForecastFacts:
     """Reduce `forecast.json` to a few numbers."""
-    pairs = [pair for part in forecast["seeds"].values() for pair in part["pairs"]]
-    change = [(pair["predicted_loss_change"], pair["measured_loss_change"]) for pair in pairs]
-    judged = [pair for pair in pairs if pair["relative_error"] is not None]
-    worst = max(judged, key=lambda pair: pair["relative_error"], default=None)
+    pairs = [pair for seed in forecast.seeds.values() for pair in seed.pairs]
+    change = [(pair.predicted_loss_change, pair.measured_loss_change) for pair in pairs]
+    judged = [(pair.relative_error, pair) for pair in pairs if pair.relative_error is not None]
+    error, worst = max(judged, key=lambda one: one[0], default=(None, None))
     return ForecastFacts(
-        len(pairs), median(pair["cosine"] for pair in pairs), median(pair["relative_error"] for pair in pairs),
+        len(pairs), median(pair.cosine for pair in pairs), median(pair.relative_error for pair in pairs),
         correlation([a for a, _ in change], [b for _, b in change]),
-        (worst["old"], worst["new"]) if worst else None, worst["relative_error"] if worst else None,
+        (worst.old, worst.new) if worst else None, error,
         mean(a - b for a, b in change if a is not None and b is not None),
     )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from msgspec import to_builtins
 
 from analysis.measures import by_name
 from analysis.measures.catalogue import MEASURES
@@ -17,6 +18,7 @@ from analysis.plots.kernels import (
     spectrum_panel,
 )
 from analysis.report.reading import TaskKernel
+from analysis.store.study_forms import KernelFigures
 from ntkcl_jax.plots.accuracy import label
 from ntkcl_jax.plots.style import COLOURS, style
 
@@ -92,25 +94,25 @@ def _runs(values: Sequence[Any]) -> list[tuple[int, int]]:
 
 
 @style()
-def ratio_figure(values: Mapping[str, Any], tasks: Sequence[int], number: str) -> Figure:
+def ratio_figure(values: KernelFigures, tasks: Sequence[int], checkpoint: int) -> Figure:
     """Draw the inter/intra ratios of one checkpoint."""
     side = max(3.4, 0.42 * len(tasks) + 1.0)
     figure, axes = new_figure((side + 0.9, side))
-    image = ratio_panel(axes, values["inter_intra_ratio"], tasks)
-    axes.set_title(checkpoint_name(int(number)))
+    image = ratio_panel(axes, values.inter_intra_ratio, tasks)
+    axes.set_title(checkpoint_name(checkpoint))
     figure.colorbar(image, ax=axes, label="inter-task / intra-task kernel", shrink=0.85)
     return figure
 
 
 @style()
 def spectrum_figure(
-    values: Mapping[str, Any], tasks: Sequence[int], number: str, limits: tuple[float, float] | None
+    values: KernelFigures, tasks: Sequence[int], checkpoint: int, limits: tuple[float, float] | None
 ) -> Figure:
     """Draw the spectra of one checkpoint, on the eigenvalue axis of the others."""
     figure, axes = new_figure()
-    spectrum_panel(axes, values["spectrum"], tasks)
+    spectrum_panel(axes, values.spectrum, tasks)
     axes.set(
-        title=checkpoint_name(int(number)), ylabel="eigenvalue of the task's kernel", xlabel="index of the eigenvalue"
+        title=checkpoint_name(checkpoint), ylabel="eigenvalue of the task's kernel", xlabel="index of the eigenvalue"
     )
     if limits:
         axes.set_ylim(*limits)
@@ -132,7 +134,7 @@ def _tasks_legend(figure: Figure, axes: Axes, tasks: Sequence[int]) -> None:
 
 @style()
 def line_figure(checkpoints: Mapping[str, Any], tasks: Sequence[int], name: str) -> Figure:
-    """Draw a measure over checkpoints, a line for each task."""
+    """Draw a measure over checkpoints (figures by name, as `summary.json` has them), a line for each task."""
     figure, axes = new_figure()
     line_panel(axes, checkpoints, name, tasks)
     measure = by_name()[name]
@@ -164,10 +166,13 @@ def methods_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]
 
 
 @style()
-def share_figure(checkpoints: Mapping[str, Any]) -> Figure:
+def share_figure(checkpoints: Mapping[int, KernelFigures]) -> Figure:
     """Draw each parameter group's share of the kernel's trace over checkpoints."""
     figure, axes = new_figure()
-    share_panel(axes, checkpoints)
+    plain = to_builtins(checkpoints, str_keys=True)
+    for values in plain.values():
+        values["groups"] = {label(name, 24): group for name, group in values["groups"].items()}
+    share_panel(axes, plain)
     legend = axes.get_legend()
     if legend is not None:
         legend.remove()

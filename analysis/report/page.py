@@ -1,99 +1,91 @@
-"""The HTML of a report, built as a tree: the serialiser escapes every text and attribute, so no name can be markup."""
+"""The report's HTML: `page.html` filled by Jinja, which escapes every value, with `page.css` in it."""
 
 import base64
-from collections.abc import Sequence
-from importlib import resources
-from xml.etree import ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from analysis.report.tables import Table, cell
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-Node = ElementTree.Element
-STYLE = "page.css"
+from analysis.report.sections import Part
+from analysis.report.tables import SHOWN_ROWS, Table, cell
+from analysis.report.words import CAPTIONS
+
+TEMPLATE = "page.html"
 
 
-def node(tag: str, *children: "Node | str | None", **attributes: str) -> Node:
-    """Make an element; a trailing `_` in an attribute's name is dropped, None among the children is left out.
+@dataclass(frozen=True)
+class RunView:
+    """What the page shows of one run.
+
+    Attributes:
+        name: of the run.
+        verdict: sentences.
+        note: which seeds figures and sentences are about.
+        parts: what it contributes to each section, by the section's key.
+        svgs: its figures as SVG, by name.
+        provenance: terms and what they are.
+    """
+
+    name: str
+    verdict: Sequence[str]
+    note: str
+    parts: Mapping[str, Part]
+    svgs: Mapping[str, bytes]
+    provenance: Sequence[tuple[str, str]]
+
+
+def render_page(runs: Sequence[RunView], sections: Mapping[str, str], comparison: Table | None = None) -> bytes:
+    """Write the page.
+
+    Args:
+        runs: side by side.
+        sections: headings by key, in order.
+        comparison: the runs' main numbers, where there are several.
+
+    Returns:
+        HTML in UTF-8 that loads nothing.
 
     Example:
-        >>> ElementTree.tostring(node("p", "a < b ", node("b", "x"), " y", class_="n"), method="html").decode()
-        '<p class="n">a &lt; b <b>x</b> y</p>'
+        >>> page = render_page([RunView("<b>", ["It's so."], "", {}, {}, [("folder", "runs/a")])], {}).decode()
+        >>> "<h1>Report of <bdi>&lt;b&gt;</bdi></h1>" in page, "<dd><bdi>runs/a</bdi></dd>" in page
+        (True, True)
     """
-    made = Node(tag, {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()})
-    last: Node | None = None
-    for child in children:
-        if isinstance(child, str):
-            if last is None:
-                made.text = (made.text or "") + child
-            else:
-                last.tail = (last.tail or "") + child
-        elif child is not None:
-            made.append(child)
-            last = child
+    filled = _environment().get_template(TEMPLATE).render(
+        runs=runs, sections=sections, comparison=comparison, captions=CAPTIONS, shown_rows=SHOWN_ROWS
+    )  # fmt: skip
+    return filled.encode()
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("analysis.report", ""), autoescape=True, undefined=StrictUndefined, finalize=printable,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"cell": cell, "data_uri": data_uri}
     return made
 
 
-def name(text: str) -> Node:
-    """A name of users: its direction of writing doesn't reach the text around it."""
-    return node("bdi", text)
+def printable(value: Any) -> Any:
+    r"""Replace what no line of text has: control signs, signs that turn the direction of writing, half characters.
 
+    Every value on the page passes through here, whatever was or wasn't done to it before.
 
-def picture(svg: bytes, alt: str, width_inches: float) -> Node:
-    """An embedded figure; a wide one scrolls in its own frame on a narrow screen, so that its text stays legible.
-
-    Args:
-        svg: the figure.
-        alt: what it shows, for those who don't see it.
-        width_inches: as it was drawn.
+    Example:
+        >>> printable("a\x1b[2J" + chr(0x202E)), printable("94\xa0%"), printable(3)
+        ('a?[2J?', '94\xa0%', 3)
     """
-    source = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-    image = node("img", src=source, alt=alt, style=f"min-width:{min(round(width_inches * 60), 900)}px")
-    return node("div", image, class_="picture", style=f"max-width:{round(width_inches * 110)}px")
+    if not isinstance(value, str) or isinstance(value, Markup):  # markup comes from the template alone
+        return value
+    return value if value.isprintable() else "".join(c if c.isprintable() or c == "\xa0" else "?" for c in value)
 
 
-def table(made: Table) -> Node:
-    """A table; a wide one scrolls in its own frame."""
-    head = node("tr", *(node("th", text, scope="col") for text in made.header))
-    rows = [node("tr", *(node("td", _cell(value)) for value in row)) for row in made.rows]
-    inside = node("table", node("caption", made.title), node("thead", head), node("tbody", *rows))
-    return node("div", inside, class_="table")
+def data_uri(svg: bytes) -> str:
+    """A figure as an address that holds it.
 
-
-def _cell(value: str | float | None) -> Node | str:
-    return name(value) if isinstance(value, str) else cell(value)
-
-
-def facts(pairs: Sequence[tuple[str, str]]) -> Node:
-    """A list of terms and what they are."""
-    rows = [node("div", node("dt", term), node("dd", name(value))) for term, value in pairs]
-    return node("dl", *rows)
-
-
-def document(title: str, body: Sequence[Node]) -> bytes:
-    """The whole page as UTF-8.
-
-    Args:
-        title: of the window.
-        body: what stands on the page.
+    Example:
+        >>> data_uri(b"<svg/>")
+        'data:image/svg+xml;base64,PHN2Zy8+'
     """
-    style = (resources.files("analysis.report") / STYLE).read_text(encoding="utf-8")
-    page = node(
-        "html",
-        node(
-            "head",
-            node("meta", charset="utf-8"),
-            node("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            node("meta", name="color-scheme", content="light dark"),
-            # Nothing may be loaded and no script may run, whatever a name contains; an icon keeps browsers from asking.
-            node(
-                "meta",
-                http_equiv="Content-Security-Policy",
-                content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
-            ),
-            node("link", rel="icon", href="data:,"),
-            node("title", title),
-            node("style", style),
-        ),
-        node("body", *body),
-        lang="en",
-    )
-    return b"<!DOCTYPE html>\n" + ElementTree.tostring(page, encoding="utf-8", method="html") + b"\n"
+    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

@@ -1,10 +1,11 @@
 """Where a run's numbers come from: versions, commits, weights, data, command line, seeds."""
 
 import shlex
-from typing import Any
 
 from analysis.report.reading import RunFiles
 from analysis.store import code_version_json
+from analysis.store.forms import Commit, UsedWeights
+from analysis.store.study_forms import Study
 from ntkcl_jax.terminal.progress import plain_text
 
 LONGEST = 500
@@ -13,36 +14,39 @@ LONGEST = 500
 
 def provenance_of(files: RunFiles) -> list[tuple[str, str]]:
     """Terms and what they are, for people; what isn't recorded is left out."""
-    config = files.config
-    data, weights, git = config["data"], config.get("weights") or {}, config.get("git") or {}
-    modified = " with uncommitted changes" if git.get("modified") else ""
+    config, data = files.config, files.config.data
+    weights, git = config.weights or UsedWeights(), config.git or Commit()
+    modified = " with uncommitted changes" if git.modified else ""
     facts = [
         ("folder", str(files.run)),
-        ("preset", config["config"]["preset"]),
-        ("methods", ", ".join(config["config"]["methods"])),
-        ("seeds of the run", ", ".join(config["scenarios"])),
-        ("command line", shlex.join(config.get("command") or [])),
+        ("preset", config.config.preset),
+        ("methods", ", ".join(config.config.methods)),
+        ("seeds of the run", ", ".join(map(str, config.scenarios))),
+        ("command line", shlex.join(config.command or ())),
         ("tasks", "; ".join(f"{t}: {name}" for t, name in enumerate(files.task_names, 1))),
-        ("images", f"{data.get('train_images')} for training, {data.get('test_images')} for tests"),
-        ("fingerprint of the data", data.get("fingerprint")),
-        ("weights", weights.get("name")),
-        ("SHA-256 of the weights", weights.get("sha256")),
-        ("code of the training", f"commit {git['commit']}{modified}" if git.get("commit") else None),
-        ("versions of the training", _versions(config.get("versions"))),
-        ("machine", config.get("machine")),
+        ("images", f"{data.train_images} for training, {data.test_images} for tests"),
+        ("fingerprint of the data", data.fingerprint),
+        ("weights", weights.name),
+        ("SHA-256 of the weights", weights.sha256),
+        ("code of the training", f"commit {git.commit}{modified}" if git.commit else None),
+        ("versions of the training", _versions(config.versions)),
+        ("machine", config.machine),
+        ("kernels by", _made_by(files.summary) if files.summary else None),
+        ("gaps by", _made_by(files.gaps) if files.gaps else None),
+        ("forecast by", _made_by(files.forecast) if files.forecast else None),
+        ("this report by", _code(**code_version_json())),
     ]
-    for name, made in (("kernels", files.summary), ("gaps", files.gaps), ("forecast", files.forecast)):
-        if made:
-            facts.append((f"{name} by", _made_by(made)))
-    facts.append(("this report by", _made_by(code_version_json())))
     return [(term, _line(value)) for term, value in facts if value]
 
 
-def _made_by(made: dict[str, Any]) -> str:
-    per_task = f"{made['per_task']} images of each task, " if "per_task" in made else ""
-    side = f"{made['side']} side, " if made.get("side") in ("train", "test") else ""
-    how = "".join(f"{name} {made[name]}, " for name in ("method", "procedure") if name in made)
-    return f"{how}{per_task}{side}commit {made.get('commit') or 'unknown'}; {_versions(made.get('versions'))}"
+def _made_by(study: Study) -> str:
+    how = [f"{name} {value}" for name, value in (("method", study.method), ("procedure", study.procedure)) if value]
+    side = [f"{study.side} side"] if study.side else []
+    return ", ".join([*how, f"{study.per_task} images of each task", *side, _code(study.versions, study.commit)])
+
+
+def _code(versions: dict[str, str] | None, commit: str | None) -> str:
+    return f"commit {commit or 'unknown'}; {_versions(versions)}"
 
 
 def _versions(versions: dict[str, str] | None) -> str:
@@ -56,8 +60,8 @@ def _line(value: str) -> str:
 
 def seeds_note(files: RunFiles) -> str:
     """Which seed the figures show, and where all the numbers are."""
-    seeds = [seed for made in (files.summary, files.gaps, files.forecast) if made for seed in made["seeds"]]
-    every = list(dict.fromkeys(seeds))
+    seeds = [seed for made in (files.summary, files.gaps, files.forecast) if made for seed in made.seeds]
+    every = [str(seed) for seed in dict.fromkeys(seeds)]
     where = "All numbers, unrounded, are in analysis/tables of the run folder, the figures in analysis/figures."
     if len(every) < 2:
         return where

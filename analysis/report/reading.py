@@ -1,23 +1,23 @@
 """Everything that the report of a run is made from: read once, checked, names made harmless."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
 from analysis.errors import StoreError
-from analysis.measures import sample_kernel
-from analysis.report import schema
-from analysis.report.forms import FormError
-from analysis.store import analysis_folder, load_analysis
+from analysis.measures import by_name, sample_kernel
+from analysis.store import KernelSpec, StoredKernel, analysis_folder, load_analysis
 from analysis.store.files import read_json
-from ntkcl_jax.config import codec as config_json
+from analysis.store.forms import ConfigFile, Matrix, Numbers, ResultsFile, check_shape, read_form
+from analysis.store.study_forms import ForecastFile, GapsFile, SummaryFile
 from ntkcl_jax.config.methods import HEAD, Method
-from ntkcl_jax.errors import reason, user_path
+from ntkcl_jax.errors import user_path
 from ntkcl_jax.terminal.tables import short_name
 
 PREFERRED = ("trace", "full", "diagonal", "pseudo")
@@ -55,6 +55,7 @@ class RunFiles:
         results: `results.json`.
         method: whose kernels are shown: NTK-CL's, or those of the first other method with any in a run without it.
         summary: `analysis/summary.json`, or `analysis/<method>/summary.json`.
+        added: its measures of installed packages, for the first seed: by checkpoint and name.
         others: the same of every other method, by method.
         gaps: `analysis/gaps.json`.
         forecast: `analysis/forecast.json`.
@@ -63,14 +64,15 @@ class RunFiles:
     """
 
     run: Path
-    config: dict[str, Any]
-    results: dict[str, Any] | None = None
+    config: ConfigFile
+    results: ResultsFile | None = None
     method: str = "ntkcl"
-    summary: dict[str, Any] | None = None
-    others: dict[str, dict[str, Any]] = field(default_factory=dict)
-    gaps: dict[str, Any] | None = None
-    forecast: dict[str, Any] | None = None
-    new_data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    summary: SummaryFile | None = None
+    added: dict[int, dict[str, Numbers | Matrix]] = field(default_factory=dict)
+    others: dict[str, SummaryFile] = field(default_factory=dict)
+    gaps: GapsFile | None = None
+    forecast: ForecastFile | None = None
+    new_data: dict[str, ForecastFile] = field(default_factory=dict)
     kernels: tuple[TaskKernel, ...] = ()
 
     @property
@@ -78,16 +80,15 @@ class RunFiles:
         """Name of the folder, for people."""
         return clean(self.run.resolve().name or str(self.run))
 
-    def class_names(self, seed: str) -> list[str]:
+    def class_names(self, seed: int) -> list[str]:
         """Names of the classes of a seed, in the run's numbering."""
-        scenario = self.config["scenarios"].get(seed)
-        names = self.config["data"]["class_names"]
-        return [clean(names[label]) for label in scenario["class_order"]] if scenario else []
+        scenario = self.config.scenarios.get(seed)
+        return [clean(self.config.data.class_names[label]) for label in scenario.class_order] if scenario else []
 
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks, as far as they are known."""
-        return [clean(name) for name in self.results["task_names"]] if self.results else []
+        return [clean(name) for name in self.results.task_names] if self.results else []
 
 
 def clean(name: Any, limit: int = NAME_LENGTH) -> str:
@@ -113,68 +114,70 @@ def read_run(run: Path) -> RunFiles:
         StoreError: no run there, or a file that can't be read, is cut short or isn't of the expected form.
     """
     run = user_path(run)
-    if not (run / "config.json").is_file():
-        raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
-    config = _read(run / "config.json", schema.check_config)
+    config = read_form(run / "config.json", ConfigFile) if (run / "config.json").is_file() else None
     if config is None:
         raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
     home = run / "analysis"
-    methods = [method for method in config["config"]["methods"] if Method.of(method).readout == HEAD]
-    summaries = {
-        method: _read(analysis_folder(run, method) / "summary.json", schema.check_summary) for method in methods
-    }
-    method = "ntkcl" if "ntkcl" in methods else next((m for m in methods if summaries[m]), [*methods, "ntkcl"][0])
+    methods = [method for method in config.config.methods if Method.of(method).readout == HEAD]
+    found = {method: read_form(analysis_folder(run, method) / "summary.json", SummaryFile) for method in methods}
+    summaries = {method: summary for method, summary in found.items() if summary}
+    method = "ntkcl" if "ntkcl" in methods else next(iter(summaries), [*methods, "ntkcl"][0])
     summary = summaries.pop(method, None)
-    new_data = {}
-    for path in sorted(home.glob("forecast-*.json")):
-        name = path.stem.removeprefix("forecast-")
-        new_data[clean(name)] = _read(path, lambda value, name=path.name: schema.check_forecast(value, name)) or {}
+    new_data = {
+        clean(path.stem.removeprefix("forecast-")): read_form(path, ForecastFile)
+        for path in sorted(home.glob("forecast-*.json"))
+    }
     return RunFiles(
         run=run,
         config=config,
-        results=_read(run / "results.json", schema.check_results),
+        results=read_form(run / "results.json", ResultsFile),
         method=method,
         summary=summary,
-        others={method: made for method, made in summaries.items() if made},
-        gaps=_read(home / "gaps.json", schema.check_gaps),
-        forecast=_read(home / "forecast.json", lambda value: schema.check_forecast(value, "forecast.json")),
-        new_data=new_data,
+        added=_added(analysis_folder(run, method) / "summary.json", summary) if summary else {},
+        others=summaries,
+        gaps=read_form(home / "gaps.json", GapsFile),
+        forecast=read_form(home / "forecast.json", ForecastFile),
+        new_data={name: made for name, made in new_data.items() if made},
         kernels=_kernels(run, method, summary) if summary else (),
     )
 
 
-def _read(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any] | None:
-    """Read a file if it is there, and check it."""
-    try:
-        if not path.exists():
-            return None
-        value = config_json.read_json(path)
-    except (OSError, ValueError) as error:  # ValueError: bad JSON or bad UTF-8
-        raise StoreError(f"{path} can't be read ({reason(error)}); restore it from a copy, or make it again") from error
-    try:
-        check(value)
-    except FormError as error:
-        raise StoreError(
-            f"{path} isn't of the form that this version reads ({error}); make it again with this version"
-        ) from error
-    return value
+def _added(path: Path, summary: SummaryFile) -> dict[int, dict[str, Numbers | Matrix]]:
+    """Measures of installed packages, which no form can name beforehand.
+
+    Raises:
+        StoreError: one isn't a number for each task, or for each pair of tasks.
+    """
+    names = [name for name, measure in by_name().items() if measure.package]
+    seed, part = summary.first_seed
+    checkpoints = read_json(path)["seeds"][str(seed)]["checkpoints"] if names else {}
+    found: dict[int, dict[str, Numbers | Matrix]] = {}
+    for number, figures in checkpoints.items():
+        for name in (name for name in names if name in figures):
+            pairs = by_name()[name].kind == "pair"
+            try:
+                values = msgspec.convert(figures[name], Matrix if pairs else Numbers)
+                check_shape(name, values, *[len(part.tasks)] * (1 + pairs))
+            except ValueError as error:
+                raise StoreError(f"{path}: checkpoint {number}, {name}: {error}; make it again") from error
+            found.setdefault(int(number), {})[name] = values
+    return found
 
 
-def _kernels(run: Path, method: str, summary: dict[str, Any]) -> tuple[TaskKernel, ...]:
+def _kernels(run: Path, method: str, summary: SummaryFile) -> tuple[TaskKernel, ...]:
     """Kernels of the first seed at its first and last checkpoint; none where they were deleted to save space."""
-    seed, part = next(iter(summary["seeds"].items()))
-    numbers = sorted(map(int, part["checkpoints"]))
+    seed, part = summary.first_seed
     analysis = load_analysis(run, method)
     there = {(spec.seed, spec.checkpoint, spec.outputs) for spec in analysis.kernels}
     found = []
-    for number in dict.fromkeys((numbers[0], numbers[-1])):
-        stored = [outputs for outputs in PREFERRED if (int(seed), number, outputs) in there]
+    for number in dict.fromkeys((min(part.checkpoints), max(part.checkpoints))):
+        stored = [outputs for outputs in PREFERRED if (seed, number, outputs) in there]
         if stored:
-            found.append(_kernel(analysis.stored(int(seed), number, stored[0]), run, summary["side"]))
+            found.append(_kernel(analysis.stored(seed, number, stored[0]), run, summary.side))
     return tuple(found)
 
 
-def _kernel(stored: Any, run: Path, side: str) -> TaskKernel:
+def _kernel(stored: StoredKernel, run: Path, side: str) -> TaskKernel:
     """Read a kernel pair of tasks by pair of tasks, so that one with many outputs needn't fit in memory."""
     spec = stored.spec
     kernel = np.block([[_samples(stored.block(t, k)) for k in spec.tasks] for t in spec.tasks])
@@ -193,15 +196,15 @@ def _samples(block: Float[np.ndarray, "n1 n2 *k"]) -> Float[np.ndarray, "n1 n2"]
     return block.mean(axis=2) if block.ndim == 3 else sample_kernel(block) if block.ndim == 4 else block
 
 
-def _count(spec: Any, task: int) -> int:
+def _count(spec: KernelSpec, task: int) -> int:
     images = spec.images(task)
     return images.stop - images.start
 
 
-def _labels(run: Path, spec: Any, task: int, side: str) -> Int[np.ndarray, "n"]:
+def _labels(run: Path, spec: KernelSpec, task: int, side: str) -> Int[np.ndarray, "n"]:
     """Classes of a task's probes, from their record."""
     count = _count(spec, task)
-    path = run / "analysis" / "probes" / f"seed{spec.seed}" / f"{clean(side)}-task{task}-{count}.json"
+    path = run / "analysis" / "probes" / f"seed{spec.seed}" / f"{side}-task{task}-{count}.json"
     labels = read_json(path).get("labels")
     if not isinstance(labels, list) or len(labels) != count or not all(type(label) is int for label in labels):
         raise StoreError(f"{path} doesn't hold {count} labels; delete {run / 'analysis'} and compute the kernels again")
@@ -218,7 +221,7 @@ def floats(values: Any) -> Float[np.ndarray, "..."]:
     return np.array(values, dtype=float)
 
 
-def known(values: Any) -> list[float]:
+def known(values: Iterable[float | None]) -> list[float]:
     """The numbers among values that may be None or NaN.
 
     Example:

@@ -4,16 +4,18 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from matplotlib.figure import Figure
+from msgspec import to_builtins
 
 from analysis.plots.kernels import checkpoint_name, drawn
 from analysis.report import figures, tables, theory_figures, words
 from analysis.report.facts import method_curves
-from analysis.report.reading import RunFiles, clean, known
+from analysis.report.reading import RunFiles, clean
 from analysis.report.tables import Table
 from analysis.report.verdict import methods_says
+from analysis.store.study_forms import KernelFigures, SummaryFile
 from ntkcl_jax.plots.accuracy import accuracy_curves, accuracy_matrix_figure
 
 PANELS = 6
@@ -80,24 +82,25 @@ def accuracy(files: RunFiles) -> Part:
     """Accuracy matrices of every method, and the curves."""
     if not files.results:
         # A run that has no results was interrupted: this is how it goes on.
-        again = files.config.get("command") or ["ntkcl", "train", clean(files.config["config"]["preset"])]
+        again = files.config.command or ("ntkcl", "train", clean(files.config.config.preset))
         line = shlex.join([*(word for word in again if word != "--resume"), "--resume"])
         return Part(missing=printable(line))
-    curves = accuracy_curves(files.results)
+    plain = to_builtins(files.results, str_keys=True)
+    curves = accuracy_curves(plain)
     curves.set_size_inches(5.2, 3.6)
     made = [Panel("accuracy_curves", "Accuracy on all classes seen after each task, for each method", curves)]
-    for method in files.results["summary"]:
+    for method in files.results.summary:
         name = "accuracy_matrix_" + re.sub(r"[^A-Za-z0-9-]+", "_", method)
         alt = f"Accuracy of {clean(method)} on each task's test images after each task"
-        made.append(Panel(name, alt, accuracy_matrix_figure(files.results, method)))
-    return Part(made, words.accuracy_says(files), [tables.headline(files)])
+        made.append(Panel(name, alt, accuracy_matrix_figure(plain, method)))
+    return Part(made, words.accuracy_says(files), [tables.headline(files.results)])
 
 
 def kernels(files: RunFiles) -> Part:
     """Heatmaps of the probes' kernel, at the first and the last checkpoint."""
     if not files.kernels or not files.summary:
         return Part(missing=command("ntk-analysis kernels", files))
-    seed = next(iter(files.summary["seeds"]))
+    seed, _ = files.summary.first_seed
     low = min(0.0, *(float(kernel.cosines.min()) for kernel in files.kernels))
     names = files.class_names(seed)
     made = [
@@ -111,92 +114,96 @@ def kernels(files: RunFiles) -> Part:
     return Part(made, words.kernels_says(files.kernels))
 
 
+Checkpoints = Mapping[int, KernelFigures]
+
+
 def _of_summary(
-    draw: Callable[[str, Sequence[int], Mapping[str, Any]], list[Panel]], says: Callable[[dict[str, Any]], str]
+    draw: Callable[[int, Sequence[int], Checkpoints], list[Panel]], says: Callable[[SummaryFile], str]
 ) -> Callable[[RunFiles], Part]:
     """A section that is made of the first seed of `summary.json`."""
 
     def part(files: RunFiles) -> Part:
         if not files.summary:
             return Part(missing=command("ntk-analysis kernels", files))
-        seed, first = next(iter(files.summary["seeds"].items()))
-        there: dict[str, Any] = first["checkpoints"]
-        ordered = {number: there[number] for number in sorted(there, key=int)}
-        return Part(draw(seed, first["tasks"], ordered), says(files.summary))
+        seed, first = files.summary.first_seed
+        return Part(draw(seed, first.tasks, dict(sorted(first.checkpoints.items()))), says(files.summary))
 
     return part
 
 
-def _ratios(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
+def _ratios(seed: int, tasks: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
     return [
         Panel(
             f"ratios_seed{seed}_checkpoint{number}",
-            f"Inter-task over intra-task kernel of every pair of tasks {checkpoint_name(int(number))}",
+            f"Inter-task over intra-task kernel of every pair of tasks {checkpoint_name(number)}",
             figures.ratio_figure(checkpoints[number], tasks, number),
         )
         for number in spread(list(checkpoints))
     ]
 
 
-def _spectra(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
-    shown = list(dict.fromkeys((next(iter(checkpoints)), list(checkpoints)[-1])))
-    values = [v for number in shown for line in checkpoints[number]["spectrum"] for v in known(line) if v > 0]
+def _spectra(seed: int, tasks: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
+    shown = list(dict.fromkeys((min(checkpoints), max(checkpoints))))
+    values = [v for number in shown for line in checkpoints[number].spectrum for v in line if v > 0]
     limits = (min(values) / 1.5, max(values) * 1.5) if values else None
     return [
         Panel(
             f"spectra_seed{seed}_checkpoint{number}",
-            f"Eigenvalues of each task's kernel {checkpoint_name(int(number))}",
+            f"Eigenvalues of each task's kernel {checkpoint_name(number)}",
             figures.spectrum_figure(checkpoints[number], tasks, number, limits),
         )
         for number in shown
     ]
 
 
-def _drift(seed: str, tasks: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
-    return [
+def drift(files: RunFiles) -> Part:
+    """How measures of each task change over checkpoints: those of the terminal's table, and those of packages."""
+    if not files.summary:
+        return Part(missing=command("ntk-analysis kernels", files))
+    seed, first = files.summary.first_seed
+    plain = {
+        str(number): {**to_builtins(values), **files.added.get(number, {})}
+        for number, values in sorted(first.checkpoints.items())
+    }
+    made = [
         Panel(
             f"{measure.name}_seed{seed}",
             f"{measure.title} of each task over checkpoints. {measure.sentence}",
-            figures.line_figure(checkpoints, tasks, measure.name),
+            figures.line_figure(plain, first.tasks, measure.name),
         )
-        for measure in drawn(checkpoints)
+        for measure in drawn(plain)
         if measure.package or measure.name in figures.LABELS
     ]
+    return Part(made, words.drift_says(files.summary))
 
 
-def _shares(seed: str, _: Sequence[int], checkpoints: Mapping[str, Any]) -> list[Panel]:
+def _shares(seed: int, _: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
     title = "Share of the kernel's trace of each group of parameters over checkpoints"
     return [Panel(f"shares_seed{seed}", title, figures.share_figure(checkpoints))]
 
 
 def shares(files: RunFiles) -> Part:
     """Shares of the parameter groups, where the kernels were split by them."""
-    first = next(iter(files.summary["seeds"].values())) if files.summary else None
-    if first and not next(iter(first["checkpoints"].values()))["groups"]:
+    if files.summary and not files.summary.first_seed[1].first.groups:
         return Part(missing=command("ntk-analysis kernels --groups part", files))
     return _of_summary(_shares, words.shares_says)(files)
-
-
-def _gaps_of_first_seed(files: RunFiles) -> tuple[str, list[int], list[dict[str, Any]]]:
-    seed, part = next(iter((files.gaps or {})["seeds"].items()))
-    return seed, part["tasks"], part["by_task"]
 
 
 def gaps(files: RunFiles) -> Part:
     """The exact split of each task's squared error: theory's learner, and the network."""
     if not files.gaps:
         return Part(missing=command("ntk-analysis gaps", files))
-    seed, tasks, by_task = _gaps_of_first_seed(files)
-    network = [gap["network"] for gap in by_task]
-    limits = theory_figures.budget_limits([*by_task, *network])
+    seed, first = files.gaps.first_seed
+    network = [gap.network for gap in first.by_task]
+    limits = theory_figures.budget_limits([*first.by_task, *network])
     made = [
         Panel(
             f"gaps_seed{seed}_{name}",
             f"Parts of each task's squared error at the end: {title}",
-            theory_figures.budget_figure(budgets, tasks, title, limits),
+            theory_figures.budget_figure(budgets, first.tasks, title, limits),
         )
         for name, title, budgets in (
-            ("theory", "theory's learner", by_task),
+            ("theory", "theory's learner", first.by_task),
             ("network", "the trained network", network),
         )
     ]
@@ -214,14 +221,14 @@ def curves(files: RunFiles) -> Part:
     """Learning curves of tasks."""
     if not files.gaps:
         return Part(missing=command("ntk-analysis gaps", files))
-    seed, _, by_task = _gaps_of_first_seed(files)
+    seed, first = files.gaps.first_seed
     made = [
         Panel(
-            f"learning_curve_seed{seed}_task{gap['task'] + 1}",
-            f"Test loss of task {gap['task'] + 1} against training images, predicted and measured",
+            f"learning_curve_seed{seed}_task{gap.task + 1}",
+            f"Test loss of task {gap.task + 1} against training images, predicted and measured",
             theory_figures.curve_figure(gap),
         )
-        for gap in spread(by_task)
+        for gap in spread(first.by_task)
     ]
     return Part(made, words.curves_says(files.gaps))
 
@@ -235,12 +242,8 @@ def forecast(files: RunFiles) -> Part:
     if not files.forecast:
         return Part(tables=others, missing=command("ntk-analysis forecast", files))
     made = []
-    for seed, part in list(files.forecast["seeds"].items())[:1]:
-        pairs = [
-            pair
-            for pair in part["pairs"]
-            if len(known([pair["predicted_loss_change"], pair["measured_loss_change"]])) == 2
-        ]
+    for seed, part in list(files.forecast.seeds.items())[:1]:
+        pairs = [p for p in part.pairs if p.predicted_loss_change is not None and p.measured_loss_change is not None]
         if pairs:
             alt = "Predicted against measured loss change of every pair of tasks"
             made.append(Panel(f"forecast_seed{seed}", alt, theory_figures.forecast_figure(pairs)))
@@ -265,7 +268,7 @@ def all_tables(files: RunFiles) -> list[Table]:
     """Every table that there is of a run, for CSV files."""
     made: list[Table] = []
     if files.results:
-        made += [tables.headline(files), tables.accuracy(files)]
+        made += [tables.headline(files.results), tables.accuracy(files.results)]
     if files.summary:
         made += tables.of_summary(files.summary)
     if files.others:
@@ -282,7 +285,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
     "kernels": ("Kernels of single images", kernels),
     "ratios": ("Kernels between tasks", _of_summary(_ratios, words.ratios_says)),
     "spectra": ("Spectra", _of_summary(_spectra, words.spectra_says)),
-    "drift": ("How kernels change", _of_summary(_drift, words.drift_says)),
+    "drift": ("How kernels change", drift),
     "gaps": ("Where each task's error comes from", gaps),
     "bounds": ("Test loss: measured, estimated, bounded", bounds),
     "forecast": ("Can forgetting be forecast?", forecast),

@@ -2,13 +2,21 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from analysis.report.facts import by_method, kernel_facts
+from analysis.report.facts import by_method, forecast_facts, gap_facts, kernel_facts, shown_method
 from analysis.report.reading import RunFiles, clean
-from analysis.report.schema import CURVES
+from analysis.store.forms import Matrix, Number, Numbers, ResultsFile
+from analysis.store.study_forms import (
+    Budget,
+    ForecastFile,
+    ForecastPair,
+    GapsFile,
+    KernelFigures,
+    LearningCurve,
+    SummaryFile,
+)
 
 Value = str | float | None
 Rows = Sequence[Sequence[Value]]
@@ -64,23 +72,32 @@ def cell(value: float | None) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
-def headline(files: RunFiles) -> Table:
+def rounded_percent(value: float | None) -> float | None:
+    """A fraction in percent with two decimals, as a table shows it.
+
+    Example:
+        >>> rounded_percent(0.123456), rounded_percent(None)
+        (12.35, None)
+    """
+    return None if value is None else round(100 * value, 2)
+
+
+def headline(results: ResultsFile) -> Table:
     """The methods' main accuracies, mean over seeds."""
     rows: list[Sequence[Value]] = []
-    for method, part in (files.results or {})["summary"].items():
-        names = ("final_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer")
-        values = [part[name]["mean"] for name in names]
-        rows.append([clean(method), *(None if value is None else round(100 * value, 2) for value in values)])
+    for method, made in results.summary.items():
+        numbers = (made.final_accuracy, made.average_incremental_accuracy, made.forgetting, made.backward_transfer)
+        rows.append([clean(method), *(rounded_percent(one.mean) for one in numbers)])
     header = ["method", "final accuracy", "average over tasks learned", "forgetting", "backward transfer"]
     return Table("accuracy_summary", "In percent of test images, mean over seeds", header, rows)
 
 
-def accuracy(files: RunFiles) -> Table:
+def accuracy(results: ResultsFile) -> Table:
     """The accuracy matrices, mean over seeds, one number a row."""
     rows: list[Sequence[Value]] = [
         [clean(method), t + 1, k + 1, value]
-        for method, part in (files.results or {})["summary"].items()
-        for t, line in enumerate(part["accuracy_matrix"]["mean"])
+        for method, made in results.summary.items()
+        for t, line in enumerate(made.accuracy_matrix.mean)
         for k, value in enumerate(line[: t + 1])
     ]
     return Table("accuracy_matrix", "", ["method", "after_task", "test_images_of_task", "accuracy"], rows)
@@ -91,110 +108,146 @@ def methods(files: RunFiles) -> Table:
     rows: list[Sequence[Value]] = []
     for method, summary in by_method(files).items():
         facts = kernel_facts(summary)
-        part = (files.results or {"summary": {}})["summary"].get(method)
-        right = [round(100 * part[name]["mean"], 2) if part else None for name in ("final_accuracy", "forgetting")]
-        rows.append([method, *right, facts.first, facts.last, facts.unrelated, facts.drift, facts.dimension,
-                     facts.alignment, summary["outputs"], summary["per_task"]])  # fmt: skip
+        made = files.results.summary.get(method) if files.results else None
+        accuracies = (made.final_accuracy.mean, made.forgetting.mean) if made else (None, None)
+        rows.append([method, *map(rounded_percent, accuracies), facts.first, facts.last, facts.unrelated, facts.drift,
+                     facts.dimension, facts.alignment, clean(summary.outputs), summary.per_task])  # fmt: skip
     header = ["method", "final accuracy, %", "forgetting, points", "inter/intra kernel, first", "last", "if unrelated",
               "drift", "effective dimension", "target alignment", "outputs", "probe images of a task"]  # fmt: skip
     return Table("methods", "Kernels of each method's own trainable parameters", header, rows)
 
 
-def of_summary(summary: Mapping[str, Any]) -> list[Table]:
+def comparison(files: Sequence[RunFiles]) -> Table:
+    """The main numbers of several runs, a row for each."""
+    rows: list[Sequence[Value]] = []
+    for one in files:
+        made = one.results.summary[shown_method(one)] if one.results else None
+        accuracies = (made.final_accuracy.mean, made.forgetting.mean) if made else (None, None)
+        kernels = kernel_facts(one.summary) if one.summary else None
+        gaps = gap_facts(one.gaps) if one.gaps else None
+        forecast = forecast_facts(one.forecast) if one.forecast else None
+        rows.append([
+            one.name, *map(rounded_percent, accuracies),
+            *((kernels.last, kernels.drift) if kernels else (None, None)),
+            *((gaps.forgetting, gaps.network_forgetting) if gaps else (None, None)),
+            *((forecast.cosine, forecast.correlation) if forecast else (None, None)),
+        ])  # fmt: skip
+    header = ["run", "final accuracy, %", "forgetting, points", "inter/intra kernel", "kernel drift",
+              "added by later tasks, theory", "added by later tasks, network", "forecast: cosine",
+              "forecast: correlation"]  # fmt: skip
+    return Table("comparison", "Side by side", header, rows)
+
+
+def of_summary(summary: SummaryFile) -> list[Table]:
     """Ratios, spectra, per-task figures and shares of every seed and checkpoint; tasks count from 1."""
     ratios, spectra, lines, shares = [], [], [], []
-    for seed, part in summary["seeds"].items():
-        tasks = [t + 1 for t in part["tasks"]]
-        for number, figures in part["checkpoints"].items():
-            at = [int(seed), int(number)]
+    for seed, part in summary.seeds.items():
+        tasks = [t + 1 for t in part.tasks]
+        for number, figures in part.checkpoints.items():
+            at = [seed, number]
             for i, t in enumerate(tasks):
-                lines.append([*at, t, *(figures[name][i] for name in LINE_COLUMNS)])
-                spectra += [[*at, t, j + 1, value] for j, value in enumerate(figures["spectrum"][i])]
-                shares += [[*at, name, t, group["share"][i]] for name, group in figures["groups"].items()]
+                lines.append([*at, t, *(values[i] for values in _by_task(figures).values())])
+                spectra += [[*at, t, j + 1, value] for j, value in enumerate(figures.spectrum[i])]
+                shares += [[*at, clean(name), t, group.share[i]] for name, group in figures.groups.items()]
                 for j, k in enumerate(tasks):
-                    ratios.append([*at, t, k, *(figures[name][i][j] for name in RATIO_COLUMNS)])
+                    ratios.append([*at, t, k, *(values[i][j] for values in _by_pair(figures).values())])
     at = ["seed", "checkpoint"]
+    _, first = summary.first_seed
     return [
-        Table("ratios", "", [*at, "task", "other_task", *RATIO_COLUMNS], ratios),
+        Table("ratios", "", [*at, "task", "other_task", *_by_pair(first.first)], ratios),
         Table("spectra", "", [*at, "task", "index", "eigenvalue"], spectra),
-        Table("per_task", "", [*at, "task", *LINE_COLUMNS], lines),
+        Table("per_task", "", [*at, "task", *_by_task(first.first)], lines),
         Table("shares", "", [*at, "parameters", "task", "share_of_trace"], shares),
     ]
 
 
-RATIO_COLUMNS = ("inter_intra_ratio", "unrelated_ratio", "same_task_ratio")
-LINE_COLUMNS = ("effective_dimension", "target_alignment", "drift")
-BUDGET_COLUMNS = ("task_specific", "total", "direct", "forgetting", "train_loss", "test_loss", "learned_test_loss")
+def _by_pair(figures: KernelFigures) -> dict[str, Matrix]:
+    return {
+        "inter_intra_ratio": figures.inter_intra_ratio,
+        "unrelated_ratio": figures.unrelated_ratio,
+        "same_task_ratio": figures.same_task_ratio,
+    }
 
 
-def of_gaps(gaps: Mapping[str, Any]) -> list[Table]:
+def _by_task(figures: KernelFigures) -> dict[str, Numbers]:
+    return {
+        "effective_dimension": figures.effective_dimension,
+        "target_alignment": figures.target_alignment,
+        "drift": figures.drift,
+    }
+
+
+BUDGET_COLUMNS: Mapping[str, Callable[[Budget], Number]] = {
+    "task_specific": lambda budget: budget.task_specific,
+    "total": lambda budget: budget.total,
+    "direct": lambda budget: budget.direct,
+    "forgetting": lambda budget: budget.forgetting,
+    "train_loss": lambda budget: budget.train_loss,
+    "test_loss": lambda budget: budget.test_loss,
+    "learned_test_loss": lambda budget: budget.learned_test_loss,
+}
+CURVE_COLUMNS: Mapping[str, Callable[[LearningCurve], Numbers]] = {
+    "finite_population": lambda curve: curve.finite_population,
+    "eigenlearning": lambda curve: curve.eigenlearning,
+    "leave_one_out": lambda curve: curve.leave_one_out,
+    "measured": lambda curve: curve.measured,
+    "measured_std": lambda curve: curve.measured_std,
+}
+
+
+def of_gaps(gaps: GapsFile) -> list[Table]:
     """Budgets, their parts by later task, and learning curves of every seed; tasks count from 1."""
     budgets, parts, curves = [], [], []
-    for seed, part in gaps["seeds"].items():
-        for title, gap in zip(part["names"], part["by_task"], strict=True):
-            task = gap["task"] + 1
-            for learner, budget in (("theory", gap), ("network", gap["network"])):
-                at = [int(seed), learner, task]
-                budgets.append([*at, clean(title), *(budget[name] for name in BUDGET_COLUMNS)])
-                parts += [[*at, "interplay", str(int(k) + 1), v] for k, v in budget["interplay"].items()]
-                parts += [[*at, "cross own", str(int(k) + 1), v] for k, v in budget["cross"]["own"].items()]
-                for pair, value in budget["cross"]["between"].items():
+    for seed, part in gaps.seeds.items():
+        for title, gap in zip(part.names, part.by_task, strict=True):
+            task = gap.task + 1
+            for learner, budget in (("theory", gap), ("network", gap.network)):
+                at = [seed, learner, task]
+                budgets.append([*at, clean(title), *(value(budget) for value in BUDGET_COLUMNS.values())])
+                parts += [[*at, "interplay", str(k + 1), value] for k, value in budget.interplay.items()]
+                parts += [[*at, "cross own", str(k + 1), value] for k, value in budget.cross.own.items()]
+                for pair, value in budget.cross.between.items():
                     parts.append([*at, "cross between", " and ".join(str(int(k) + 1) for k in pair.split(",")), value])
-            curve = gap["learning_curve"]
-            for i, size in enumerate(curve["sizes"]):
-                curves.append([int(seed), task, size, *(curve[name][i] for name in CURVES)])
+            curve = gap.learning_curve
+            for i, size in enumerate(curve.sizes):
+                curves.append([seed, task, size, *(values(curve)[i] for values in CURVE_COLUMNS.values())])
     at = ["seed", "learner", "task"]
     return [
         Table("gaps", "", [*at, "name", *BUDGET_COLUMNS], budgets),
         Table("gap_parts", "", [*at, "part", "later_tasks", "squared_error"], parts),
-        Table("learning_curves", "", ["seed", "task", "training_images", *CURVES], curves),
+        Table("learning_curves", "", ["seed", "task", "training_images", *CURVE_COLUMNS], curves),
         bounds(gaps),
     ]
 
 
-def bounds(gaps: Mapping[str, Any]) -> Table:
+def bounds(gaps: GapsFile) -> Table:
     """Losses of theory's learner beside their estimates."""
-    several = len(gaps["seeds"]) > 1
+    several = len(gaps.seeds) > 1
     header = ["task", "name", "loss after learning", "leave-one-out", "GCV", "loss at the end", "bound", "complexity",
               "is the bound a theorem?"]  # fmt: skip
     rows: list[Sequence[Value]] = [
-        [*([int(seed)] if several else []), gap["task"] + 1, clean(title), gap["learned_test_loss"], gap["loo"],
-         gap["gcv"], gap["test_loss"], gap["bound"]["value"], gap["complexity"],
-         "yes" if gap["bound"]["theorem"] else "no"]
-        for seed, part in gaps["seeds"].items()
-        for title, gap in zip(part["names"], part["by_task"], strict=True)
+        [*([seed] if several else []), gap.task + 1, clean(title), gap.learned_test_loss, gap.loo, gap.gcv,
+         gap.test_loss, gap.bound.value, gap.complexity, "yes" if gap.bound.theorem else "no"]
+        for seed, part in gaps.seeds.items()
+        for title, gap in zip(part.names, part.by_task, strict=True)
     ]  # fmt: skip
     title = "Half squared losses on unseen images, measured and estimated"
     return Table("bounds", title, [*(["seed"] if several else []), *header], rows)
 
 
-PAIR_COLUMNS = {
-    "cosine": "cosine of the drift",
-    "relative_error": "relative error of the drift",
-    "true_step.relative_error": "with the true step",
-    "trapezoid.relative_error": "and both ends' Jacobians",
-    "predicted_loss_change": "predicted loss change",
-    "measured_loss_change": "measured loss change",
-    "ntk_drift": "kernel drift",
-    "concentration.modes.95": "modes for 95 % of the drift",
+PAIR_COLUMNS: Mapping[str, Callable[[ForecastPair], Number]] = {
+    "cosine of the drift": lambda pair: pair.cosine,
+    "relative error of the drift": lambda pair: pair.relative_error,
+    "with the true step": lambda pair: pair.true_step.relative_error if pair.true_step else None,
+    "and both ends' Jacobians": lambda pair: pair.trapezoid.relative_error if pair.trapezoid else None,
+    "predicted loss change": lambda pair: pair.predicted_loss_change,
+    "measured loss change": lambda pair: pair.measured_loss_change,
+    "kernel drift": lambda pair: pair.ntk_drift,
+    "modes for 95 % of the drift": lambda pair: pair.concentration.modes.of_95 if pair.concentration else None,
 }
-"""Figures of a pair, by their paths in `forecast.json`."""
 
 
-def at(pair: Mapping[str, Any], path: str) -> Any:
-    """The value at a path, parts joined by dots; None where a part is missing or null.
-
-    Example:
-        >>> at({"a": {"b": 1}, "c": None}, "a.b"), at({"c": None}, "c.b")
-        (1, None)
-    """
-    value: Any = pair
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def of_forecast(forecast: Mapping[str, Any], name: str, title: str) -> Table:
+def of_forecast(forecast: ForecastFile, name: str, title: str) -> Table:
     """Every pair of a forecast; tasks count from 1.
 
     Args:
@@ -202,13 +255,12 @@ def of_forecast(forecast: Mapping[str, Any], name: str, title: str) -> Table:
         name: of the CSV file.
         title: for people.
     """
-    several = len(forecast["seeds"]) > 1
+    several = len(forecast.seeds) > 1
     rows: list[Sequence[Value]] = []
-    for seed, part in forecast["seeds"].items():
-        for pair in part["pairs"]:
-            new = pair["new"] + 1 if isinstance(pair["new"], int) else clean(pair["new"])
-            rows.append(
-                [*([int(seed)] if several else []), pair["old"] + 1, new, *(at(pair, path) for path in PAIR_COLUMNS)]
-            )
-    header = [*(["seed"] if several else []), "old task", "new task", *PAIR_COLUMNS.values()]
+    for seed, part in forecast.seeds.items():
+        for pair in part.pairs:
+            new = pair.new + 1 if isinstance(pair.new, int) else clean(pair.new)
+            numbers = [value(pair) for value in PAIR_COLUMNS.values()]
+            rows.append([*([seed] if several else []), pair.old + 1, new, *numbers])
+    header = [*(["seed"] if several else []), "old task", "new task", *PAIR_COLUMNS]
     return Table(name, title, header, rows)

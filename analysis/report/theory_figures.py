@@ -1,6 +1,6 @@
 """Figures of what theory says: the parts of errors, forecasts of forgetting, learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,39 +10,34 @@ from matplotlib.ticker import NullFormatter
 from analysis.plots.kernels import task_colour
 from analysis.report.figures import FEW, legend_below, new_figure
 from analysis.report.reading import floats, known
+from analysis.store.forms import Numbers
+from analysis.store.study_forms import Budget, ForecastPair, Gap, LearningCurve
 from ntkcl_jax.plots.accuracy import label
 from ntkcl_jax.plots.style import COLOURS, GREY, style
 
-CURVES = {
-    "finite_population": ("finite population", "-", COLOURS[0]),
-    "eigenlearning": ("eigenlearning", "--", COLOURS[2]),
-    "leave_one_out": ("leave-one-out", ":", COLOURS[3]),
+CURVES: Mapping[str, tuple[str, str, Callable[[LearningCurve], Numbers]]] = {
+    "finite population": ("-", COLOURS[0], lambda curve: curve.finite_population),
+    "eigenlearning": ("--", COLOURS[2], lambda curve: curve.eigenlearning),
+    "leave-one-out": (":", COLOURS[3], lambda curve: curve.leave_one_out),
 }
+"""Line, colour and numbers of each estimator."""
 
 
-def stack(budget: Mapping[str, Any]) -> dict[str, float]:
+def stack(budget: Budget) -> dict[str, float]:
     """The parts of a squared error, in the order in which they are stacked; absent numbers are left out.
-
-    Args:
-        budget: a task's object of `gaps.json`, or its "network".
 
     Returns:
         `own` (task-specific), `from K` for each later task K (from 1), `cross_own` and `cross_between` (sums).
-
-    Example:
-        >>> stack({"task_specific": 1.0, "interplay": {"1": 0.5}, "cross": {"own": {"1": -0.2}, "between": {}}})
-        {'own': 1.0, 'from 2': 0.5, 'cross_own': -0.2, 'cross_between': 0.0}
     """
-    parts = {"own": budget["task_specific"]}
-    parts |= {f"from {int(k) + 1}": value for k, value in sorted(budget["interplay"].items(), key=lambda i: int(i[0]))}
-    parts |= {f"cross_{name}": sum(known(budget["cross"][name].values()), 0.0) for name in ("own", "between")}
-    return {name: value for name, value in parts.items() if known([value])}
+    parts = {"own": budget.task_specific}
+    parts |= {f"from {k + 1}": value for k, value in sorted(budget.interplay.items())}
+    parts["cross_own"] = sum(known(budget.cross.own.values()), 0.0)
+    parts["cross_between"] = sum(known(budget.cross.between.values()), 0.0)
+    return {name: value for name, value in parts.items() if value is not None}
 
 
 @style()
-def budget_figure(
-    budgets: Sequence[Mapping[str, Any]], tasks: Sequence[int], title: str, limits: tuple[float, float]
-) -> Figure:
+def budget_figure(budgets: Sequence[Budget], tasks: Sequence[int], title: str, limits: tuple[float, float]) -> Figure:
     """Stack each task's parts of its squared error: what is above zero upwards, what is below downwards.
 
     Args:
@@ -52,7 +47,7 @@ def budget_figure(
         limits: of the axis, shared by the figures that are compared.
     """
     figure, axes = new_figure((4.6, 4.0))
-    later = sorted({int(k) for budget in budgets for k in budget["interplay"]})
+    later = sorted({k for budget in budgets for k in budget.interplay})
     looks: dict[str, tuple[str, dict[str, Any]]] = {"own": ("left after learning it", {"color": "#444444"})}
     looks |= {
         f"from {k + 1}": (f"from task {k + 1}", {"color": task_colour(i, len(later))}) for i, k in enumerate(later)
@@ -69,7 +64,7 @@ def budget_figure(
         named = text if name in ("own", "cross_own", "cross_between") or len(later) <= FEW else None
         axes.bar(at, values, bottom=base, width=0.66, label=named, **look)
         top, bottom = top + np.maximum(values, 0), bottom + np.minimum(values, 0)
-    axes.plot(at, floats([budget["total"] for budget in budgets]), "D", color="black", mfc="white", ms=5, label="sum")
+    axes.plot(at, floats([budget.total for budget in budgets]), "D", color="black", mfc="white", ms=5, label="sum")
     axes.axhline(0, color=GREY, lw=0.8)
     axes.set_xticks(at, [str(t + 1) for t in tasks])
     axes.set(title=title, xlabel="task", ylabel="squared error per image", ylim=limits)
@@ -77,27 +72,27 @@ def budget_figure(
     return figure
 
 
-def budget_limits(budgets: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def budget_limits(budgets: Sequence[Budget]) -> tuple[float, float]:
     """Axis that holds every stack, with room."""
     stacks = [list(stack(budget).values()) for budget in budgets]
-    high = max([sum(max(v, 0) for v in parts) for parts in stacks] + known(b["total"] for b in budgets), default=0)
+    high = max([sum(max(v, 0) for v in parts) for parts in stacks] + known(b.total for b in budgets), default=0)
     low = min((sum(min(v, 0) for v in parts) for parts in stacks), default=0)
     room = 0.06 * (high - low) or 1.0
     return low - (room if low < 0 else 0), high + room
 
 
 @style()
-def forecast_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
+def forecast_figure(pairs: Sequence[ForecastPair]) -> Figure:
     """Draw predicted against measured loss changes, a point for each pair of an old and a new task.
 
     Args:
         pairs: those with both numbers.
     """
     figure, axes = new_figure((4.6, 4.2))
-    x = floats([pair["measured_loss_change"] for pair in pairs])
-    y = floats([pair["predicted_loss_change"] for pair in pairs])
-    old = floats([pair["old"] + 1 for pair in pairs])
-    new = sorted({pair["new"] for pair in pairs})
+    x = floats([pair.measured_loss_change for pair in pairs])
+    y = floats([pair.predicted_loss_change for pair in pairs])
+    old = floats([pair.old + 1 for pair in pairs])
+    new = sorted({pair.new for pair in pairs}, key=lambda name: (isinstance(name, str), name))
     low, high = min(x.min(), y.min(), 0), max(x.max(), y.max(), 0)
     room = 0.08 * (high - low) or 1e-3
     ends = (low - room, high + room)
@@ -105,7 +100,7 @@ def forecast_figure(pairs: Sequence[Mapping[str, Any]]) -> Figure:
     axes.axhline(0, color="#cccccc", lw=0.7, zorder=0)
     axes.axvline(0, color="#cccccc", lw=0.7, zorder=0)
     for i, k in enumerate(new):
-        chosen = np.array([pair["new"] == k for pair in pairs])
+        chosen = np.array([pair.new == k for pair in pairs])
         axes.scatter(x[chosen], y[chosen], s=26, color=task_colour(i, len(new)), label=_new_name(k, len(new)), zorder=3)
     gaps = np.hypot(x[:, None] - x, y[:, None] - y) + np.where(np.eye(len(x)), np.inf, 0.0)
     for a, b, t, gap in zip(x, y, old, gaps.min(axis=1), strict=True):
@@ -123,34 +118,35 @@ def _new_name(new: int | str, count: int) -> str | None:
 
 
 @style()
-def curve_figure(gap: Mapping[str, Any]) -> Figure:
+def curve_figure(gap: Gap) -> Figure:
     """Draw a task's predicted test losses against training-set size, beside kernel regression and the network.
 
     Args:
-        gap: a task's object of `gaps.json`.
+        gap: what `gaps.json` says of the task.
     """
     figure, axes = new_figure()
-    curve = gap["learning_curve"]
-    sizes = floats(curve["sizes"])
-    for name, (text, line, colour) in CURVES.items():
-        values = floats(curve[name])
+    curve, network = gap.learning_curve, gap.learning_curve.network
+    sizes, measured = floats(curve.sizes), floats(curve.measured)
+    predicted = [floats(values(curve)) for _, _, values in CURVES.values()]
+    for (name, (line, colour, _)), values in zip(CURVES.items(), predicted, strict=True):
         if np.isfinite(values).any():
-            axes.plot(sizes, values, line, color=colour, lw=1.6, label=text)
-    spread = np.nan_to_num(floats(curve["measured_std"]))
+            axes.plot(sizes, values, line, color=colour, lw=1.6, label=name)
+    spread = np.nan_to_num(floats(curve.measured_std))
     look: dict[str, Any] = {"fmt": "o", "ms": 4.5, "capsize": 2.5, "lw": 1}
     if len(sizes):
-        axes.errorbar(sizes, floats(curve["measured"]), spread, color="black", label="kernel regression", **look)
-    if curve["network"]["loss"] is not None:
-        point = (curve["network"]["images"], curve["network"]["loss"])
-        axes.plot(*point, "*", ms=12, color=COLOURS[1], label="trained network", ls="")
+        axes.errorbar(sizes, measured, spread, color="black", label="kernel regression", **look)
     axes.set_xscale("log")
-    ticks = sorted(set(curve["sizes"]))
-    ticks = ticks[:: 1 + len(ticks) // 5] + [curve["network"]["images"]] * (curve["network"]["loss"] is not None)
+    ticks = sorted(set(curve.sizes))
+    ticks = ticks[:: 1 + len(ticks) // 5]
+    heights = [*known(np.ravel(predicted)), *known(measured + spread)]
+    if network.loss is not None:
+        axes.plot(network.images, network.loss, "*", ms=12, color=COLOURS[1], label="trained network", ls="")
+        ticks.append(network.images)
+        heights.append(network.loss)
     axes.set_xticks(ticks, [str(size) for size in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    heights = [*known(floats([curve[name] for name in CURVES]).ravel()), *known(floats(curve["measured"]) + spread)]
-    axes.set_ylim(0, 1.1 * max([*heights, *known([curve["network"]["loss"]])], default=1.0) or 1.0)
+    axes.set_ylim(0, 1.1 * max(heights, default=1.0) or 1.0)
     axes.grid(alpha=0.25)
-    axes.set(title=f"task {gap['task'] + 1}", xlabel="training images of the task", ylabel="half squared test loss")
+    axes.set(title=f"task {gap.task + 1}", xlabel="training images of the task", ylabel="half squared test loss")
     legend_below(figure, axes, columns=2)
     return figure

@@ -2,6 +2,7 @@
 
 from analysis.report.facts import KernelFacts, by_method, forecast_facts, gap_facts, kernel_facts, shown_method
 from analysis.report.reading import RunFiles, clean
+from analysis.store.study_forms import GapsFile
 
 UNKNOWN = "unknown"
 BASELINES = {
@@ -61,7 +62,7 @@ def verdict(files: RunFiles) -> list[str]:
     """Say in three to five sentences what the run achieved and what theory says about it."""
     sentences = [_accuracy(files), _forgetting(files), _kernels(files)]
     if files.gaps:
-        sentences.append(_gaps(files))
+        sentences.append(_gaps(files.gaps))
     sentences.append(_forecast(files))
     return sentences
 
@@ -74,26 +75,25 @@ def method_name(method: str) -> str:
 def _accuracy(files: RunFiles) -> str:
     if not files.results:
         return "How accurate the run is isn't known yet: it has no results."
-    summary, method = files.results["summary"], shown_method(files)
-    mine = summary[method]
-    tasks = len(mine["accuracy_matrix"]["mean"])
-    seeds = mine["final_accuracy"]["n"]
+    summary, method = files.results.summary, shown_method(files)
+    final = {name: made.final_accuracy.mean for name, made in summary.items()}
+    tasks, seeds = summary[method].tasks, summary[method].final_accuracy.n
     text = (
         f"After {tasks} {'task' if tasks == 1 else 'tasks'}, {method_name(method)} names "
-        f"{percent(mine['final_accuracy']['mean'])} of the test images of all classes right"
+        f"{percent(final[method])} of the test images of all classes right"
     )
     text += f" (mean of {seeds} seeds)" if seeds > 1 else ""
-    others = [f"{method_name(m)} {percent(s['final_accuracy']['mean'])}" for m, s in summary.items() if m != method]
+    others = [f"{method_name(name)} {percent(value)}" for name, value in final.items() if name != method]
     text += f"; {' and '.join(others)}." if others else "."
     if "prototypes" not in summary or method == "prototypes":
         return text
-    gain = mine["final_accuracy"]["mean"] - summary["prototypes"]["final_accuracy"]["mean"]
+    gain = final[method] - final["prototypes"]
     changed = "gained" if gain >= 0 else "cost"
     return f"{text} So training has {changed} {points(abs(gain))}."
 
 
 def _forgetting(files: RunFiles) -> str:
-    forgetting = files.results["summary"][shown_method(files)]["forgetting"]["mean"] if files.results else None
+    forgetting = files.results.summary[shown_method(files)].forgetting.mean if files.results else None
     if forgetting is None:
         return "How much it forgot isn't known: that takes results of at least two tasks."
     words = ((0.01, "hardly anything"), (0.05, "little"), (0.15, "a good deal"), (float("inf"), "much"))
@@ -148,8 +148,8 @@ def methods_says(files: RunFiles) -> str:
     return " ".join(said)
 
 
-def _gaps(files: RunFiles) -> str:
-    facts = gap_facts(files.gaps or {})
+def _gaps(gaps: GapsFile) -> str:
+    facts = gap_facts(gaps)
     if facts.total is None or facts.forgetting is None:
         return "With a single task, theory's error is that of learning it alone: nothing came later."
     return (

@@ -1,13 +1,12 @@
 """Plain words under the figures: what each shows and what would be good (fixed), what a run says (from its numbers)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from analysis.plots.kernels import checkpoint_name
 from analysis.report.facts import (
-    CLIP,
+    clip_of,
     forecast_facts,
     gap_facts,
     kernel_facts,
@@ -18,6 +17,8 @@ from analysis.report.facts import (
 )
 from analysis.report.reading import RunFiles, TaskKernel, clean, floats, known
 from analysis.report.verdict import closeness, cosine, number, percent, points
+from analysis.store.forms import Numbers
+from analysis.store.study_forms import ForecastFile, GapsFile, LearningCurve, SummaryFile
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ CAPTIONS = {
 
 def accuracy_says(files: RunFiles) -> str:
     """Where accuracy fell, and what most of the errors are."""
-    method = shown_method(files)
-    part = (files.results or {})["summary"][method]
-    matrix = floats(part["accuracy_matrix"]["mean"])
+    if not files.results:
+        return ""
+    matrix = floats(files.results.summary[shown_method(files)].accuracy_matrix.mean)
     last = matrix[-1]
     falls = [(float(matrix[t:, t].max() - last[t]), t) for t in range(len(last))]
     text = f"The final accuracies of single tasks lie between {percent(last.min())} and {percent(last.max())}"
@@ -138,7 +139,7 @@ def kernels_says(kernels: tuple[TaskKernel, ...]) -> str:
     return " ".join(sentences)
 
 
-def ratios_says(summary: dict[str, Any]) -> str:
+def ratios_says(summary: SummaryFile) -> str:
     """Mean ratio, its change, and the closest pair."""
     facts = kernel_facts(summary)
     text = closeness(facts)
@@ -162,37 +163,35 @@ def went(first: float | None, last: float | None) -> str:
     return f"stayed at {ends[1]}" if ends[0] == ends[1] else f"went from {ends[0]} to {ends[1]}"
 
 
-def spectra_says(summary: dict[str, Any]) -> str:
+def spectra_says(summary: SummaryFile) -> str:
     """How much of the shown spectrum the largest eigenvalues hold, first and last checkpoint of the first seed."""
-    part = next(iter(summary["seeds"].values()))
-    numbers = sorted(part["checkpoints"], key=int)
-    shares = []
-    for checkpoint in dict.fromkeys((numbers[0], numbers[-1])):
-        spectra = [known(values) for values in part["checkpoints"][checkpoint]["spectrum"]]
-        shares.append(mean(sum(values[:5]) / sum(values) for values in spectra if sum(values) > 0))
-    ends = " at the first checkpoint and ".join(percent(share, 0) for share in shares)
+    _, seed = summary.first_seed
+    ends = [seed.first, seed.last] if len(seed.checkpoints) > 1 else [seed.first]
+    shares = [mean(sum(v[:5]) / sum(v) for v in figures.spectrum if sum(v) > 0) for figures in ends]
+    said = " at the first checkpoint and ".join(percent(share, 0) for share in shares)
     where = " at the last" if len(shares) > 1 else ""
-    return f"The five largest of the eigenvalues shown hold {ends}{where} of their sum, on average over tasks."
+    return f"The five largest of the eigenvalues shown hold {said}{where} of their sum, on average over tasks."
 
 
-def drift_says(summary: dict[str, Any]) -> str:
+def drift_says(summary: SummaryFile) -> str:
     """Drift, and how alignment and effective dimension moved."""
-    seeds = list(summary["seeds"].values())
-    ends = []
-    for name in ("target_alignment", "effective_dimension"):
-        first, last = (
-            mean(v for part in seeds for v in part["checkpoints"][pick(part["checkpoints"], key=int)][name])
-            for pick in (min, max)
-        )
-        ends.append(went(first, last))
-    drifts = known(v for part in seeds for figures in part["checkpoints"].values() for v in figures["drift"])
-    text = f"On average over tasks, alignment {ends[0]} and the effective dimension {ends[1]}."
+    seeds = summary.seeds.values()
+    alignment = went(
+        mean(value for seed in seeds for value in seed.first.target_alignment),
+        mean(value for seed in seeds for value in seed.last.target_alignment),
+    )
+    dimension = went(
+        mean(value for seed in seeds for value in seed.first.effective_dimension),
+        mean(value for seed in seeds for value in seed.last.effective_dimension),
+    )
+    drifts = known(value for seed in seeds for figures in seed.checkpoints.values() for value in figures.drift)
+    text = f"On average over tasks, alignment {alignment} and the effective dimension {dimension}."
     if not drifts:
         return text + " With one checkpoint there is no drift."
     return text + f" Kernels changed by {percent(mean(drifts))} per task on average, {percent(max(drifts))} at most."
 
 
-def gaps_says(gaps: dict[str, Any]) -> str:
+def gaps_says(gaps: GapsFile) -> str:
     """Theory's split and the network's, the check of the identity, and how lazy training was."""
     facts = gap_facts(gaps)
     text = (
@@ -215,18 +214,17 @@ def gaps_says(gaps: dict[str, Any]) -> str:
     return text
 
 
-def bounds_says(gaps: dict[str, Any]) -> str:
+def bounds_says(gaps: GapsFile) -> str:
     """How close leave-one-out comes, and whether the bound says anything."""
     facts = gap_facts(gaps)
     below, count = facts.bounds
-    clip = gaps.get("clip") or CLIP
+    clip = clip_of(gaps)
     text = (
         f"Leave-one-out misses the measured loss after learning by {percent(facts.loo_error, 0)} (median over tasks)."
     )
     if not count:
         return text + " No bound could be computed."
-    every = [gap["bound"] for part in gaps["seeds"].values() for gap in part["by_task"]]
-    notes = list(dict.fromkeys(clean(bound["note"], 200) for bound in every if bound["note"]))[:3]
+    notes = list(dict.fromkeys(clean(gap.bound.note, 200) for gap in gaps.every if gap.bound.note))[:3]
     why = f" About the bounds: {'; '.join(notes)}." if notes else ""
     empty = "all are" if below == 0 else f"{count - below} of {count} are"
     return (
@@ -240,7 +238,7 @@ def bounds_says(gaps: dict[str, Any]) -> str:
     )
 
 
-def forecast_says(forecast: dict[str, Any]) -> str:
+def forecast_says(forecast: ForecastFile) -> str:
     """Quality over pairs, the worst pair, and on which side the forecast errs."""
     facts = forecast_facts(forecast)
     text = (
@@ -251,33 +249,29 @@ def forecast_says(forecast: dict[str, Any]) -> str:
     text += f", and loss changes correlate at {cosine(facts.correlation)}." if facts.correlation is not None else "."
     if facts.worst is not None:
         old, new = facts.worst
-        text += f" Worst is task {old + 1} under task {new + 1} (relative error {number(facts.worst_error, 2)})."
+        under = f"task {new + 1}" if isinstance(new, int) else clean(new)
+        text += f" Worst is task {old + 1} under {under} (relative error {number(facts.worst_error, 2)})."
     if facts.bias is not None:
         side = "more" if facts.bias > 0 else "less"
         text += f" On average it predicts {number(abs(facts.bias), 2)} {side} loss than was measured."
     return text
 
 
-def curves_says(gaps: dict[str, Any]) -> str:
+def curves_says(gaps: GapsFile) -> str:
     """How far each estimator is from kernel regression, and where the network stands."""
-    every = [gap for part in gaps["seeds"].values() for gap in part["by_task"]]
+    every = [gap.learning_curve for gap in gaps.every]
     parts = []
-    for name, text in (("finite_population", "finite-population estimator"), ("eigenlearning", "eigenlearning curve"),
-                       ("leave_one_out", "leave-one-out")):  # fmt: skip
-        errors = [
-            relative(a, b)
-            for gap in every
-            for a, b in zip(gap["learning_curve"][name], gap["learning_curve"]["measured"], strict=True)
-        ]
+    for text, errors in (
+        ("finite-population estimator", [off for curve in every for off in _off(curve.finite_population, curve)]),
+        ("eigenlearning curve", [off for curve in every for off in _off(curve.eigenlearning, curve)]),
+        ("leave-one-out", [off for curve in every for off in _off(curve.leave_one_out, curve)]),
+    ):
         if known(errors):
             parts.append(f"{percent(median(errors), 0)} ({text})")
     said = (
         f"The median distance from kernel regression is {', '.join(parts)}." if parts else "No point can be compared."
     )
-    ends = [
-        (gap["learning_curve"]["network"]["loss"], (known(gap["learning_curve"]["measured"]) or [None])[-1])
-        for gap in every
-    ]
+    ends = [(curve.network.loss, (known(curve.measured) or [None])[-1]) for curve in every]
     both = [(a, b) for a, b in ends if a is not None and b is not None]
     better = sum(a < b for a, b in both)
     return said + (
@@ -285,9 +279,14 @@ def curves_says(gaps: dict[str, Any]) -> str:
     )
 
 
-def shares_says(summary: dict[str, Any]) -> str:
+def _off(predicted: Numbers, curve: LearningCurve) -> list[float | None]:
+    """Relative distances of an estimator from kernel regression."""
+    return [relative(a, b) for a, b in zip(predicted, curve.measured, strict=True)]
+
+
+def shares_says(summary: SummaryFile) -> str:
     """Which group carries most, and which least, at the last checkpoint of all seeds."""
-    last = [part["checkpoints"][max(part["checkpoints"], key=int)] for part in summary["seeds"].values()]
-    shares = {name: mean(v for figures in last for v in figures["groups"][name]["share"]) for name in last[0]["groups"]}
+    last = [seed.last for seed in summary.seeds.values()]
+    shares = {name: mean(v for figures in last for v in figures.groups[name].share) for name in last[0].groups}
     ordered = sorted(((value, name) for name, value in shares.items() if value is not None), reverse=True)
-    return f"At the last checkpoint: {', '.join(f'{name} {percent(value)}' for value, name in ordered)}."
+    return f"At the last checkpoint: {', '.join(f'{clean(name)} {percent(value)}' for value, name in ordered)}."

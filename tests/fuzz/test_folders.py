@@ -10,7 +10,13 @@ import pytest
 from hypothesis import strategies as st
 
 from analysis.records.checkpoints import open_run
+from analysis.report import words
+from analysis.report.page import RunView, render_page
+from analysis.report.provenance import provenance_of, seeds_note
 from analysis.report.reading import read_run
+from analysis.report.sections import Part, all_tables
+from analysis.report.tables import comparison
+from analysis.report.verdict import methods_says, verdict
 from analysis.store import load_analysis
 from analysis.store.files import sha256
 from experiments.sweep import cells
@@ -20,7 +26,7 @@ from ntkcl_jax.runs.log import MetricsLog, read_metrics
 from ntkcl_jax.runs.recorded import load_run
 from ntkcl_jax.training.run import train
 from tests.fuzz.harness import HOSTILE, JUNK, TEXTS, answer, damaged_bytes, damaged_json, fuzz, write
-from tests.support import stored
+from tests.support import reported, stored
 from tests.support import streams as tiny
 
 NAMES = st.one_of(
@@ -30,6 +36,8 @@ NAMES = st.one_of(
     TEXTS,
 )
 """Names that a manifest could list."""
+STUDIES = ("analysis/summary.json", "analysis/gaps.json", "analysis/forecast.json")
+OF_SUMMARY = (words.ratios_says, words.spectra_says, words.drift_says, words.shares_says)
 HASHES = st.sampled_from(["", "0" * 64, None, 1, [], {}])
 
 
@@ -39,6 +47,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz") / "run"
     train(tiny.config(optimizer__epochs=1), path, arrays=tiny.arrays(), quiet=True)
     return path
+
+
+@pytest.fixture(scope="module")
+def reported_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up files of a run and of every study; every test puts back what it damages."""
+    return reported.made_run(tmp_path_factory.mktemp("fuzz") / "reported", tasks=2, seeds=(0, 1), checkpoints=(0, 2))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +94,29 @@ def test_results_of_any_content_are_read_or_refused(run: Path, drawn: st.DataObj
     path = run / "results.json"
     calls = [lambda: RunFolder(run).read_json("results.json"), *readers(run)[1:]]
     with_file(path, drawn.draw(damaged_json(path.read_text())), calls)
+
+
+@fuzz(60, drawn=st.data(), name=st.sampled_from(["config.json", "results.json", *STUDIES]))
+def test_files_of_any_content_are_reported_or_refused(reported_run: Path, drawn: st.DataObject, name: str) -> None:
+    """All words, tables and HTML of a report, short of its figures."""
+    path = reported_run / name
+
+    def told() -> None:
+        files = read_run(reported_run)
+        said = [words.accuracy_says(files), methods_says(files)]
+        if files.summary:
+            said += [say(files.summary) for say in OF_SUMMARY]
+        if files.gaps:
+            said += [words.gaps_says(files.gaps), words.bounds_says(files.gaps), words.curves_says(files.gaps)]
+        if files.forecast:
+            said.append(words.forecast_says(files.forecast))
+        shown = [*all_tables(files), comparison([files])]
+        assert all(table.csv() for table in shown)
+        part = Part(says=" ".join(said), tables=shown)
+        view = RunView(files.name, verdict(files), seeds_note(files), {"accuracy": part}, {}, provenance_of(files))
+        render_page([view], {"accuracy": "Accuracy"})
+
+    with_file(path, drawn.draw(damaged_json(path.read_text())), [told])
 
 
 @fuzz(25, drawn=st.data(), line=HOSTILE, at=st.integers(0, 3))

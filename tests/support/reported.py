@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from analysis.store import KernelSpec, KernelStore
+from analysis.store.forms import RUN_FORMAT
+from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies import summary
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
 from tests.support.stored import HEALTH
@@ -31,7 +33,7 @@ def write(path: Path, value: Any) -> None:
 def config(tasks: int, seeds: Sequence[int], class_names: Sequence[str], preset: str) -> dict[str, Any]:
     scenario = {"class_order": list(range(2 * tasks))[::-1], "task_sizes": [2] * tasks}
     return {
-        "format": 1, "config": {"preset": preset, "seeds": list(seeds), "methods": ["ntkcl", "sequential"]},
+        "format": RUN_FORMAT, "config": {"preset": preset, "seeds": list(seeds), "methods": ["ntkcl", "sequential"]},
         "weights": {"name": "nano", "sha256": "9a43dfbb"}, "versions": VERSIONS, "machine": "a machine",
         "data": {"fingerprint": "eb6c", "class_names": list(class_names), "train_images": 80, "test_images": 40},
         "scenarios": {str(seed): scenario for seed in seeds}, "git": {"commit": "c6e5204e", "modified": True},
@@ -50,7 +52,7 @@ def results(tasks: int, seeds: Sequence[int], names: Sequence[str], preset: str)
 
     every = {str(seed): {"ntkcl": of_seed(seed, 1), "sequential": of_seed(seed, 4)} for seed in seeds}
     methods = {name: aggregate([part[name] for part in every.values()]) for name in ("ntkcl", "sequential")}
-    return {"format": 1, "preset": preset, "task_names": list(names), "seeds": every, "summary": methods}
+    return {"format": RUN_FORMAT, "preset": preset, "task_names": list(names), "seeds": every, "summary": methods}
 
 
 def kernels(run: Path, tasks: int, seed: int, images: int, checkpoints: Sequence[int]) -> dict[str, Any]:
@@ -123,8 +125,8 @@ def gaps(tasks: int, seeds: Sequence[int], names: Sequence[str]) -> dict[str, An
         }  # fmt: skip
 
     return {
-        "format": 1, "per_task": 20, "ridge_fraction": None, "confidence": 0.05, "clip": 1.0, "versions": VERSIONS,
-        "commit": "c6e5204e",
+        "format": STUDY_FORMAT, "per_task": 20, "ridge_fraction": None, "confidence": 0.05, "clip": 1.0,
+        "versions": VERSIONS, "commit": "c6e5204e",
         "seeds": {str(seed): {"tasks": list(range(tasks)), "names": list(names),
                               "by_task": [gap(seed, t) for t in range(tasks)]} for seed in seeds},
     }  # fmt: skip
@@ -150,7 +152,8 @@ def forecast(tasks: int, seeds: Sequence[int], names: Sequence[str], new: str | 
         return {"tasks": list(range(tasks)), "names": list(names), "pairs": [pair(rng, old, k) for old, k in pairs]}
 
     return {
-        "format": 1, "method": "ntkcl", "procedure": "run", "per_task": 20, "versions": VERSIONS, "commit": "c6e5204e",
+        "format": STUDY_FORMAT, "method": "ntkcl", "procedure": "run", "per_task": 20,
+        "versions": VERSIONS, "commit": "c6e5204e",
         "seeds": {str(seed): of_seed(seed) for seed in seeds}, "loss_change_correlation": None if new else 0.9,
     }  # fmt: skip
 

@@ -8,6 +8,7 @@ from analysis.records.checkpoints import Records, open_run
 from analysis.records.probes import Probes
 from analysis.store import code_version_json
 from analysis.store.files import write_json
+from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies.forecast.network import KERNEL_IMAGES, forecast_tasks
 from analysis.studies.forecast.new_data import forecast_new, name_of, read_new
 from analysis.studies.forecast.pairs import correlation
@@ -17,7 +18,6 @@ from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError, user_path
 from ntkcl_jax.terminal.progress import Progress
 
-FORMAT = 1
 MOST_IMAGES = 60
 """Test images of a task where no number is asked for."""
 MEASURED = {
@@ -72,7 +72,7 @@ def compute_forecast(
             seeds[str(seed)] = {"tasks": list(probes.tasks), "names": names, "pairs": pairs}
             per_task = len(probes.images) // len(probes.tasks)
     report = {
-        "format": FORMAT,
+        "format": STUDY_FORMAT,
         "method": request.method,
         "procedure": request.procedure,
         "per_task": per_task,

@@ -7,13 +7,12 @@ from analysis.errors import RecordError
 from analysis.records.checkpoints import open_run
 from analysis.store import code_version_json
 from analysis.store.files import write_json
+from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies.gaps.entries import entries
 from analysis.studies.gaps.learner import gather, stages
 from analysis.studies.request import GapsRequest
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.terminal.progress import Progress
-
-FORMAT = 1
 
 
 def compute_gaps(
@@ -60,7 +59,7 @@ def compute_gaps(
                 "by_task": entries(learnt, images, request, train_images),
             }
     made = {
-        "format": FORMAT,
+        "format": STUDY_FORMAT,
         "per_task": per_task,
         "side": request.side,
         "ridge": request.ridge,

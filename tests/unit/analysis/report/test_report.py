@@ -14,13 +14,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from jinja2.exceptions import UndefinedError
+from msgspec.structs import replace
 from PIL import Image
 
 from analysis.report import write_report
 from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
 from analysis.report.output import render
+from analysis.report.page import RunView, render_page
 from analysis.report.reading import read_run
-from analysis.report.sections import SECTIONS, all_tables
+from analysis.report.sections import SECTIONS, Part, all_tables
+from analysis.report.tables import Table
 from analysis.report.theory_figures import budget_figure, budget_limits, curve_figure, forecast_figure
 from analysis.report.verdict import verdict
 from tests.support import reported
@@ -131,19 +135,19 @@ def test_sentences_carry_the_numbers_of_the_files(made: Path) -> None:
     assert "90.0\xa0%" not in said[0] and "After 3 tasks, NTK-CL names 95.0\xa0%" in said[0]
     assert "plain training on one task after the other 80.0\xa0%" in said[0]
     assert "7.5 points" in said[1]
-    last = files.summary["seeds"]["0"]["checkpoints"]["3"]
-    ratios = np.array(last["inter_intra_ratio"])[np.triu_indices(3, 1)]
+    last = files.summary.seeds[0].checkpoints[3]
+    ratios = np.array(last.inter_intra_ratio)[np.triu_indices(3, 1)]
     assert kernel_facts(files.summary).last == pytest.approx(ratios.mean())
     assert f"kernel is {ratios.mean():.2g} of" in said[2]
     gaps = gap_facts(files.gaps)
-    added = [gap["total"] - gap["task_specific"] for gap in files.gaps["seeds"]["0"]["by_task"][:2]]
+    added = [gap.total - gap.task_specific for gap in files.gaps.seeds[0].by_task[:2]]
     assert gaps.forgetting == pytest.approx(np.mean(added)) and f"added {np.mean(added):.2g} to" in said[3]
     assert gaps.loo_error == pytest.approx(0.1)
-    pairs = files.forecast["seeds"]["0"]["pairs"]
+    pairs = files.forecast.seeds[0].pairs
     told = forecast_facts(files.forecast)
-    assert told.error == pytest.approx(np.median([pair["relative_error"] for pair in pairs]))
-    x, y = ([pair[name] for pair in pairs] for name in ("predicted_loss_change", "measured_loss_change"))
-    assert told.correlation == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert told.error == pytest.approx(np.median([pair.relative_error for pair in pairs]))
+    changes = [(pair.predicted_loss_change, pair.measured_loss_change) for pair in pairs]
+    assert told.correlation == pytest.approx(np.corrcoef(np.transpose(changes))[0, 1])
     assert "3 pairs" in said[4] and "holds" in said[4]
 
 
@@ -190,6 +194,52 @@ def test_a_single_task_and_a_single_checkpoint_have_their_words(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_names_that_only_a_file_can_hold_break_nothing(run: Path) -> None:
+    """Names of parameter groups and kernels, which nobody chooses, and new data where a task is expected."""
+
+    def rename(summary: Any) -> None:
+        summary["outputs"] = HOSTILE[4]
+        for figures in summary["seeds"]["0"]["checkpoints"].values():
+            figures["groups"] = dict(zip(HOSTILE, [*figures["groups"].values()] * 2, strict=False))
+
+    edit(run / "analysis/summary.json", rename)
+    edit(run / "analysis/forecast.json", lambda f: f["seeds"]["0"]["pairs"][1].update(new=HOSTILE[4]))
+    edit(run / "analysis/forecast.json", lambda f: f["seeds"]["0"]["pairs"][1].update(relative_error=9.0))
+    page = Page(write_report([run]))
+    assert HOSTILE[0] in page.text and "under =1+1 ? ? (relative error 9)" in page.text
+    assert "script" not in {tag for tag, _ in page.tags} and "\u202e" not in page.text
+    (share,) = SECTIONS["shares"][1](read_run(run)).panels
+    render(share.figure)  # a name with broken mathematics among them
+
+
+def test_the_page_escapes_and_cleans_what_nobody_else_did() -> None:
+    text = "a\u202eb\x1b[2J\ud800</p><script>&\"'"
+    table = Table("t", text, [text], [[text]])
+    part = Part(says=text, tables=[table], missing=text)
+    view = RunView(text, [text], text, {"accuracy": part}, {}, [(text, text)])
+    page = render_page([view, view], {"accuracy": text}, table).decode()
+    assert not {"\u202e", "\x1b", "\ud800"} & set(page) and "script>" not in page.replace("script&gt;", "")
+    assert page.count("a?b?[2J?&lt;/p&gt;&lt;script&gt;&amp;&#34;&#39;") >= 25
+
+
+def test_the_template_knows_no_empty_name() -> None:
+    view = RunView("a", [], "", {}, {}, [])
+    with pytest.raises(UndefinedError, match="accuracy"):
+        render_page([view], {"accuracy": "a section that the run has no part of"})
+
+
+def test_a_single_task_of_several_methods_has_no_forgetting(tmp_path: Path, undrawn: None) -> None:
+    run = reported.made_run(tmp_path / "one", tasks=1, checkpoints=(1,))
+    edit(run / "config.json", lambda config: config["config"].update(methods=["ntkcl", "adapters"]))
+    edit(run / "results.json", lambda results: results["summary"].update(adapters=results["summary"]["sequential"]))
+    (run / "analysis/adapters").mkdir()
+    shutil.copy(run / "analysis/summary.json", run / "analysis/adapters")
+    write_report([run])
+    rows = list(csv.DictReader((run / "analysis/tables/methods.csv").read_text().splitlines()))
+    assert [(row["final accuracy, %"], row["forgetting, points"]) for row in rows] == [("100.0", ""), ("100.0", "")]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_two_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     other = reported.made_run(tmp_path / "other", tasks=2, seeds=(3, 4), checkpoints=(0, 2))
     (other / "analysis/gaps.json").unlink()
@@ -205,36 +255,38 @@ def test_two_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
 
 
 def test_stacks_add_up_to_the_sum_that_is_marked(made: Path) -> None:
-    budgets = read_run(made).gaps["seeds"]["0"]["by_task"]
+    budgets = read_run(made).gaps.seeds[0].by_task
     axes = budget_figure(budgets, [0, 1, 2], "theory", budget_limits(budgets)).axes[0]
     heights = np.zeros(3)
     for bar in axes.patches:
         assert bar.get_height() >= 0 or bar.get_y() <= 0  # what is negative hangs from zero
         heights[round(bar.get_x() + bar.get_width() / 2)] += bar.get_height()
     marked = next(line for line in axes.lines if line.get_label() == "sum").get_ydata()
-    assert heights == pytest.approx(marked) and marked == pytest.approx([budget["direct"] for budget in budgets])
+    assert heights == pytest.approx(marked) and marked == pytest.approx([budget.direct for budget in budgets])
     low, high = axes.get_ylim()
     edges = [edge for bar in axes.patches for edge in (bar.get_y(), bar.get_y() + bar.get_height())]
     assert low <= min(edges) and max(edges) <= high
 
 
 def test_the_same_numbers_give_the_same_bytes(made: Path) -> None:
-    budgets = read_run(made).gaps["seeds"]["0"]["by_task"]
+    budgets = read_run(made).gaps.seeds[0].by_task
     first, second = (render(budget_figure(budgets, [0, 1, 2], "theory", (0, 1))) for _ in range(2))
     assert first == second and b"Creator" not in first["svg"]
 
 
-def test_a_forecast_is_drawn_above_the_line_where_it_says_too_much() -> None:
-    pair = {"old": 0, "new": 1, "predicted_loss_change": 0.3, "measured_loss_change": 0.1}
+def test_a_forecast_is_drawn_above_the_line_where_it_says_too_much(made: Path) -> None:
+    pair = read_run(made).forecast.seeds[0].pairs[0]
+    pair = replace(pair, predicted_loss_change=0.3, measured_loss_change=0.1)
     axes = forecast_figure([pair]).axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[0.1, 0.3]]
     assert "measured" in axes.get_xlabel() and "predicted" in axes.get_ylabel()
 
 
 def test_nothing_of_a_learning_curve_lies_outside(made: Path) -> None:
-    gap = read_run(made).gaps["seeds"]["0"]["by_task"][0]
-    gap["learning_curve"]["network"]["loss"] = 3.0
-    axes = curve_figure(gap).axes[0]
+    gap = read_run(made).gaps.seeds[0].by_task[0]
+    curve = gap.learning_curve
+    high = replace(gap, learning_curve=replace(curve, network=replace(curve.network, loss=3.0)))
+    axes = curve_figure(high).axes[0]
     assert axes.get_ylim()[1] > 3.0 and axes.get_xticks().tolist() == [5, 10, 20, 40, 200]
     assert [line.get_label() for line in axes.lines if len(line.get_xdata()) == 1] == ["trained network"]
 
@@ -252,8 +304,8 @@ def test_tables_hold_the_unrounded_numbers(made: Path) -> None:
     files = read_run(made)
     rows = {table.name: table for table in all_tables(files)}
     lines = list(csv.DictReader(rows["forecast"].csv().decode().splitlines()))
-    pair = files.forecast["seeds"]["0"]["pairs"][1]
-    assert float(lines[1]["relative error of the drift"]) == pair["relative_error"]
-    assert (lines[1]["old task"], lines[1]["new task"]) == (str(pair["old"] + 1), str(pair["new"] + 1))
+    pair = files.forecast.seeds[0].pairs[1]
+    assert float(lines[1]["relative error of the drift"]) == pair.relative_error
+    assert (lines[1]["old task"], lines[1]["new task"]) == (str(pair.old + 1), str(pair.new + 1))
     matrix = list(csv.DictReader(rows["accuracy_matrix"].csv().decode().splitlines()))
     assert float(matrix[1]["accuracy"]) == 0.95 and len(matrix) == 2 * 6

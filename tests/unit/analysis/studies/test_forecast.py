@@ -17,6 +17,8 @@ from analysis.errors import AnalysisError, PlanError, RecordError
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records, open_run
 from analysis.records.outputs import centred_scores, mean_step, targets
+from analysis.store.forms import read_form
+from analysis.store.study_forms import ForecastFile
 from analysis.studies.forecast import compute_forecast, forecast_file, told
 from analysis.studies.forecast.closed_forms import closed_form_step, procedure_of
 from analysis.studies.forecast.network import run_step, task_drifts
@@ -113,6 +115,8 @@ def test_the_file_holds_what_is_returned_and_every_field(run: Path, made: dict[s
     stored = json.loads((run / "analysis" / "forecast.json").read_text())
     assert stored["seeds"].keys() == made["seeds"].keys() and stored["format"] == 1
     assert {"method", "procedure", "per_task", "versions", "commit", "loss_change_correlation"} <= stored.keys()
+    read = read_form(run / "analysis" / "forecast.json", ForecastFile)
+    assert read is not None and [pair.cosine for pair in read.seeds[0].pairs] == [p["cosine"] for p in pairs(made)]
     for p in pairs(made):
         assert p["images"] == stored["per_task"] == 8  # as many as the smallest task has
         assert 1 <= p["concentration"]["modes"]["90"] <= p["concentration"]["modes"]["99"] <= 8 * 7
@@ -205,6 +209,8 @@ def test_new_data_are_forecast_as_the_network_then_learns_them(run: Path, more: 
         (t, "more-of-it", None) for t in range(3)
     ]
     assert all(p.keys() >= NEW_TASK_FIELDS and p["measured_loss_change"] is None for p in pairs(found))
+    read = read_form(file, ForecastFile)
+    assert read is not None and {pair.new for pair in read.seeds[0].pairs} == {"more-of-it"}
     assert "2 new classes" in told(found)
 
     # What the network itself does with them: the plain steps of a further task.

@@ -13,6 +13,8 @@ from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError
 from analysis.records.checkpoints import Records, open_run
 from analysis.records.outputs import centred_scores, half_squared, targets
+from analysis.store.forms import read_form
+from analysis.store.study_forms import GapsFile
 from analysis.studies.gaps import compute_gaps, gaps_table
 from analysis.studies.gaps.learner import check, gather
 from analysis.studies.request import GapsRequest
@@ -171,6 +173,8 @@ def test_the_file_is_what_is_returned_and_equal_calls_give_equal_bytes(run: Path
     path = run / "analysis" / "gaps.json"
     first = path.read_bytes()
     assert json.loads(first) == made
+    read = read_form(path, GapsFile)
+    assert read is not None and [gap.loo for gap in read.every] == [gap["loo"] for gap in made["seeds"]["0"]["by_task"]]
     compute_gaps(run, GapsRequest(per_task=N), quiet=True, arrays=tiny.arrays())
     assert path.read_bytes() == first
     assert len(gaps_table(made).splitlines()) == 2 + 3

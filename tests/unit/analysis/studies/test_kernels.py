@@ -16,6 +16,8 @@ import pytest
 import analysis
 from analysis.errors import AnalysisError, PlanError, RecordError, StoreError
 from analysis.records.checkpoints import open_run
+from analysis.store.forms import read_form
+from analysis.store.study_forms import SummaryFile
 from analysis.studies.kernels import compute_kernels, dry_run
 from ntkcl_jax.cli import NTKCL
 from ntkcl_jax.training.run import train
@@ -89,6 +91,8 @@ def test_blocks_are_the_kernels_between_the_tasks_images_by_definition(analysed:
 def test_every_checkpoint_has_every_figure(analysed: Path) -> None:
     made = json.loads((analysed / "analysis" / "summary.json").read_text())
     checkpoints = made["seeds"]["0"]["checkpoints"]
+    read = read_form(analysed / "analysis" / "summary.json", SummaryFile)
+    assert read is not None and list(read.seeds[0].checkpoints) == [0, 1, 2, 3]
     assert list(checkpoints) == ["0", "1", "2", "3"]
     for number, figures in checkpoints.items():
         for name in ("inter_intra_ratio", "kernel_norm", "unrelated_ratio", "same_task_ratio", "overlap"):

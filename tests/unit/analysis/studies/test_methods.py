@@ -244,7 +244,7 @@ def test_the_report_puts_methods_side_by_side(tmp_path: Path, undrawn: None) -> 
     path.write_text(json.dumps(summary))
     page = write_report([run]).read_text()
     files = read_run(run)
-    facts = kernel_facts(files.summary or {})
+    facts = kernel_facts(files.summary)
     rows = list(csv.DictReader((run / "analysis/tables/methods.csv").read_text().splitlines()))
     assert [row["method"] for row in rows] == ["ntkcl", METHOD]
     assert [float(row["last"]) for row in rows] == [pytest.approx(facts.last), 0.875]

@@ -1,0 +1,373 @@
+"""The forms of a run's JSON files as classes, and the reader that makes an object of a file or refuses it in one line.
+
+`config.json` and `results.json` are here, what studies write is in `study_forms`. A class names what analysis reads of
+a file; a file may hold more. Accuracies are fractions from 0 to 1, tasks count from 0.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from msgspec import Meta, Struct, ValidationError, convert
+
+from analysis.errors import StoreError
+from ntkcl_jax.config import codec
+from ntkcl_jax.errors import reason
+from ntkcl_jax.runs.folder import FORMAT as RUN_FORMAT
+from ntkcl_jax.terminal.tables import short_name
+
+Number = float | None
+"""A number, or null where there is none, such as the drift of a single checkpoint; NaN and infinity aren't read."""
+Numbers = tuple[Number, ...]
+Matrix = tuple[Numbers, ...]
+Index = Annotated[int, Meta(ge=0, lt=10**9)]
+"""A seed, task or checkpoint; as a key its digits."""
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """Base of all forms: an object of JSON whose other keys are ignored."""
+
+
+class Commit(Form, frozen=True, kw_only=True):
+    """State of the code that trained.
+
+    Attributes:
+        commit: its hash.
+        modified: there were changes that aren't committed.
+    """
+
+    commit: str | None = None
+    modified: bool | None = None
+
+
+class UsedWeights(Form, frozen=True, kw_only=True):
+    """The backbone's weights.
+
+    Attributes:
+        name: as they were asked for.
+        sha256: of the file, hexadecimal.
+    """
+
+    name: str | None = None
+    sha256: str | None = None
+
+
+class UsedData(Form, frozen=True, kw_only=True):
+    """The images.
+
+    Attributes:
+        class_names: in the order of the data set's labels.
+        train_images: how many.
+        test_images: how many.
+        fingerprint: of images and labels, hexadecimal.
+    """
+
+    class_names: tuple[str, ...]
+    train_images: int | None = None
+    test_images: int | None = None
+    fingerprint: str | None = None
+
+
+class Settings(Form, frozen=True, kw_only=True):
+    """Those of the run's settings that analysis reads here.
+
+    Attributes:
+        preset: name of the settings that it began with.
+        methods: names of what was trained.
+    """
+
+    preset: str
+    methods: tuple[str, ...]
+
+
+class SeedScenario(Form, frozen=True, kw_only=True):
+    """A seed's tasks.
+
+    Attributes:
+        class_order: the data set's label of each class of the run.
+        task_sizes: classes of each task; they are the first ones of `class_order`.
+    """
+
+    class_order: tuple[Index, ...]
+    task_sizes: tuple[Index, ...]
+
+
+class ConfigFile(Form, frozen=True, kw_only=True):
+    """`config.json`.
+
+    Attributes:
+        format: `RUN_FORMAT`.
+        config: the run's settings.
+        data: the images.
+        scenarios: tasks by seed.
+        weights: of the backbone.
+        versions: of Python and packages, by name.
+        git: the code.
+        machine: for people.
+        command: words of the command line.
+    """
+
+    version: ClassVar[int] = RUN_FORMAT
+    format: int
+    config: Settings
+    data: UsedData
+    scenarios: dict[Index, SeedScenario]
+    weights: UsedWeights | None = None
+    versions: dict[str, str] | None = None
+    git: Commit | None = None
+    machine: str | None = None
+    command: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what types can't say."""
+        classes = len(self.data.class_names)
+        for seed, scenario in self.scenarios.items():
+            order, sizes = scenario.class_order, scenario.task_sizes
+            if max(order, default=-1) >= classes or sum(sizes) > len(order):
+                raise ValueError(f"classes and task sizes of seed {seed} don't fit together")
+
+
+class OverSeeds(Form, frozen=True, kw_only=True):
+    """A number of a method.
+
+    Attributes:
+        mean: over seeds.
+        std: sample standard deviation over seeds.
+        n: seeds.
+    """
+
+    mean: Number
+    std: Number
+    n: int
+
+
+class FinalOverSeeds(OverSeeds, frozen=True, kw_only=True):
+    """A number that every method has.
+
+    Attributes:
+        mean: over seeds.
+    """
+
+    mean: float
+
+
+class VectorOverSeeds(Form, frozen=True, kw_only=True):
+    """A number after each task.
+
+    Attributes:
+        mean: over seeds.
+        std: sample standard deviation over seeds.
+    """
+
+    mean: tuple[float, ...]
+    std: Numbers
+
+
+class MatrixOverSeeds(Form, frozen=True, kw_only=True):
+    """Accuracies on each task (column) after each task (row).
+
+    Attributes:
+        mean: T rows of T, over seeds; null above the diagonal.
+    """
+
+    mean: Matrix
+
+
+class MethodResults(Form, frozen=True, kw_only=True):
+    """What a method achieved, over seeds.
+
+    Attributes:
+        accuracy_matrix: fraction of a task's test images that are named right among all classes seen.
+        accuracy_after_task: the same of all images of the tasks so far.
+        average_incremental_accuracy: mean of `accuracy_after_task`.
+        final_accuracy: its last number.
+        forgetting: mean over earlier tasks of the accuracy lost between their best and the end.
+        backward_transfer: mean over earlier tasks of the accuracy at the end minus the one just after the task.
+    """
+
+    accuracy_matrix: MatrixOverSeeds
+    accuracy_after_task: VectorOverSeeds
+    average_incremental_accuracy: OverSeeds
+    final_accuracy: FinalOverSeeds
+    forgetting: OverSeeds
+    backward_transfer: OverSeeds
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there are numbers of."""
+        return len(self.accuracy_matrix.mean)
+
+    def __post_init__(self) -> None:
+        """Check what types can't say."""
+        if not self.tasks:
+            raise ValueError("accuracy_matrix.mean: expected a row for each task")
+        check_shape("accuracy_matrix.mean", self.accuracy_matrix.mean, self.tasks, self.tasks)
+        check_shape("accuracy_after_task.mean", self.accuracy_after_task.mean, self.tasks)
+        check_shape("accuracy_after_task.std", self.accuracy_after_task.std, self.tasks)
+        for t, row in enumerate(self.accuracy_matrix.mean):
+            for k, value in enumerate(row[: t + 1]):
+                if value is None or not 0 <= value <= 1:
+                    raise ValueError(f"accuracy_matrix.mean[{t}][{k}]: expected a fraction from 0 to 1")
+
+
+class SeedResults(Form, frozen=True, kw_only=True):
+    """What a method achieved with one seed.
+
+    Attributes:
+        forgetting: as in `MethodResults`.
+    """
+
+    forgetting: Number
+
+
+class ResultsFile(Form, frozen=True, kw_only=True):
+    """`results.json`.
+
+    Attributes:
+        format: `RUN_FORMAT`.
+        task_names: of the tasks.
+        summary: over seeds, by method.
+        seeds: by seed and method.
+        preset: name of the settings.
+    """
+
+    version: ClassVar[int] = RUN_FORMAT
+    format: int
+    task_names: tuple[str, ...]
+    summary: dict[str, MethodResults]
+    seeds: dict[Index, dict[str, SeedResults]]
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check what types can't say."""
+        if not self.summary:
+            raise ValueError("summary: expected at least one method")
+        if max(method.tasks for method in self.summary.values()) > len(self.task_names):
+            raise ValueError("task_names: expected a name for each row of the accuracy matrices")
+
+
+Read = TypeVar("Read", bound=Form)
+
+
+def read_form(path: Path, form: type[Read]) -> Read | None:
+    """Read a JSON file as an object.
+
+    Args:
+        path: the file.
+        form: its class, such as `ConfigFile`.
+
+    Returns:
+        The object; None where there is no file.
+
+    Raises:
+        StoreError: the file can't be read, or isn't of its form; the message names the place.
+    """
+    try:
+        if not path.exists():
+            return None
+        value = codec.read_json(path)
+    except (OSError, ValueError) as error:  # ValueError: bad JSON, bad UTF-8, or a number that isn't finite
+        raise StoreError(f"{path} can't be read ({reason(error)}); restore it from a copy, or make it again") from error
+    try:
+        return made_of(value, form)
+    except ValueError as error:
+        raise StoreError(
+            f"{path} isn't of the form that this version reads ({error}); make it again with this version"
+        ) from error
+
+
+def made_of(value: Any, form: type[Read]) -> Read:
+    """Make an object of what a JSON file holds.
+
+    Args:
+        value: what was read, from `codec.read_json`; changed where it is refused.
+        form: its class.
+
+    Raises:
+        ValueError: the first difference: what was expected where, and what came.
+
+    Example:
+        >>> made_of({"forgetting": 0.1, "other": 1}, SeedResults)
+        SeedResults(forgetting=0.1)
+        >>> made_of({"forgetting": "0.1"}, SeedResults)
+        Traceback (most recent call last):
+        ValueError: forgetting: expected `float | null`, got `str`
+    """
+    version = getattr(form, "version", None)
+    # First of all, as the rest of another version needn't fit.
+    if version is not None and isinstance(value, dict) and value.get("format", version) != version:
+        raise ValueError(f"format is {short_name(value['format'], 40)}, expected {version}")
+    try:
+        return convert(value, form, str_keys=True)
+    except UnicodeError:  # half of a surrogate pair
+        raise ValueError("expected names in Unicode, got a key that is none") from None
+    except ValidationError as error:
+        what, _, at = str(error).rpartition(" - at ")
+        if not what:
+            what, at = at, ""
+        if at.startswith("`key` in"):
+            what, at = f"unexpected key ({what})", at.removeprefix("`key` in ").rstrip("`") + "[...]"
+        place = _place(value, form, str(error), at)
+        what = what[:1].lower() + what[1:]
+        raise ValueError(short_name(f"{place}: {what}" if place else what, 300)) from None
+
+
+def _place(value: Any, form: type[Form], error: str, path: str) -> str:
+    """The path of an error with the keys of objects, of which msgspec tells none.
+
+    Args:
+        value: what was refused; it loses the keys that are right.
+        form: its class.
+        error: its message.
+        path: as msgspec writes it, `$.seeds[...].tasks[0]`.
+    """
+    place, here = "", value
+    for name, index, gap in re.findall(r"\.(\w+)|\[(\d+)\]|\[(\.\.\.)\]", path):
+        if gap:
+            left = list(here.items())
+            while len(left) > 1:  # by halves, as a file can have any number of keys
+                half = len(left) // 2
+                here.clear()
+                here.update(left[:half])
+                left = left[:half] if _refusal(value, form) == error else left[half:]
+            here.clear()
+            here.update(left)
+            if _refusal(value, form) != error:
+                return place.removeprefix(".")
+            key, here = left[0]
+            name = short_name(key, 40)
+        else:
+            here = here[int(index) if index else name]
+        place += f"[{index}]" if index else f".{name}"
+    return place.removeprefix(".")
+
+
+def _refusal(value: Any, form: type[Form]) -> str:
+    """What msgspec has against a value; nothing where that is right."""
+    try:
+        convert(value, form, str_keys=True)
+    except (ValidationError, UnicodeError) as error:
+        return str(error)
+    return ""
+
+
+def check_shape(name: str, values: Any, *sizes: int) -> None:
+    """Compare the lengths of nested lists with those expected.
+
+    Args:
+        name: of the values, for the message.
+        values: nested tuples.
+        *sizes: length of the outermost, of each within it, and so on.
+
+    Raises:
+        ValueError: one of another length.
+
+    Example:
+        >>> check_shape("rows", ((1, 2), (3,)), 2, 2)
+        Traceback (most recent call last):
+        ValueError: rows[1]: expected 2 values, got 1
+    """
+    if len(values) != sizes[0]:
+        raise ValueError(f"{name}: expected {sizes[0]} values, got {len(values)}")
+    for i, part in enumerate(values if len(sizes) > 1 else ()):
+        check_shape(f"{name}[{i}]", part, *sizes[1:])
