@@ -11,7 +11,7 @@ import numpy as np
 
 from ntkcl_jax import Arrays
 from ntkcl_jax.data.glyphs import PRETRAINING_FONTS, SCRIPT_STRENGTH, SCRIPTS, is_digit
-from ntkcl_jax.data.offline import uci_digits
+from ntkcl_jax.data.sources.digits import uci_digits
 from ntkcl_jax.data.strokes import distance_field, draw, font_characters
 from ntkcl_jax.seeds import stream_seed
 

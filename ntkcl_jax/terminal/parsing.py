@@ -4,10 +4,13 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.extras import literal_type_from_choices
 
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.terminal.progress import plain_text
@@ -17,7 +20,11 @@ SUGGESTIONS = 3
 """Most options that a message about an unknown one suggests."""
 
 
-def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -> T:
+Choices = Mapping[type, Mapping[str, tuple[str, ...]]]
+"""Dataclass and field -> the words it may be, where only the machine knows them."""
+
+
+def parse(what: type[T], prog: str, args: list[str], default: T | None = None, choices: Choices | None = None) -> T:
     """Read a command's options.
 
     Args:
@@ -25,6 +32,7 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -
         prog: what the user typed before them, for the help.
         args: the words after it.
         default: values that options override.
+        choices: words that fields of type `str` are restricted to.
 
     Returns:
         An instance of `what`. `--help` ends the process with code 0.
@@ -42,9 +50,10 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -
     """
 
     def read(args: list[str]) -> T:
+        registry = _restricted(choices or {})
         if default is None:
-            return tyro.cli(what, prog=prog, args=args)
-        return tyro.cli(what, prog=prog, args=args, default=default)
+            return tyro.cli(what, prog=prog, args=args, registry=registry)
+        return tyro.cli(what, prog=prog, args=args, default=default, registry=registry)
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -57,6 +66,24 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -
     with _endless_paper() as box, contextlib.suppress(SystemExit):
         read([plain_text(word) for word in args])
     raise ConfigError(f"{_one_line(box.getvalue())}; `{prog} --help` lists the options")
+
+
+def _restricted(choices: Choices) -> ConstructorRegistry:
+    """Make tyro take some fields of some dataclasses for a choice between words."""
+    registry, asked = ConstructorRegistry(), set()
+
+    @registry.struct_rule
+    def restricted(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type not in choices or info.type in asked:
+            return None
+        asked.add(info.type)  # so that this rule steps aside and tyro's own reads the dataclass
+        usual = ConstructorRegistry.get_struct_spec(info)
+        asked.remove(info.type)
+        assert isinstance(usual, StructConstructorSpec)
+        types = {name: literal_type_from_choices(words) for name, words in choices[info.type].items()}
+        return replace(usual, fields=tuple(replace(f, type=types.get(f.name, f.type)) for f in usual.fields))
+
+    return registry
 
 
 @contextlib.contextmanager

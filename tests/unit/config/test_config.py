@@ -52,7 +52,7 @@ from tests.support import streams as tiny
         (DataConfig, "crop_scale", (0.0, 1.0)),
         (DataConfig, "crop_scale", (0.5, 1.5)),
         (DataConfig, "crop_ratio", (2.0, 1.0)),
-        (DataConfig, "source", "folder"),
+        (DataConfig, "source", "web"),
         (ComputeConfig, "eval_batch_size", 0),
         (ComputeConfig, "checkpoint_every_steps", 0),
         (RunConfig, "methods", ("ntkcl", "magic")),
