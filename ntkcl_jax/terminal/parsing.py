@@ -19,7 +19,6 @@ T = TypeVar("T")
 SUGGESTIONS = 3
 """Most options that a message about an unknown one suggests."""
 
-
 Choices = Mapping[type, Mapping[str, tuple[str, ...]]]
 """Dataclass and field -> the words it may be, where only the machine knows them."""
 
@@ -50,10 +49,8 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None, c
     """
 
     def read(args: list[str]) -> T:
-        registry = _restricted(choices or {})
-        if default is None:
-            return tyro.cli(what, prog=prog, args=args, registry=registry)
-        return tyro.cli(what, prog=prog, args=args, default=default, registry=registry)
+        given = tyro.MISSING_NONPROP if default is None else default
+        return tyro.cli(what, prog=prog, args=args, default=given, registry=_restricted(choices or {}))
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -61,8 +58,9 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None, c
     except SystemExit as end:
         if not end.code:
             raise
-    # tyro draws a box of many lines, fitted to the terminal. Drawn once more on endless paper it has one line for each
-    # thing it says. The words are cleaned so that none of them can pass for a line of the box.
+    # tyro draws a box of many lines, fitted to the terminal, and tells a mistake as data only to a hook that it calls
+    # private (1.0.17). Drawn once more on endless paper the box has one line for each thing it says. The words are
+    # cleaned so that none of them can pass for a line of it.
     with _endless_paper() as box, contextlib.suppress(SystemExit):
         read([plain_text(word) for word in args])
     raise ConfigError(f"{_one_line(box.getvalue())}; `{prog} --help` lists the options")
