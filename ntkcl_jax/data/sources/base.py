@@ -112,7 +112,7 @@ def checked_labels(name: str, value: Any, count: int) -> Int64[np.ndarray, " n"]
         raise DataError(f"{name} must be integers of shape (n,), got {labels.dtype} of shape {labels.shape}")
     if len(labels) != count:
         raise DataError(f"{name} has {len(labels)} entries for {count} images; give one label to each image")
-    if labels.min() < 0:
+    if np.min(labels, initial=0) < 0:
         raise DataError(f"{name} must not be negative, got {labels.min()}; number the classes 0, 1, 2, ...")
     return labels.astype(np.int64)
 

@@ -243,6 +243,7 @@ def test_images_of_an_added_kind_are_taken_with_and_without_a_split(install: Ins
         ("names = ['a', 'b']", r"class_names must be a tuple of words, got \['a', 'b'\]"),
         ("names = ('a', 1)", "class_names must be a tuple of words"),
         ("labels = labels - 1", "labels of train must not be negative, got -1"),
+        ("labels = labels[:0]", "2 of 2 classes have no training image, the first is 'a'"),
         ("labels = labels / 1", "labels of train must be integers"),
         (
             "image = image / 255",
