@@ -109,7 +109,7 @@ def datasets() -> dict[str, Data]:
     """scikit-learn's 1,797 digits (8 x 8), and the 5,000 MNIST digits (28 x 28) of the `digits` stream."""
     from sklearn.datasets import load_digits
 
-    from ntkcl_jax.data.offline import digits
+    from ntkcl_jax.data.sources.digits import digits
 
     small = load_digits()
     train, train_labels, test, test_labels, _ = digits()

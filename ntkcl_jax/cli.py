@@ -118,10 +118,9 @@ def evaluate(args: list[str]) -> None:
 
 def verify(args: list[str]) -> int:
     """Check weights, images, split and transforms; returns the exit code."""
-    from ntkcl_jax.terminal.options import Verify
-    from ntkcl_jax.terminal.parsing import parse
+    from ntkcl_jax.terminal.options import parse_verify
 
-    options = parse(Verify, "ntkcl verify", args)
+    options = parse_verify(args)
     from ntkcl_jax.terminal.progress import Progress
     from ntkcl_jax.training.verify import verify
     from ntkcl_jax.training.verify_report import asked, report

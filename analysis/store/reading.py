@@ -19,7 +19,6 @@ from analysis.store.files import (
     sha256,
 )
 from analysis.store.spec import KernelSpec, analysis_folder
-from ntkcl_jax.config.codec import fits
 from ntkcl_jax.errors import reason, user_path
 from ntkcl_jax.runs.checkpoint import MANIFEST, PARTIAL
 
@@ -69,7 +68,7 @@ class StoredKernel(Readable):
         """
         path = self.path / TIMINGS
         seconds = read_json(path).get("seconds") if path.exists() else None
-        if seconds is not None and not (fits(float, seconds) and seconds >= 0):
+        if seconds is not None and not (type(seconds) in (int, float) and seconds >= 0):
             raise damaged(path, f"has no seconds but {str(seconds)[:20]!r}")
         return seconds
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import StoreError
-from ntkcl_jax.config.codec import fits
+from ntkcl_jax.config.codec import from_json
+from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.runs.folder import first_difference, provenance
 
 WHOLE = "whole"
@@ -179,12 +180,10 @@ class KernelSpec:
         Raises:
             StoreError: fields that don't fit together.
         """
-        made: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
-        made["versions"] = tuple(value["versions"].items())
-        for field in fields(cls):
-            if field.name in made and not fits(field.type, made[field.name]):
-                raise StoreError(f"expected {field.name} of another type, got {_shown(made[field.name])}")
-        return cls(**made)
+        try:
+            return from_json(cls, value | {"versions": tuple(value["versions"].items())})
+        except ConfigError as error:
+            raise StoreError(str(error)) from error
 
 
 def analysis_folder(run: Path, method: str = "ntkcl") -> Path:

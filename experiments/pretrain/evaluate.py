@@ -20,7 +20,7 @@ from experiments.pretrain.images import load_glyphs
 from experiments.pretrain.train import as_pixels, backbone
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.data.glyphs import UNSEEN_FONTS, render_scripts
-from ntkcl_jax.data.offline import digits
+from ntkcl_jax.data.sources.digits import digits
 from ntkcl_jax.data.strokes import SIDE
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.weights import load_backbone

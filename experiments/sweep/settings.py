@@ -1,13 +1,12 @@
 """Settings by their dotted names: `field=value` words, changed configurations, and every field there is."""
 
 import difflib
-import json
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.config.codec import fits, parse_json, to_json
+from ntkcl_jax.config.codec import from_json, parse_json, to_json
 from ntkcl_jax.errors import ConfigError
 
 
@@ -52,22 +51,11 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
         if name not in dict(leaves(to_json(config))):
             close = difflib.get_close_matches(name, [known for known, _ in leaves(to_json(config))], n=1)
             raise ConfigError(f"no setting {name!r}" + (f"; did you mean {close[0]}?" if close else ""))
-    return _changed(config, changes, "")
-
-
-def _changed(part: Any, changes: Mapping[str, Any], above: str) -> Any:
-    """Change all fields of a part at once, as some only fit together."""
-    values: dict[str, Any] = {}
-    for field in fields(part):
-        name, old = above + field.name, getattr(part, field.name)
-        if is_dataclass(old):
-            values[field.name] = _changed(old, changes, f"{name}.")
-        elif name in changes:
-            value = tuple(changes[name]) if isinstance(changes[name], list) else changes[name]
-            if not fits(field.type, value):
-                raise ConfigError(f"{name} can't be {json.dumps(changes[name])}; it is {json.dumps(old)}")
-            values[field.name] = value
-    return replace(part, **values)
+    values = to_json(config)  # all are changed at once, as some only fit together
+    for name, value in changes.items():
+        *above, field = name.split(".")
+        functools.reduce(dict.__getitem__, above, values)[field] = value
+    return from_json(RunConfig, values, remedy="correct the setting")
 
 
 def leaves(values: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:

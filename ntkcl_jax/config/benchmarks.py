@@ -12,8 +12,6 @@ ImageNet-R, 7,500 of ImageNet-A, 27,000 of EuroSAT, 20,638 of the 15-class Plant
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ntkcl_jax.config.data import SourceName
-
 Pretraining = Literal["in21k", "in1k"]
 WEIGHTS: dict[Pretraining, str] = {
     "in21k": "vit_base_patch16_224.augreg_in21k.safetensors",
@@ -60,7 +58,7 @@ class Benchmark:
     classes: int
     first_task: int
     per_task: int
-    source: SourceName
+    source: str
     layout: str
     split: Literal["official", "seeded"]
     note: str

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import math
-import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
-from ntkcl_jax.errors import ConfigError
+import msgspec
+
+from ntkcl_jax.errors import ConfigError, reason
+
+T = TypeVar("T")
 
 JSON_BYTES = 2**28
 """Longest file of JSON that is read, bytes."""
@@ -24,69 +27,66 @@ def to_json(config: Any) -> dict[str, Any]:
         >>> to_json(OptimizerConfig())["epochs"]
         20
     """
+    # Not msgspec: its `to_builtins` leaves tuples, and its JSON can't hold a path that isn't UTF-8.
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_json(cls: Any, values: dict[str, Any]) -> Any:
-    """Rebuild a config from `to_json`'s output.
+def from_json(cls: type[T], values: Any, remedy: str = "restore it from a copy") -> T:
+    """Rebuild a config from `to_json`'s output; fields that are left out have their defaults.
 
     Args:
         cls: the config class, e.g. `RunConfig`.
         values: its fields as plain data.
+        remedy: how messages about a value end.
 
     Returns:
-        An instance of `cls`.
+        An instance of `cls`. An integer in the place of a float becomes one; no other type is converted.
 
     Raises:
-        ConfigError: a field is unknown (a config of another version), or its value is refused.
+        ConfigError: a field is unknown (a config of another version), is missing, or its value is refused; names it.
 
     Example:
         >>> from ntkcl_jax.config import RunConfig
         >>> from_json(RunConfig, to_json(RunConfig())) == RunConfig()
         True
+        >>> from_json(RunConfig, {"optimizer": {"epochs": True}})
+        Traceback (most recent call last):
+            ...
+        ntkcl_jax.errors.ConfigError: RunConfig.optimizer.epochs: expected `int`, got `bool`; restore it from a copy
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{cls.__name__} must be an object of fields, got {_short(values)}; restore it from a copy")
-    unknown = sorted(set(values) - set(fields))
+    unknown = list(_unknown(cls, values, ""))  # msgspec passes over them
     if unknown:
         raise ConfigError(f"{cls.__name__} has no field {', '.join(unknown)}; was it written by another version?")
-    out = {}
-    for name, value in values.items():
-        hint = fields[name].type
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            value = from_json(hint, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        if not fits(hint, value):
-            kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise ConfigError(f"{cls.__name__}.{name} must be {kind}, got {_short(value)}; restore it from a copy")
-        out[name] = value
-    return cls(**out)
+    try:
+        return msgspec.convert(values, cls)
+    except ValueError as error:  # msgspec's own, or text that isn't UTF-8 where words are to choose from
+        what, at, place = str(error).rpartition(" - at `$")
+        what, place = (what, place.rstrip("`")) if at else (place, "")
+        if what.startswith("Invalid enum value") and "[" not in place:
+            what = f"expected one of {_words(cls, place)}, got{what.removeprefix('Invalid enum value')}"
+        what = reason(ValueError(what[:1].lower() + what[1:]))
+        raise ConfigError(f"{cls.__name__}{place}: {what}; {remedy}") from error
 
 
-def fits(hint: Any, value: Any) -> bool:
-    """Tell whether a value has the type that a field's annotation says; an integer will do for a float.
+def _types(cls: Any) -> dict[str, Any]:
+    return {field.name: field.type for field in dataclasses.fields(cls)}
 
-    Args:
-        hint: a plain type, a dataclass, or a Literal, union or tuple of such.
-        value: any value.
 
-    Example:
-        >>> fits(float | None, 1), fits(int, True), fits(tuple[int, ...], (1, "2")), fits(Literal["a", "b"], "c")
-        (True, False, False, False)
-    """
-    parts = get_args(hint)
-    if get_origin(hint) is Literal:
-        return any(type(value) is type(part) and value == part for part in parts)
-    if isinstance(hint, types.UnionType):
-        return any(fits(part, value) for part in parts)
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        wanted = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return len(wanted) == len(value) and all(fits(*pair) for pair in zip(wanted, value, strict=True))
-    return type(value) in ((int, float) if hint is float else (type(None),) if hint is None else (hint,))
+def _words(cls: Any, place: str) -> str:
+    """What a field can be that is a choice between words."""
+    for name in place.split(".")[1:]:
+        cls = _types(cls)[name]
+    return ", ".join(map(repr, get_args(cls)))
+
+
+def _unknown(cls: Any, values: Any, above: str) -> Iterator[str]:
+    """Dotted names of values that have no field."""
+    types = _types(cls)
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if name not in types:
+            yield f"{above}{name}"
+        elif dataclasses.is_dataclass(types[name]):
+            yield from _unknown(types[name], value, f"{above}{name}.")
 
 
 def parse_json(content: str | bytes) -> Any:
@@ -112,6 +112,8 @@ def parse_json(content: str | bytes) -> Any:
     if len(content) > JSON_BYTES:
         raise ValueError(f"it is longer than {JSON_BYTES} bytes")
     text = content.decode("utf-8") if isinstance(content, bytes) else content
+    # Not msgspec.json.decode: it takes integers of any length, nests as deep as Python's stack, and refuses "\udcff",
+    # by which paths that aren't UTF-8 are written.
     try:
         value = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
     except RecursionError:
@@ -150,8 +152,3 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]} is no finite number")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

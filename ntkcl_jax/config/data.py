@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ntkcl_jax.config.sources import BUILT_IN, source_entry
 from ntkcl_jax.errors import require
 
-SourceName = Literal["digits", "uci-digits", "scripts", "folder", "lists", "huggingface", "cifar100", "arrays"]
 Normalize = Literal["none", "imagenet", "half"]
 NORMALIZATIONS: dict[Normalize, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
@@ -13,17 +13,15 @@ NORMALIZATIONS: dict[Normalize, tuple[tuple[float, float, float], tuple[float, f
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """What is subtracted from red, green and blue in [0, 1], and what they are then divided by."""
-READ_FROM_PATH = ("folder", "lists", "huggingface", "cifar100")
-"""Sources that need `data.path`."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images come from, how they are cut into tasks, and how they are transformed."""
 
-    source: SourceName = "digits"
-    """`digits`, `uci-digits` and `scripts` need no files; `arrays` come from Python; the others read `data.path`
-    (docs/data.md)."""
+    source: str = "digits"
+    """`digits`, `uci-digits` and `scripts` need no files; `arrays` come from Python; `folder`, `lists`, `huggingface`
+    and `cifar100` read `data.path`; installed packages may add others (docs/data.md)."""
     path: str = ""
     """Image folder, folder below which the listed files lie, Hugging Face dataset (folder or hub name), or CIFAR-100's
     published archive or its folder."""
@@ -70,7 +68,7 @@ class DataConfig:
     """Threads that read and transform images ahead of the training step."""
 
     def __post_init__(self) -> None:
-        """Refuse empty tasks, empty sides and crops without meaning."""
+        """Refuse unknown sources, empty tasks, empty sides and crops without meaning."""
         for name in ("first_task_classes", "limit_per_class", "images_per_class", "classes", "split_seed"):
             require(getattr(self, name) >= 0, f"data.{name} must be >= 0, got {getattr(self, name)}")
         require(self.classes_per_task >= 1, f"data.classes_per_task must be at least 1, got {self.classes_per_task}")
@@ -81,5 +79,5 @@ class DataConfig:
         require(0 < low <= high <= 1, f"data.crop_scale must satisfy 0 < low <= high <= 1, got {self.crop_scale}")
         low, high = self.crop_ratio
         require(0 < low <= high, f"data.crop_ratio must satisfy 0 < low <= high, got {self.crop_ratio}")
-        if self.source in READ_FROM_PATH:
-            require(bool(self.path), f"data.source={self.source} needs data.path: where are the images?")
+        if self.source not in BUILT_IN:
+            source_entry(self.source)

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config import DataConfig, RunConfig
 from ntkcl_jax.config.devices import HostsConfig, MeshConfig
+from ntkcl_jax.config.sources import source_names
 from ntkcl_jax.errors import require
-from ntkcl_jax.terminal.parsing import parse
+from ntkcl_jax.terminal.parsing import Choices, parse
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Verify:
     """Weights file (default: the preset's)."""
     data: str = ""
     """Image folder, or what the preset's or --source's data are (default: the preset's path)."""
-    source: Literal["", "digits", "uci-digits", "scripts", "folder", "lists", "huggingface", "cifar100"] = ""
+    source: str = ""
     """Kind of the data (default: the preset's, else folder)."""
     train_list: str = ""
     """For lists: file or pattern."""
@@ -168,9 +169,20 @@ class ConvertWeights:
     """Print what was done as JSON."""
 
 
+def _sources() -> Choices:
+    return {DataConfig: {"source": source_names()}}
+
+
 def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:
     """Read `ntkcl train`'s options over a preset."""
-    return parse(Train, f"ntkcl train {name}", args, Train(run_dir=tyro.MISSING, config=config))
+    default = Train(run_dir=tyro.MISSING, config=config)
+    return parse(Train, f"ntkcl train {name}", args, default, choices=_sources())
+
+
+def parse_verify(args: list[str]) -> Verify:
+    """Read `ntkcl verify`'s options; `arrays` come from Python only."""
+    sources = tuple(name for name in source_names() if name != "arrays")
+    return parse(Verify, "ntkcl verify", args, choices={Verify: {"source": ("", *sources)}})
 
 
 def parse_rehearse(name: str, config: RunConfig, args: list[str]) -> Rehearse:
@@ -179,7 +191,7 @@ def parse_rehearse(name: str, config: RunConfig, args: list[str]) -> Rehearse:
     Raises:
         ConfigError: besides those of `parse`: a negative number.
     """
-    options = parse(Rehearse, f"ntkcl train {name} --rehearse", args, Rehearse(config))
+    options = parse(Rehearse, f"ntkcl train {name} --rehearse", args, Rehearse(config), choices=_sources())
     require(options.tasks >= 0, f"--tasks must be >= 0, got {options.tasks}")
     require(options.steps >= 0, f"--steps must be >= 0, got {options.steps}")
     require(options.minutes > 0, f"--minutes must be positive, got {options.minutes}")

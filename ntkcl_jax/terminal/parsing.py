@@ -4,10 +4,13 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+from tyro.extras import literal_type_from_choices
 
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.terminal.progress import plain_text
@@ -16,8 +19,11 @@ T = TypeVar("T")
 SUGGESTIONS = 3
 """Most options that a message about an unknown one suggests."""
 
+Choices = Mapping[type, Mapping[str, tuple[str, ...]]]
+"""Dataclass and field -> the words it may be, where only the machine knows them."""
 
-def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -> T:
+
+def parse(what: type[T], prog: str, args: list[str], default: T | None = None, choices: Choices | None = None) -> T:
     """Read a command's options.
 
     Args:
@@ -25,6 +31,7 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -
         prog: what the user typed before them, for the help.
         args: the words after it.
         default: values that options override.
+        choices: words that fields of type `str` are restricted to.
 
     Returns:
         An instance of `what`. `--help` ends the process with code 0.
@@ -42,9 +49,8 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -
     """
 
     def read(args: list[str]) -> T:
-        if default is None:
-            return tyro.cli(what, prog=prog, args=args)
-        return tyro.cli(what, prog=prog, args=args, default=default)
+        given = tyro.MISSING_NONPROP if default is None else default
+        return tyro.cli(what, prog=prog, args=args, default=given, registry=_restricted(choices or {}))
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -52,11 +58,30 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None) -
     except SystemExit as end:
         if not end.code:
             raise
-    # tyro draws a box of many lines, fitted to the terminal. Drawn once more on endless paper it has one line for each
-    # thing it says. The words are cleaned so that none of them can pass for a line of the box.
+    # tyro draws a box of many lines, fitted to the terminal, and tells a mistake as data only to a hook that it calls
+    # private (1.0.17). Drawn once more on endless paper the box has one line for each thing it says. The words are
+    # cleaned so that none of them can pass for a line of it.
     with _endless_paper() as box, contextlib.suppress(SystemExit):
         read([plain_text(word) for word in args])
     raise ConfigError(f"{_one_line(box.getvalue())}; `{prog} --help` lists the options")
+
+
+def _restricted(choices: Choices) -> ConstructorRegistry:
+    """Make tyro take some fields of some dataclasses for a choice between words."""
+    registry, asked = ConstructorRegistry(), set()
+
+    @registry.struct_rule
+    def restricted(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if info.type not in choices or info.type in asked:
+            return None
+        asked.add(info.type)  # so that this rule steps aside and tyro's own reads the dataclass
+        usual = ConstructorRegistry.get_struct_spec(info)
+        asked.remove(info.type)
+        assert isinstance(usual, StructConstructorSpec)
+        types = {name: literal_type_from_choices(words) for name, words in choices[info.type].items()}
+        return replace(usual, fields=tuple(replace(f, type=types.get(f.name, f.type)) for f in usual.fields))
+
+    return registry
 
 
 @contextlib.contextmanager

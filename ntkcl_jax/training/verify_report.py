@@ -5,6 +5,7 @@ from typing import Any
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.presets import PRESETS, preset
+from ntkcl_jax.data.sources import source_kind
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.terminal.options import Verify
 from ntkcl_jax.training.verify import Verification, percent, span
@@ -13,7 +14,6 @@ from ntkcl_jax.weights.convert import read_whole
 from ntkcl_jax.weights.layout import NumpyTree
 from ntkcl_jax.weights.reading import open_tensors
 
-NO_FILES = ("digits", "uci-digits", "scripts")
 RESIZE_OVER_SIZE = 256 / 224
 """Shorter side over crop, where nothing says otherwise."""
 
@@ -31,7 +31,8 @@ def asked(options: Verify) -> tuple[RunConfig, tuple[NumpyTree, str], tuple[str,
         ConfigError: neither a preset nor weights and data, or values that are refused.
         WeightsError: weights that can't be read or are of another architecture than the preset's.
     """
-    if not options.preset and not (options.weights and (options.data or options.source in NO_FILES)):
+    found = options.data or (options.source and not source_kind(options.source).reads_path)
+    if not options.preset and not (options.weights and found):
         raise ConfigError("expected a preset, or --weights and --data; e.g. `ntkcl verify cifar100 --data DATA`")
     base = preset(options.preset) if options.preset else RunConfig(preset="")
     weights = options.weights or base.weights

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import strategies as st
 
 from ntkcl_jax.config import DataConfig
-from ntkcl_jax.data import cifar, load_source
+from ntkcl_jax.data import load_source
+from ntkcl_jax.data.sources import cifar100 as cifar
 from tests.fuzz.harness import JUNK, answer, bounded, damaged_bytes, fuzz, write
 
 PARTS = {

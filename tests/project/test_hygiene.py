@@ -69,7 +69,7 @@ def findings(source: str) -> set[str]:
         if called == "torch.load" and not true(node, "weights_only"):
             found.add(FORBIDDEN[4])
         if re.fullmatch(r"yaml\.(full_|unsafe_)?load(_all)?", called) and "safe" not in ast.unparse(node).lower():
-            # ntkcl_jax/data/lists.py names its loader: PyYAML's safe one, in C where there is one
+            # ntkcl_jax/data/sources/lists.py names its loader: PyYAML's safe one, in C where there is one
             found.add(FORBIDDEN[5])
     return found
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.benchmarks import BENCHMARKS
-from ntkcl_jax.config.data import READ_FROM_PATH
 from ntkcl_jax.config.presets import PRESETS
 from ntkcl_jax.data import Arrays, load_source
+from ntkcl_jax.data.sources import source_kind
 from ntkcl_jax.devices import flops as costs
 from ntkcl_jax.devices.flops import Stream
 from ntkcl_jax.devices.host_memory import host_memory
@@ -21,8 +21,6 @@ from ntkcl_jax.weights import save_backbone, shapes
 
 EFFICIENCY = 0.4
 """Share of a plain matrix product's speed that the network is expected to reach, for choosing the rehearsal's size."""
-SIDES = {"cifar100": 32, "digits": 28, "scripts": 28, "uci-digits": 28}
-"""Side of a source's images, pixels; others are generated at `data.resize`."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def choose_size(config: RunConfig, stream: Stream, speed: float, minutes: float)
 def noise(config: RunConfig, sizes: tuple[int, ...], steps: int) -> Arrays:
     """Generate images that are all different: `steps` steps of the largest task, one test image a class."""
     rng = np.random.default_rng(0)
-    classes, side = sum(sizes), SIDES.get(config.data.source, config.data.resize)
+    classes, side = sum(sizes), source_kind(config.data.source).side or config.data.resize
     each = max(1, steps * config.optimizer.batch_size // max(sizes))
     labels = [np.repeat(np.arange(classes), n) for n in (each, 1)]
     images = [rng.integers(0, 256, (len(x), side, side, 3), np.uint8) for x in labels]
@@ -144,7 +142,8 @@ def random_weights(config: RunConfig, path: Path) -> Path:
 
 def rehearsed(config: RunConfig, stream: Stream, size: Size, weights: Path) -> RunConfig:
     """The config that is run: one seed, one epoch, the first tasks, noise."""
-    files = config.data.source in READ_FROM_PATH and config.data.source not in SIDES
+    kind = source_kind(config.data.source)
+    files = kind.reads_path and kind.side is None
     data = replace(
         config.data,
         source="arrays",

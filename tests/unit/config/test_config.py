@@ -16,7 +16,7 @@ from ntkcl_jax.config import (
     OptimizerConfig,
     RunConfig,
 )
-from ntkcl_jax.config.codec import from_json, to_json
+from ntkcl_jax.config.codec import from_json, parse_json, to_json
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.runs.context import check_settings
 from tests.support import streams as tiny
@@ -52,7 +52,7 @@ from tests.support import streams as tiny
         (DataConfig, "crop_scale", (0.0, 1.0)),
         (DataConfig, "crop_scale", (0.5, 1.5)),
         (DataConfig, "crop_ratio", (2.0, 1.0)),
-        (DataConfig, "source", "folder"),
+        (DataConfig, "source", "web"),
         (ComputeConfig, "eval_batch_size", 0),
         (ComputeConfig, "checkpoint_every_steps", 0),
         (RunConfig, "methods", ("ntkcl", "magic")),
@@ -112,8 +112,55 @@ def test_a_config_survives_its_json() -> None:
 def test_a_config_of_another_version_is_refused() -> None:
     values = to_json(RunConfig())
     values["data"]["colour"] = 1
-    with pytest.raises(ConfigError, match="DataConfig has no field colour; was it written by another version"):
+    with pytest.raises(ConfigError, match=r"RunConfig has no field data\.colour; was it written by another version"):
         from_json(RunConfig, values)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("optimizer.batch_size", True, "expected `int`, got `bool`"),
+        ("optimizer.batch_size", 4.0, "expected `int`, got `float`"),
+        ("optimizer.learning_rate", "0.1", "expected `float`, got `str`"),
+        ("optimizer.later_learning_rate", False, "expected `float | null`, got `bool`"),
+        ("data.flip", 1, "expected `bool`, got `int`"),
+        ("data.crop_scale", [0.5], "expected `array` of length 2, got 1"),
+        ("data.transform_on", "moon", "expected one of 'auto', 'host', 'device', got 'moon'"),
+        ("data.transform_on", "a - at `$.b`", "expected one of 'auto', 'host', 'device', got 'a - at `$.b`'"),
+        ("model.backbone", None, "expected `object`, got `null`"),
+        ("weights", None, "expected `str`, got `null`"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_with_its_path(field: str, value: Any, message: str) -> None:
+    values: dict[str, Any] = to_json(RunConfig())
+    *above, name = field.split(".")
+    part = values
+    for step in above:
+        part = part[step]
+    part[name] = value
+    with pytest.raises(ConfigError) as error:
+        from_json(RunConfig, values)
+    assert str(error.value) == f"RunConfig.{field}: {message}; restore it from a copy"
+
+
+def test_of_a_list_the_element_is_named_and_of_words_that_are_no_text_the_line_is_one() -> None:
+    with pytest.raises(ConfigError, match=r"RunConfig\.seeds\[1\]: expected `int`, got `null`"):
+        from_json(RunConfig, {"seeds": [0, None]})
+    with pytest.raises(ConfigError, match=r"surrogates not allowed; restore it from a copy"):
+        from_json(DataConfig, {"transform_on": "\udcff"})
+    with pytest.raises(ConfigError, match="RunConfig: expected `object`, got `array`; mend it"):
+        from_json(RunConfig, [], remedy="mend it")
+
+
+def test_fields_that_are_left_out_have_their_defaults_and_integers_become_floats() -> None:
+    config = from_json(RunConfig, {"optimizer": {"learning_rate": 1}})
+    assert config == RunConfig(optimizer=OptimizerConfig(learning_rate=1.0))
+    assert type(config.optimizer.learning_rate) is float
+
+
+def test_a_path_that_is_no_utf8_survives_json() -> None:
+    config = RunConfig(data=DataConfig(path="\udcff/images"))
+    assert from_json(RunConfig, parse_json(json.dumps(to_json(config)))) == config
 
 
 def test_configs_are_frozen_and_hashable() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from ntkcl_jax.config import DataConfig
-from ntkcl_jax.data import cifar, load_source
-from ntkcl_jax.data.cifar import read_pickled_dict
+from ntkcl_jax.data import load_source
+from ntkcl_jax.data.sources import cifar100 as cifar
+from ntkcl_jax.data.sources.cifar100 import read_pickled_dict
 from ntkcl_jax.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -112,7 +112,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(root: Path, source: str = "folder") -> Source:
-    return load_source(DataConfig(source=source, path=str(root)))  # pyright: ignore[reportArgumentType]
+    return load_source(DataConfig(source=source, path=str(root)))
 
 
 def test_a_folder_that_is_called_like_an_image_is_a_folder(root: Path) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ntkcl_jax.config import DataConfig
-from ntkcl_jax.data import Arrays, load_source, offline
+from ntkcl_jax.data import Arrays, load_source
+from ntkcl_jax.data.sources import digits as offline
 from ntkcl_jax.errors import DataError
 
 PIXELS = np.arange(4 * 6 * 5, dtype=np.uint8).reshape(4, 6, 5)
@@ -154,7 +155,7 @@ def test_the_uci_digits_are_still_the_same_bytes():
 
 
 def test_reading_uci_digits_imports_no_scikit_learn():
-    code = "import sys; from ntkcl_jax.data.offline import uci_digits; uci_digits(); print('sklearn' in sys.modules)"
+    code = "import sys; from ntkcl_jax.data.sources import digits; digits.uci_digits(); print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 

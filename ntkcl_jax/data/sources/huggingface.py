@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
+from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.decode import decode
 from ntkcl_jax.data.images import ImageSet
+from ntkcl_jax.data.sources.base import Sides, SourceKind
 from ntkcl_jax.errors import DataError, user_path
 
 OLDEST = 4
@@ -203,3 +205,14 @@ def _numbered(
                 )
     names = names or [str(label) for label in range(max(values) + 1)]
     return [np.array(side, np.int64) for _, side in written], tuple(names)
+
+
+def _sides(data: DataConfig) -> Sides:
+    return Sides(*read_hub(data.path, data.image_column, data.label_column, data.invert))
+
+
+HUGGINGFACE = SourceKind(
+    "a Hugging Face dataset: a folder that `save_to_disk` made, parquet files, an image folder, or a hub name",
+    _sides,
+    reads_path=True,
+)

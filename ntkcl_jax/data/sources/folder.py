@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.decode import SUFFIXES
 from ntkcl_jax.data.images import FileImages
-from ntkcl_jax.errors import DataError
+from ntkcl_jax.data.sources.base import Sides, SourceKind
+from ntkcl_jax.errors import DataError, user_path
 
 LAYOUT = "expected <path>/train/<class>/* and <path>/test/<class>/*"
 ONE_SIDE = "expected <path>/<class>/* or <path>/train/<class>/*"
@@ -43,11 +45,6 @@ def read_folder(path: Path, invert: bool = False) -> tuple[FileImages, FileImage
         )
     names = tuple(sorted(train))
     return _image_set(path, train, names, invert), _image_set(path, test, names, invert), names
-
-
-def has_sides(path: Path) -> bool:
-    """Whether a folder is split into `train` and `test`; if not, its folders are classes."""
-    return (path / "train").is_dir() or (path / "test").is_dir() or not path.is_dir()
 
 
 def read_classes(path: Path, invert: bool = False) -> tuple[FileImages, tuple[str, ...]]:
@@ -125,3 +122,18 @@ def _image_set(root: Path, classes: dict[str, list[Path]], names: tuple[str, ...
 def _some(names: list[str], shown: int = 5) -> str:
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest if names else "none"
+
+
+def _read(data: DataConfig) -> Sides:
+    path = user_path(data.path)
+    if (path / "train").is_dir() or (path / "test").is_dir() or not path.is_dir():
+        return Sides(*read_folder(path, data.invert))
+    images, names = read_classes(path, data.invert)  # not split yet: its folders are classes
+    return Sides(images, None, names)
+
+
+FOLDER = SourceKind(
+    "a folder with `train/<class>/*` and `test/<class>/*`, or with `<class>/*` alone, which we split",
+    _read,
+    reads_path=True,
+)

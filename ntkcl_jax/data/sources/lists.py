@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from ntkcl_jax.config import DataConfig
 from ntkcl_jax.config.codec import parse_json
 from ntkcl_jax.data.decode import SUFFIXES
 from ntkcl_jax.data.images import FileImages
+from ntkcl_jax.data.sources.base import Sides, SourceKind
 from ntkcl_jax.errors import DataError, user_path
 
 USUAL = {
@@ -246,3 +248,10 @@ def _class_names(labels: Int64[np.ndarray, " n"], files: list[Path]) -> tuple[st
 
 def _short(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _sides(data: DataConfig) -> Sides:
+    return Sides(*read_lists(user_path(data.path), data.train_list, data.test_list, data.invert))
+
+
+LISTS = SourceKind("the folder below which the images lie that lists of paths and labels name", _sides, reads_path=True)

@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from ntkcl_jax.errors import DataError
+from ntkcl_jax.config import DataConfig
+from ntkcl_jax.data.sources.arrays import Arrays
+from ntkcl_jax.data.sources.base import SourceKind
+from ntkcl_jax.errors import DataError, user_path
 
 FOLDER = "cifar-100-python"
 PARTS = ("train", "test", "meta")
@@ -297,3 +300,15 @@ def _read_file(file: Path) -> bytes:
     if file.stat().st_size > MAX_PART_BYTES:
         raise DataError(f"{file} has {file.stat().st_size} bytes, more than CIFAR-100's; download it again")
     return file.read_bytes()
+
+
+def _arrays(data: DataConfig) -> Arrays:
+    return Arrays(*read_cifar100(user_path(data.path)))
+
+
+CIFAR100 = SourceKind(
+    "CIFAR-100's published archive `cifar-100-python.tar.gz` or its folder, read without unpickling",
+    _arrays,
+    reads_path=True,
+    side=SIDE,
+)

