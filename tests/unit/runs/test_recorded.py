@@ -16,8 +16,7 @@ from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
 from ntkcl_jax.models.ntkcl import Network
 from ntkcl_jax.runs import checkpoint, recorded
 from ntkcl_jax.runs.recorded import RecordedRun, RecordedTask, load_run
-from ntkcl_jax.training.evaluate import evaluate_run
-from ntkcl_jax.training.run import train
+from ntkcl_jax.training.run import evaluate_run, train
 from ntkcl_jax.weights import save_backbone
 from tests.support import streams as tiny
 

@@ -17,7 +17,8 @@ from ntkcl_jax.config.data import NORMALIZATIONS, DataConfig, Normalize
 from ntkcl_jax.config.presets import preset
 from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.models.vit import ViT
-from ntkcl_jax.readouts.linear import feature_means, prototype_scores
+from ntkcl_jax.readouts.base import Lesson
+from ntkcl_jax.readouts.prototypes import Prototypes
 from ntkcl_jax.runs.context import make_context
 from ntkcl_jax.runs.folder import with_defaults
 from ntkcl_jax.training.verify import Pass, nearest_mean_accuracy
@@ -60,7 +61,9 @@ def test_the_accuracy_is_that_of_the_prototypes_baseline() -> None:
     labels, test_labels = np.repeat(np.arange(4), 5), np.repeat(np.arange(4), 3)
     centres = rng.normal(size=(4, 6))
     train, test = ((centres[y] + rng.normal(size=(len(y), 6))).astype(np.float32) for y in (labels, test_labels))
-    expected = np.mean(prototype_scores(test, feature_means(train, labels, 4)).argmax(1) == test_labels)
+    readout = Prototypes(width=6, classes=4, seed=0)
+    learnt = readout.learn(readout.init(), Lesson(0, train[:, None], labels, 4, lambda: (train, labels)))
+    expected = np.mean(readout.scores(learnt, test, 4).argmax(1) == test_labels)
     assert 0.3 < expected < 1
     assert nearest_mean_accuracy(Pass(train, []), labels, Pass(test, []), test_labels) == expected
 

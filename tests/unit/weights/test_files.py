@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from ntkcl_jax.errors import ConfigError, WeightsError
-from ntkcl_jax.runs.context import set_up
+from ntkcl_jax.runs.context import make_context
 from ntkcl_jax.weights import file_sha256, read_backbone
 from ntkcl_jax.weights.reading import HEADER_LIMIT, open_tensors
 from tests.support import streams as tiny
@@ -251,10 +251,10 @@ def test_names_and_shapes_are_known_before_anything_is_read(whole: Path) -> None
 
 def test_a_runs_pinned_hash_reaches_the_reader_and_notes_reach_the_run(whole: Path) -> None:
     config = tiny.config(weights=str(whole), model__backbone=SIZE, model__fusion_heads=1, data__resize=48)
-    setup = set_up(config, tiny.arrays())
-    assert setup.weights_sha256 == file_sha256(whole)
-    assert any("left out" in note for note in setup.notes)
+    context = make_context(config, tiny.arrays())
+    assert context.weights_sha256 == file_sha256(whole)
+    assert any("left out" in note for note in context.notes)
     with pytest.raises(WeightsError, match=f"expected {'0' * 64}; it is another file"):
-        set_up(dataclasses.replace(config, weights_sha256="0" * 64), tiny.arrays())
+        make_context(dataclasses.replace(config, weights_sha256="0" * 64), tiny.arrays())
     with pytest.raises(ConfigError, match="weights_sha256 must be 64 hexadecimal digits, got 'abc'"):
         dataclasses.replace(config, weights_sha256="abc")

@@ -27,8 +27,7 @@ from ntkcl_jax.models.functional import Frozen
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.recorded import RecordedRun, load_run
 from ntkcl_jax.terminal.progress import Progress
-from ntkcl_jax.training.evaluate import evaluate_run
-from ntkcl_jax.training.run import train
+from ntkcl_jax.training.run import evaluate_run, train
 from tests.support import reported
 from tests.support import streams as tiny
 from tests.support.dense import dense_ntk, relative_error
