@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.measures.interplay import TaskGrid, task_grid
+from analysis.measures.ratios import TaskGrid, task_grid
 from analysis.measures.overlap import RowSpace, ntk_overlap, row_space
 from analysis.measures.spectrum import sample_major, symmetrise, threshold
 

@@ -5,6 +5,6 @@
 """
 
 from analysis.studies.forecast.engine import compute_forecast, forecast_file
-from analysis.studies.forecast.words import told
+from analysis.studies.forecast.table import told
 
 __all__ = ["compute_forecast", "forecast_file", "told"]
