@@ -7,9 +7,9 @@
 from analysis.measures.alignment import debiased_cka, drift, kernel_distance, target_alignment
 from analysis.measures.catalogue import RIDGE_FRACTION
 from analysis.measures.checkpoint import Checkpoint, matrix_of, sample_kernel
-from analysis.measures.ratios import TaskGrid, random_orientation_ratio, same_population_ratio, task_grid
 from analysis.measures.measure import Measure
 from analysis.measures.overlap import RowSpace, ntk_overlap, overlap_matrix, row_space
+from analysis.measures.ratios import TaskGrid, random_orientation_ratio, same_population_ratio, task_grid
 from analysis.measures.registry import by_name
 from analysis.measures.spectrum import (
     absolute_ridge,

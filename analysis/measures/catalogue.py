@@ -12,8 +12,8 @@ from jaxtyping import Float
 
 from analysis.measures.alignment import DEBIASED_ROWS, debiased_cka, drift, kernel_distance, target_alignment
 from analysis.measures.checkpoint import Checkpoint, one_hot
-from analysis.measures.ratios import random_orientation_ratio, same_population_ratio
 from analysis.measures.measure import Measure
+from analysis.measures.ratios import random_orientation_ratio, same_population_ratio
 from analysis.measures.spectrum import absolute_ridge, effective_dimension, participation_ratio
 
 RIDGE_FRACTION = 1.0

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.measures.ratios import TaskGrid, task_grid
 from analysis.measures.overlap import RowSpace, ntk_overlap, row_space
+from analysis.measures.ratios import TaskGrid, task_grid
 from analysis.measures.spectrum import sample_major, symmetrise, threshold
 
 

@@ -1,8 +1,7 @@
 """Inter-task against intra-task kernels: the ratio, the grid of it over all tasks, and what chance would give.
 
-A ratio by itself says little: with p parameters in effect and n rows, tasks that share nothing reach sqrt(n/(n+p+1))
-(docs/theory.md, section 4). Report it beside a baseline; the two for real kernels agree on isotropic gradients and
-differ on others, because they answer different questions:
+A ratio by itself says little, as tasks that share nothing have one too (docs/theory.md, section 4). Report it beside a
+baseline; the two agree on isotropic gradients and differ on others, because they answer different questions:
 
 - `random_orientation_ratio`: the same spectra, turned at random against each other. The floor of unrelated tasks.
 - `same_population_ratio`: another sample of the same task. What a task keeps with itself; the level of related tasks.
