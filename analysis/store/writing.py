@@ -62,14 +62,17 @@ class KernelStore:
             )
         return True
 
-    def begun(self, seed: int, checkpoint: int, outputs: str) -> KernelSpec | None:
-        """Spec of the unfinished kernel of this place, if there is one and it got as far as having a spec.
+    def found(self, seed: int, checkpoint: int, outputs: str) -> KernelSpec | None:
+        """Spec of the kernel of this place, finished or under work, if there is one and it got as far as having a spec.
 
         Raises:
             StoreError: it can't be read.
         """
-        partial = self.root / place(seed, checkpoint, outputs + PARTIAL)
-        return read_spec(partial) if (partial / KERNEL).exists() else None
+        for name in (outputs, outputs + PARTIAL):
+            folder = self.root / place(seed, checkpoint, name)
+            if (folder / KERNEL).exists():
+                return read_spec(folder)
+        return None
 
     def open(self, spec: KernelSpec, resume: bool = False) -> "OpenKernel":
         """Start a kernel, or take it up again. Hosts that share one all give `resume=True`.
