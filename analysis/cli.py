@@ -55,7 +55,7 @@ def kernels(args: list[str]) -> None:
 
 def smaller_tile(error: Exception, tile: int | None) -> PlanError:
     """Say with which tile kernels would fit, where memory ran out."""
-    from analysis.kernels.memory import planning_memory
+    from analysis.kernels.planner import planning_memory
 
     # The planner fills the memory that it may use: with half of it the tile gets smaller.
     remedy = f"--tile {tile // 2}" if tile and tile > 1 else f"--memory-bytes {planning_memory() // 2}"

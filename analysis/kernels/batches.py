@@ -21,7 +21,7 @@ from analysis.kernels.functions import (
     check_rows,
 )
 from analysis.kernels.functions import inspect as inspect_sizes
-from analysis.kernels.memo import x64_enabled
+from analysis.kernels.tracing import x64_enabled
 
 Result = TypeVar("Result")
 

@@ -8,10 +8,9 @@ import numpy as np
 from jaxtyping import Shaped
 
 from analysis.errors import FunctionError, PlanError
-from analysis.kernels import tiled
+from analysis.kernels import OUTPUTS, WAYS, Outputs, Precision, Way, tiled
 from analysis.kernels.batches import check_all
 from analysis.kernels.functions import ApplyFn, Groups, Params, as_partial, direct_leaves, inspect
-from analysis.kernels.kinds import OUTPUTS, WAYS, Outputs, Precision, Way
 from analysis.kernels.neural_tangents_backend import evaluate_ntk
 from analysis.kernels.planner import plan
 
@@ -117,7 +116,7 @@ def empirical_ntk(
     chosen = plan(
         fn, params, x1, len(x1), None if x2 is None else len(x2),
         outputs=outputs, groups=groups, precision=precision, way="tiled", tile=tile, memory_bytes=memory_bytes,
-        devices=1 if mesh is None else mesh.size, apply_fn2=None if apply_fn2 is None else fn2,
+        devices=1 if mesh is None else mesh.size, mesh=mesh, apply_fn2=None if apply_fn2 is None else fn2,
     )  # fmt: skip
     direct, lean = direct_leaves(outputs, shape, shape2), memory_bytes is not None
     source, source2 = (

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from scipy.sparse.linalg import LinearOperator
 
 from analysis.errors import FunctionError, PlanError
-from analysis.kernels.products import KernelOperator
 
 MIN_PROBES = 2
 """Fewer have no spread."""
@@ -39,34 +38,14 @@ class Estimate:
     probes: int
 
 
-def exact_trace(operator: KernelOperator) -> Estimate:
-    """The trace without any randomness, Σ |row of J|²: k reverse passes over the examples.
-
-    That takes the time of about k products (9 at k = 10, a 10-block transformer on one core), which `trace` spends on
-    k/3 probes: prefer this one unless there are hundreds of outputs.
-
-    Args:
-        operator: Θ(x, x).
-
-    Returns:
-        The trace, with a standard error of 0.
-
-    Raises:
-        FunctionError: derivatives that aren't finite.
-
-    Example:
-        >>> theta = KernelOperator(lambda w, x: x @ w, np.ones((2, 1), np.float32), np.eye(2, dtype=np.float32))
-        >>> exact_trace(theta)
-        Estimate(value=2.0, standard_error=0.0, probes=0)
-    """
-    return Estimate(float(operator.diagonal().sum()), 0.0, 0)
-
-
-def trace(operator: LinearOperator, *, probes: int, seed: int, directions: int | None = None) -> Estimate:
+def kernel_trace(operator: LinearOperator, *, probes: int, seed: int, directions: int | None = None) -> Estimate:
     """Estimate tr Θ by Hutch++ (Meyer, Musco, Musco, Woodruff 2021), in 2·directions + probes products.
 
     An orthonormal basis Q of Θ times random signs takes the largest eigenvalues out: tr QᵀΘQ is exact, and random
     signs estimate the rest, tr (I - QQᵀ)Θ(I - QQᵀ), without bias.
+
+    The exact trace of a `KernelOperator`, `operator.diagonal().sum()`, takes the time of about k products (9 at k = 10,
+    a 10-block transformer on one core): prefer that one unless there are hundreds of outputs.
 
     Args:
         operator: Θ, (nk, nk), symmetric.
@@ -83,7 +62,7 @@ def trace(operator: LinearOperator, *, probes: int, seed: int, directions: int |
 
     Example:
         >>> from scipy.sparse.linalg import aslinearoperator
-        >>> trace(aslinearoperator(np.diag([1.0, 2.0])), probes=2, seed=0, directions=0).value
+        >>> kernel_trace(aslinearoperator(np.diag([1.0, 2.0])), probes=2, seed=0, directions=0).value
         3.0
     """
     exact, samples = _deflated(operator, probes, seed, directions, squared=False)
@@ -93,8 +72,8 @@ def trace(operator: LinearOperator, *, probes: int, seed: int, directions: int |
 def frobenius_norm(operator: LinearOperator, *, probes: int, seed: int, directions: int | None = None) -> Estimate:
     """Estimate |Θ| = √(tr Θ²) by Hutch++ on Θ², in 2·directions + probes products.
 
-    |Θ|² = |ΘQ|² + E |Θ(I - QQᵀ)g|² with random signs g and Q as in `trace`. The square is unbiased; its root is low by
-    half of the squared relative error.
+    |Θ|² = |ΘQ|² + E |Θ(I - QQᵀ)g|² with random signs g and Q as in `kernel_trace`. The square is unbiased; its root is
+    low by half of the squared relative error.
 
     Args:
         operator: Θ, (nk, nk), symmetric.

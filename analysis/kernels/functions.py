@@ -18,8 +18,7 @@ from jax.tree_util import Partial
 
 from analysis.errors import FunctionError
 from analysis.kernels.composite import Composite
-from analysis.kernels.dependence import leaves_used
-from analysis.kernels.memo import remembered
+from analysis.kernels.tracing import leaves_used, remembered
 
 Params = Any
 """A pytree of floating-point arrays."""

@@ -11,9 +11,9 @@ from scipy.linalg import eigvalsh
 from scipy.sparse.linalg import eigsh
 
 from analysis.errors import HealthError
+from analysis.kernels import Outputs, Precision
 from analysis.kernels.functions import Function, Params
 from analysis.kernels.jacobian import jacobian_rows, products
-from analysis.kernels.kinds import Outputs, Precision
 from analysis.kernels.tiled import RowSource, mirrored
 
 # Float32 Jacobians agree with float64 ones to about 1e-6 of the largest entry (docs/theory.md, section 5); ten times a

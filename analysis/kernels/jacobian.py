@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Shaped
 
-from analysis.kernels import composite
+from analysis.kernels import Outputs, Precision, composite
 from analysis.kernels.composite import Composite, Factored
 from analysis.kernels.functions import Function, Params
-from analysis.kernels.kinds import Outputs, Precision
 
 Leaves = tuple[tuple[int, ...], ...]
 """Positions of each group's leaves in `jax.tree.leaves(params)`."""
@@ -127,7 +126,7 @@ def _rows(
 
 
 @functools.cache
-def rows_program(platform: str, lean: bool) -> Callable:
+def rows_program(platform: str, lean: bool) -> jax.stages.Wrapped:
     """`jacobian_rows` to compile for one platform; with options of the compiler it can't be part of another program."""
     static = ("leaves", "summed", "mesh", "direct")
     options = lean_options(platform) if lean else {}
@@ -152,12 +151,37 @@ def jacobian_rows(
         >>> rows.tolist()
         [[[3.0, 0.0], [0.0, 4.0]]]
     """
-    if mesh is None:
-        placed = [device for leaf in jax.tree.leaves(params) for device in getattr(leaf, "devices", set)()]
-        platform = placed[0].platform if placed else jax.default_backend()
-    else:
-        platform = mesh.devices.flat[0].platform
-    return rows_program(platform, lean)(fn, params, images, leaves, summed, mesh, direct)
+    program = rows_program(_platform(params, mesh), lean)
+    return program(fn, params, images, leaves, summed, mesh, direct)
+
+
+def lowered_rows(
+    fn: Function,
+    params: Params,
+    images: jax.ShapeDtypeStruct,
+    leaves: Leaves,
+    summed: bool,
+    mesh: Mesh | None,
+    direct: tuple[int, ...] | None,
+    lean: bool,
+) -> jax.stages.Lowered:
+    """`jacobian_rows` of examples of this shape, ready to be compiled and asked about.
+
+    JAX keeps what is compiled from here: `jacobian_rows` of such examples then compiles nothing.
+    """
+    if mesh is not None:
+        split = NamedSharding(mesh, PartitionSpec(AXIS))
+        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=split)
+    program = rows_program(_platform(params, mesh), lean)
+    return program.lower(fn, params, images, leaves, summed, mesh, direct)
+
+
+def _platform(params: Params, mesh: Mesh | None) -> str:
+    """Where the rows are computed: on the mesh's devices, or where the parameters lie."""
+    if mesh is not None:
+        return mesh.devices.flat[0].platform
+    placed = [device for leaf in jax.tree.leaves(params) for device in getattr(leaf, "devices", set)()]
+    return placed[0].platform if placed else jax.default_backend()
 
 
 @partial(jax.jit, static_argnames=("outputs", "precision", "mesh"))

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from analysis.errors import FunctionError, PlanError
+from analysis.kernels import Outputs
 from analysis.kernels.batches import padded
 from analysis.kernels.functions import ApplyFn, Function, Params, as_partial, check_images, check_params, inspect
-from analysis.kernels.kinds import Outputs
 from analysis.kernels.neural_tangents_compat import load
 
 Implementation = Literal["jacobian_contraction", "ntk_vector_products", "structured_derivatives"]

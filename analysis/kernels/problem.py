@@ -1,15 +1,20 @@
-"""What a kernel to be planned consists of: how many examples, and what one of them costs each function."""
+"""What a kernel to be planned consists of, and the tile that suits it.
 
-from dataclasses import dataclass
-from math import prod
+How much memory the program for a tile's Jacobian rows takes is asked of XLA, about the very program that will run: JAX
+keeps what is compiled here, so that the computation compiles it no second time. For tiles that weren't compiled the
+figure is taken as about proportional to the tile. The products of rows are arithmetic on shapes.
+"""
+
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from analysis.errors import PlanError
-from analysis.kernels.costs import program_cost
-from analysis.kernels.dependence import flops_by_dependence
+from analysis.kernels import Outputs, Precision
 from analysis.kernels.functions import (
     ApplyFn,
     Function,
@@ -20,10 +25,9 @@ from analysis.kernels.functions import (
     direct_leaves,
     inspect,
 )
-from analysis.kernels.jacobian import held_rows, lean_options
-from analysis.kernels.kinds import Outputs, Precision
-from analysis.kernels.memo import remembered
+from analysis.kernels.jacobian import held_rows, lowered_rows
 from analysis.kernels.tiled import Grid, kernel_shape, strips
+from analysis.kernels.tracing import operations, pass_operations, remembered
 from ntkcl_jax.devices.host_memory import host_memory
 
 BUSY_ROWS = 40
@@ -33,65 +37,133 @@ MOST_ROWS = {"cpu": 160}
 """Rows b·k beyond which a larger tile gains nothing, by platform."""
 MOST_ROWS_ELSEWHERE = 1280
 """The same on accelerators (not measured)."""
-TRACED_TILE = 2
-"""Examples of the traced tile; every array in the program is proportional to them."""
-MARGIN = 1.25
-"""Factor by which a compiled program may need more memory than predicted: the accuracy of the model in `costs`."""
-FUSED_MARGIN = 1.9
-"""The same where memory wasn't bounded and the compiler may store more for speed: see `jacobian.lean_options`."""
+OTHER_TILE = 1.05
+"""Memory of a program per example, over that at the tile that was compiled: some parts don't shrink with the tile."""
 
 
 @dataclass(frozen=True)
-class RowCost:
-    """What the Jacobian rows of one example cost.
+class Rows:
+    """The Jacobian rows of one example.
 
     Attributes:
-        rows: rows that are held: one an output, a feature of a `Composite` in factors, or a single one.
+        count: how many are held: one an output, a feature of a `Composite` in factors, or a single one.
         numbers: numbers that are held.
-        row_bytes: bytes of them.
-        peak_bytes: memory of the program that computes them, by prediction.
-        flops: operations of that program.
-        forward: operations of one evaluation of the function.
-        backward: those of them whose results depend on the parameters.
+        size: bytes of them.
     """
 
-    rows: int
+    count: int
     numbers: int
-    row_bytes: int
-    peak_bytes: int
-    flops: float
-    forward: float
-    backward: float
+    size: int
 
 
 @dataclass(frozen=True)
+class Program:
+    """The program that computes a tile's rows.
+
+    Attributes:
+        tile: examples in the tile.
+        size: bytes on one device: temporary ones, results and the tile's examples, without parameters.
+        flops: operations on all devices, by XLA's count; 0 while nobody has counted.
+    """
+
+    tile: int
+    size: int
+    flops: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """The functions that a kernel is between, and how their rows are computed.
+
+    Attributes:
+        pair: the rows' function and the columns', the same where there is one.
+        shapes: their sizes.
+        params: their parameters.
+        example: shape and type of one example.
+        outputs: kind of kernel.
+        direct: leaves that are left out of rows in factors: see `functions.direct_leaves`.
+        lean: compile for little memory: see `jacobian.lean_options`.
+        devices: devices that share each tile.
+        mesh: these devices; None where there is one, or where a plan is made for a machine that isn't this one.
+    """
+
+    pair: tuple[Function, Function]
+    shapes: tuple[Shape, Shape]
+    params: Params
+    example: jax.ShapeDtypeStruct
+    outputs: Outputs
+    direct: tuple[int, ...] | None
+    lean: bool
+    devices: int
+    mesh: Mesh | None
+
+    @property
+    def summed(self) -> bool:
+        """Whether an example has a single row."""
+        return self.outputs == "pseudo"
+
+    def leaves(self, side: int) -> tuple[tuple[int, ...], ...]:
+        """Positions of each group's leaves."""
+        return tuple(positions for _, positions in self.shapes[side].groups)
+
+    def examples(self, count: int) -> jax.ShapeDtypeStruct:
+        """Shape and type of so many examples."""
+        return jax.ShapeDtypeStruct((count, *self.example.shape), self.example.dtype)
+
+    def rows(self, side: int) -> Rows:
+        """What is held of one example."""
+        fn, shape, settings = self.pair[side], self.shapes[side], (self.leaves(side), self.summed, self.direct)
+
+        def trace() -> Rows:
+            made = jax.eval_shape(lambda fn, p, x: held_rows(fn, p, x, *settings), fn, self.params, self.examples(1))
+            count = 1 if self.summed else shape.outputs if self.direct is None else shape.features or 0
+            held = jax.tree.leaves(made)
+            return Rows(count, sum(a.size for a in held), sum(a.size * a.dtype.itemsize for a in held))
+
+        return remembered("row sizes", (fn, self.params, self.examples(1)), (settings, shape.outputs), trace)
+
+    def compiled(self, side: int, tile: int) -> Program:
+        """Compile the program of a tile, a multiple of the devices, and ask XLA about it."""
+        share = 1 if self.mesh is not None else self.devices  # an absent device's share is compiled on this one
+        settings = (self.leaves(side), self.summed, self.mesh, self.direct, self.lean)
+
+        def ask() -> Program:
+            lowered = lowered_rows(self.pair[side], self.params, self.examples(tile // share), *settings)
+            memory = lowered.compile().memory_analysis()
+            flops = operations(lowered) * self.devices  # a sharded program's are those of one share
+            inside = tile // self.devices * self.examples(1).size * self.example.dtype.itemsize
+            if memory is None:  # a backend that doesn't tell: what goes in and comes out is certain
+                return Program(tile, inside + tile // self.devices * self.rows(side).size, flops)
+            inside += memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+            return Program(tile, inside, flops)
+
+        return remembered("program", (self.pair[side], self.params, self.examples(tile)), (*settings, share), ask)
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Everything that the price of a way depends on.
 
     Attributes:
         n1: examples of the rows.
         n2: examples of the columns; None for the rows' own.
-        parameters: p.
-        groups: number of parameter groups.
-        first: costs of the rows' function.
-        second: costs of the columns' function, the same where there is one function.
-        block: numbers of the kernel for one pair of examples.
+        functions: the functions, and how their rows are computed.
+        rows: what is held of an example of the rows, and of the columns.
+        programs: what their programs need, at one tile.
+        block: numbers of the kernel for one pair of examples, all groups.
         lifted: numbers that lie between the features' kernel and the outputs', for one pair of examples.
         pair_flops: operations of one pair of examples' product.
         product_item: bytes of a number in the sums over parameters.
         kernel: bytes of the kernel, all groups.
         counted: those that are to be in the planned memory.
         memory: bytes of a device to stay within.
-        devices: devices that share each tile.
-        margin: factor by which the program for Jacobians may need more memory than predicted.
     """
 
     n1: int
     n2: int | None
-    parameters: int
-    groups: int
-    first: RowCost
-    second: RowCost
+    functions: Functions
+    rows: tuple[Rows, Rows]
+    programs: tuple[Program, Program]
     block: int
     lifted: int
     pair_flops: float
@@ -99,36 +171,34 @@ class Problem:
     kernel: int
     counted: int
     memory: int
-    devices: int
-    margin: float
 
     @property
-    def rows(self) -> int:
+    def devices(self) -> int:
+        """Devices that share each tile."""
+        return self.functions.devices
+
+    @property
+    def count(self) -> int:
         """Jacobian rows of an example."""
-        return max(self.first.rows, self.second.rows)
+        return max(rows.count for rows in self.rows)
 
     @property
-    def examples(self) -> int:
-        """Examples whose Jacobian is needed."""
-        return self.n1 + (self.n2 or 0)
-
-    @property
-    def peak_one(self) -> float:
-        """Memory of the program that computes Jacobians, for one example, with the margin."""
-        return self.margin * max(self.first.peak_bytes, self.second.peak_bytes)
-
-    @property
-    def busy(self) -> int:
-        """Examples of the smallest tile that keeps the machine busy, or all examples."""
-        return min(self._whole(-(-BUSY_ROWS // self.rows)), self._whole(max(self.n1, self.n2 or 0)))
+    def largest(self) -> int:
+        """Examples of the longer side."""
+        return max(self.n1, self.n2 or 0)
 
     def _whole(self, tile: int) -> int:
         return -(-tile // self.devices) * self.devices
 
+    @property
+    def busy(self) -> int:
+        """Examples of the smallest tile that keeps the machine busy, or all examples."""
+        return min(self._whole(-(-BUSY_ROWS // self.count)), self._whole(self.largest))
+
     def ladder(self) -> list[int]:
         """Tiles to choose from, smallest first: multiples of the devices, doubled up to the largest useful one."""
         rows = MOST_ROWS.get(jax.default_backend(), MOST_ROWS_ELSEWHERE) * self.devices
-        most = min(max(self.busy, self._whole(rows // self.rows)), self._whole(max(self.n1, self.n2 or 0)))
+        most = min(max(self.busy, self._whole(rows // self.count)), self._whole(self.largest))
         sizes = {self.busy, most}
         size = self.devices
         while size < most:
@@ -136,17 +206,26 @@ class Problem:
             size *= 2
         return sorted(sizes)
 
+    def program_bytes(self, tile: int) -> int:
+        """Memory of one device for the program that computes a tile's rows: exact at the tile that was compiled."""
+        return max(
+            program.size if tile == program.tile else math.ceil(OTHER_TILE * program.size * tile / program.tile)
+            for program in self.programs
+        )
+
+    def product_bytes(self, tile: int) -> int:
+        """Memory of one device for the products of two tiles: converted rows, and the block twice, in two orders."""
+        converted = tile * sum(rows.numbers for rows in self.rows) * self.product_item
+        return math.ceil((converted + 2 * tile * tile * (self.block + self.lifted) * 8) / self.devices)
+
     def peak(self, tile: int, held: int) -> int:
         """Memory of one device with `held` tiles of rows, one that passes by, and the larger of the two programs."""
-        converted = tile * (self.first.numbers + self.second.numbers) * self.product_item
-        block = 2 * tile * tile * (self.block * self.groups + self.lifted) * 8
-        working = max(tile * self.peak_one, converted + block)
-        rows = tile * (held * self.first.row_bytes + self.second.row_bytes)
-        return self.counted + int((rows + working) / self.devices)
+        rows = math.ceil(tile * (held * self.rows[0].size + self.rows[1].size) / self.devices)
+        return self.counted + rows + max(self.program_bytes(tile), self.product_bytes(tile))
 
     def held(self, tile: int) -> int:
         """As many tiles as fit, at most all; 0 if not even one does."""
-        room = (self.memory - self.peak(tile, 0)) * self.devices // (tile * self.first.row_bytes)
+        room = (self.memory - self.peak(tile, 0) - 1) * self.devices // (tile * self.rows[0].size)
         return max(0, min(room, Grid(self.n1, self.n2, tile).tiles[0]))
 
     def sweeps(self, tile: int, held: int) -> tuple[float, float]:
@@ -160,45 +239,74 @@ class Problem:
     def passes(self, tile: int, held: int) -> float:
         """How often a row is computed on average: once in its strip, and once for every strip that it passes by."""
         of_rows, of_columns = self.sweeps(tile, held)
-        return (of_rows * self.n1 + of_columns * (self.n2 or 0)) / self.examples
+        return (of_rows * self.n1 + of_columns * (self.n2 or 0)) / (self.n1 + (self.n2 or 0))
 
-    def jacobian_flops(self, of_rows: float = 1.0, of_columns: float = 1.0) -> float:
+    def row_flops(self, of_rows: float = 1.0, of_columns: float = 1.0) -> float:
         """Operations for every Jacobian row so often."""
-        return of_rows * self.n1 * self.first.flops + of_columns * (self.n2 or 0) * self.second.flops
+        first, second = (program.flops / program.tile for program in self.programs)
+        return of_rows * self.n1 * first + of_columns * (self.n2 or 0) * second
 
     def product_flops(self, symmetric: bool = True) -> float:
         """Operations for the products of all rows, half of them where the kernel is symmetric."""
         pairs = self.n1 * (self.n1 / (1 + symmetric) if self.n2 is None else self.n2)
         return pairs * self.pair_flops
 
-    @property
-    def floor(self) -> float:
+    def floor(self, tile: int) -> float:
         """Fewest operations of an exact kernel.
 
-        A backward pass goes through what depends on the parameters only, and costs there what the forward one does.
+        A backward pass for each example and output without the forward pass before it, or the program of a tile of rows
+        where that does part of it for all examples at once; and the products of the rows, half of them where the kernel
+        is symmetric.
         """
-        passes = self.n1 * self.first.rows * self.first.backward
-        return passes + (self.n2 or 0) * self.second.rows * self.second.backward + self.product_flops()
+        sides = zip((self.n1, self.n2 or 0), self.functions.pair, self.rows, strict=True)
+        one = self.functions.examples(1)
+        backward = sum(
+            n * rows.count * pass_operations(fn, self.functions.params, one)[1] for n, fn, rows in sides if n
+        )
+        return min(backward, self.compiled(tile).row_flops()) + self.product_flops()
+
+    def holds(self, tile: int) -> int:
+        """Tiles to hold: as many as fit, and one of tiles that are too small to be good for anything but little memory.
+
+        So more memory never means more passes.
+        """
+        return min(1, self.held(tile)) if tile < self.busy else self.held(tile)
+
+    def best(self, most: int | None = None) -> tuple[int, int]:
+        """Tile and tiles to hold: fewest passes among tiles that keep the machine busy, then the largest tile.
+
+        Args:
+            most: no larger tile than this.
+        """
+        ladder = [size for size in self.ladder() if most is None or size <= most]
+        fitting = [(size, self.holds(size)) for size in ladder if self.held(size)]
+        busy = [pair for pair in fitting if pair[0] >= self.busy]
+        sizes = busy or fitting[-1:] or [(ladder[0], 1)]
+        return min(sizes, key=lambda pair: (self.passes(*pair), -pair[0]))
+
+    def without_factors(self) -> "Problem":
+        """The same with rows of the outputs, for ways that know nothing of features."""
+        if self.functions.direct is None:
+            return self
+        functions = replace(self.functions, direct=None)
+        pair_flops, _ = _pair_flops(functions.shapes, functions.outputs, 0, factored=False)
+        rows = (functions.rows(0), functions.rows(1))
+        program = _certain(functions, rows)
+        return replace(
+            self, functions=functions, rows=rows, programs=(program, program), lifted=0, pair_flops=pair_flops
+        )
+
+    def compiled(self, tile: int) -> "Problem":
+        """The same with both programs compiled at this tile."""
+        first = self.functions.compiled(0, tile)
+        same = self.functions.pair[0] is self.functions.pair[1]
+        return replace(self, programs=(first, first if same else self.functions.compiled(1, tile)))
 
 
-def _row_cost(fn: Function, params: Params, image: Any, shape: Shape, outputs: str, direct: Any) -> RowCost:
-    """Trace the program that computes a tile's rows at a small tile, and one evaluation."""
-    leaves, summed = tuple(positions for _, positions in shape.groups), outputs == "pseudo"
-
-    def rows(fn: Function, params: Params, images: Any) -> Any:
-        return held_rows(fn, params, images, leaves, summed, direct)
-
-    def trace() -> RowCost:
-        cost = program_cost(rows, fn, params, image)
-        held = jax.tree.leaves(jax.eval_shape(rows, fn, params, image))
-        every, trainable = flops_by_dependence(lambda p, fn, x: fn(p, x), params, fn, image)
-        count = 1 if summed else shape.outputs if direct is None else shape.features or 0
-        return RowCost(
-            count, sum(array.size for array in held) // TRACED_TILE, cost.output_bytes // TRACED_TILE,
-            cost.peak_bytes // TRACED_TILE, cost.flops / TRACED_TILE, every / TRACED_TILE, trainable / TRACED_TILE,
-        )  # fmt: skip
-
-    return remembered("costs", (fn, params, image), (leaves, summed, direct), trace)
+def _certain(functions: Functions, rows: tuple[Rows, Rows]) -> Program:
+    """What goes into any program for the rows and comes out, for one example on each device."""
+    one = functions.examples(1)
+    return Program(functions.devices, max(side.size for side in rows) + one.size * one.dtype.itemsize)
 
 
 def _pair_flops(shapes: tuple[Shape, Shape], outputs: Outputs, apart: int, factored: bool) -> tuple[float, int]:
@@ -219,21 +327,26 @@ def _pair_flops(shapes: tuple[Shape, Shape], outputs: Outputs, apart: int, facto
 def describe(
     apply_fn: ApplyFn, params: Params, x1: Any, n1: int, n2: int | None, outputs: Outputs, groups: Groups,
     precision: Precision, memory: int, devices: int, kernel_in_memory: bool, lean: bool,
-    apply_fn2: ApplyFn | None = None, factors: bool = True,
+    apply_fn2: ApplyFn | None = None, mesh: Mesh | None = None,
 ) -> Problem:  # fmt: skip
-    """Trace the programs of the tiled way at a small tile; arguments are those of `planner.plan`.
+    """Collect the sizes that a plan needs, without compiling; arguments are those of `planner.plan`.
+
+    Until a tile is compiled its program is taken to need no more than goes in and comes out.
 
     Raises:
         FunctionError: no kernel can be computed of these.
         PlanError: the kernel doesn't fit into the host's memory.
     """
-    image = jax.ShapeDtypeStruct((TRACED_TILE, *x1.shape[1:]), jax.dtypes.canonicalize_dtype(x1.dtype))
-    fns = [as_partial(fn) for fn in (apply_fn, apply_fn if apply_fn2 is None else apply_fn2)]
-    shape, shape2 = (inspect(fn, params, image, groups) for fn in fns)
-    direct = direct_leaves(outputs, shape, shape2) if factors else None
-    pair = zip(fns, (shape, shape2), strict=True)
-    first, second = (_row_cost(fn, params, image, own, outputs, direct) for fn, own in pair)
-    whole = prod(kernel_shape(Grid(n1, n2, 1), outputs, shape.outputs, shape2.outputs)) * 8
+    example = jax.ShapeDtypeStruct(tuple(x1.shape[1:]), jax.dtypes.canonicalize_dtype(x1.dtype))
+    first = as_partial(apply_fn)
+    pair = (first, first if apply_fn2 is None else as_partial(apply_fn2))
+    few = jax.ShapeDtypeStruct((2, *example.shape), example.dtype)
+    shape, shape2 = (inspect(fn, params, few, groups) for fn in pair)
+    direct = direct_leaves(outputs, shape, shape2)
+    functions = Functions(pair, (shape, shape2), params, example, outputs, direct, lean, devices, mesh)
+    rows = (functions.rows(0), functions.rows(1))
+    program = _certain(functions, rows)
+    whole = math.prod(kernel_shape(Grid(n1, n2, 1), outputs, shape.outputs, shape2.outputs)) * 8
     whole *= len(shape.groups) + (len(shape.groups) > 1)
     counted = whole if kernel_in_memory and jax.default_backend() == "cpu" else 0
     if kernel_in_memory and not counted and whole > host_memory():
@@ -243,9 +356,8 @@ def describe(
         )
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     pair_flops, lifted = _pair_flops((shape, shape2), outputs, sum(sizes[i] for i in direct or ()), direct is not None)
+    block = math.prod(kernel_shape(Grid(1, 1, 1), outputs, shape.outputs, shape2.outputs)) * len(shape.groups)
     return Problem(
-        n1, n2, shape.parameters, len(shape.groups), first, second,
-        prod(kernel_shape(Grid(1, 1, 1), outputs, shape.outputs, shape2.outputs)), lifted, pair_flops,
-        8 if precision == "float64" else 4, whole, counted, memory, devices,
-        MARGIN if lean or not lean_options(jax.default_backend()) else FUSED_MARGIN,
+        n1, n2, functions, rows, (program, program), block, lifted, pair_flops, 8 if precision == "float64" else 4,
+        whole, counted, memory,
     )  # fmt: skip

@@ -27,10 +27,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from analysis.errors import PlanError
+from analysis.kernels import OUTPUTS, Outputs
 from analysis.kernels.batches import check_all, tile_size
 from analysis.kernels.functions import ApplyFn, Params
 from analysis.kernels.jacobian import products
-from analysis.kernels.kinds import OUTPUTS, Outputs
 from analysis.kernels.tiled import WHOLE, Grid, Memory, RowSource, finite, kernel_shape, mirrored
 
 HALVES = 2

@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from analysis.errors import FunctionError
+from analysis.kernels import Outputs, Precision
 from analysis.kernels.batches import padded
 from analysis.kernels.functions import Function, Params, Shape
 from analysis.kernels.jacobian import AXIS, Rows, jacobian_rows, products
-from analysis.kernels.kinds import Outputs, Precision
 
 WHOLE = "whole"
 """Name of the sum over all groups."""

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from analysis.errors import RecordError
-from analysis.kernels.dependence import leaves_used
+from analysis.kernels.tracing import leaves_used
 from analysis.records.probes import Probes, choose_probes
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError

@@ -2,12 +2,12 @@
 
 RUN/analysis/kernels/seed<S>/checkpoint<C>/<outputs>/         one finished kernel over one set of n images
     kernel.json         what it is the kernel of (`KernelSpec`), and its health
-    manifest.json       SHA-256 of every other file but timings.json
+    manifest.json       of every other file but timings.json: SHA-256 of JSON, the checksum at the end of a chunk
     timings.json        seconds that it took
-    whole/              zarr v3 array, float64, one chunk for each pair (i, j) of tiles with i <= j
+    whole/              zarr v3 array, float64, one chunk with its CRC-32C for each pair (i, j) of tiles with i <= j
     group-<name>/       the same for the part of each parameter group
 RUN/analysis/kernels/seed<S>/checkpoint<C>/<outputs>.partial/  a kernel under work
-    tiles/<i>-<j>.json  SHA-256 of a tile's chunks, written after them: without it the tile is absent
+    tiles/<i>-<j>.json  checksums of a tile's chunks, written after them: without it the tile is absent
 RUN/analysis/<method>/kernels/...                             the same of every other method than NTK-CL
 
 A kernel is symmetric, so tiles below the diagonal are not stored; reading mirrors them.

@@ -1,5 +1,10 @@
-"""A kernel's arrays on disk: one chunk for each pair of tiles, tiles below the diagonal read as mirror images."""
+"""A kernel's arrays on disk: one chunk for each pair of tiles, tiles below the diagonal read as mirror images.
 
+zarr's own checksum lies behind the numbers of each chunk, so that a flipped bit or a cut file is found whenever it is
+read. It can't know whose numbers they are: see `stored_checksum`.
+"""
+
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,8 @@ from analysis.store.spec import OUTPUT_AXES, WHOLE, KernelSpec
 from ntkcl_jax.errors import reason
 
 ZARR = "zarr.json"
+CHECKSUM_BYTES = 4
+"""Of the CRC-32C that the `crc32c` codec of zarr v3 puts at the end of a chunk."""
 
 
 def folder_of(name: str) -> str:
@@ -24,6 +31,22 @@ def chunk_files(spec: KernelSpec, i: int, j: int) -> dict[str, str]:
     """File of each array's chunk of a tile pair, within the kernel's folder."""
     chunk = ".".join(["c", str(i), str(j), *["0"] * OUTPUT_AXES[spec.outputs]])
     return {name: f"{folder_of(name)}/{chunk}" for name in spec.arrays}
+
+
+def stored_checksum(path: Path) -> str | None:
+    """The checksum that ends a chunk, hexadecimal; None where there is no file that is long enough.
+
+    Whoever remembers it knows a chunk again in its place: one that was swapped with another one, or left over from
+    another computation, has a right checksum of its own and is read without complaint.
+    """
+    try:
+        with open(path, "rb") as f:
+            if f.seek(0, os.SEEK_END) < CHECKSUM_BYTES:
+                return None
+            f.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            return f.read().hex()
+    except FileNotFoundError:
+        return None
 
 
 class KernelArrays:
@@ -46,7 +69,7 @@ class KernelArrays:
             "data_type": "float64",
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+            "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
             "fill_value": "NaN",  # never stored, so a tile of zeros (a group without gradient) isn't an absent one
         }
         waiting = {
@@ -55,7 +78,7 @@ class KernelArrays:
                     "driver": "zarr3",
                     "kvstore": {"driver": "file", "path": f"{folder.absolute()}/{folder_of(name)}/"},
                     "metadata": metadata,
-                    # A tile counts when its hashes are there, so there is no need to wait for the disk each time.
+                    # A tile counts when its checksums are there, so there is no need to wait for the disk each time.
                     "context": {"file_io_sync": False},
                 },
                 open=True,
@@ -71,6 +94,14 @@ class KernelArrays:
         waiting = [self.arrays[name][rows, columns].write(blocks[name]) for name in self.spec.arrays]
         for future in waiting:
             future.result()
+
+    def intact(self, i: int, j: int, name: str) -> bool:
+        """Tell whether an array's chunk of a tile pair is there and agrees with its checksum."""
+        try:
+            block = np.asarray(self.arrays[name][self.spec.rows(i), self.spec.rows(j)].read().result())
+        except (ValueError, OSError):
+            return False
+        return bool(np.isfinite(block).all())  # what is absent is NaN, and NaN is never stored
 
     def read(self, rows: slice, columns: slice, group: str | None = None) -> Float64[np.ndarray, "n1 n2 ..."]:
         """Read a part of the kernel; absent tiles are NaN.

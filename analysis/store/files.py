@@ -1,4 +1,4 @@
-"""Files of the store: JSON that is whole or absent, and hashes that tell whether a file is still what was written."""
+"""Files of the store: JSON that is whole or absent, and what tells whether a file is still what was written."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import StoreError
-from analysis.store.arrays import ZARR, chunk_files, folder_of
+from analysis.store.arrays import ZARR, chunk_files, folder_of, stored_checksum
 from analysis.store.spec import KernelSpec
 from ntkcl_jax.config import codec as config_json
 from ntkcl_jax.runs.checkpoint import PARTIAL, write_error
@@ -17,8 +17,8 @@ from ntkcl_jax.weights import file_sha256
 KERNEL = "kernel.json"
 TIMINGS = "timings.json"
 TILES = "tiles"
-FORMAT = 1
-"""Version of the layout."""
+FORMAT = 2
+"""Version of the layout: 2 has zarr's checksum behind every chunk."""
 
 
 def cannot_write(path: Path, error: Exception) -> StoreError:
@@ -90,8 +90,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def sha256(path: Path) -> str | None:
-    """SHA-256 of a file's bytes, hexadecimal; None where there is no file."""
+def fingerprint(path: Path) -> str | None:
+    """What a file is known again by; None where there is no such file.
+
+    Of JSON the SHA-256 of its bytes, of a chunk its checksum in the file: reading the chunk holds it against the rest.
+    """
+    if path.suffix != ".json":
+        return stored_checksum(path)
     try:
         return file_sha256(path)
     except FileNotFoundError:
@@ -113,7 +118,10 @@ def read_spec(folder: Path) -> KernelSpec:
     path = folder / KERNEL
     value = read_json(path)
     if value.get("format") != FORMAT:
-        raise StoreError(f"{path} has layout {value.get('format')}, expected {FORMAT}; use the version that wrote it")
+        raise StoreError(
+            f"{path} has layout {value.get('format')}, expected {FORMAT}; use the version that wrote it, or delete the "
+            "folder and compute it again"
+        )
     try:
         return KernelSpec.from_json(value["spec"])
     except (KeyError, TypeError, AttributeError, StoreError) as error:

@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from analysis.errors import StoreError
-from analysis.store.arrays import KernelArrays, Readable
+from analysis.store.arrays import KernelArrays, Readable, chunk_files
 from analysis.store.files import (
     KERNEL,
     TIMINGS,
     damaged,
     expected_files,
+    fingerprint,
     read_json,
     read_spec,
-    sha256,
 )
 from analysis.store.spec import KernelSpec, analysis_folder
 from ntkcl_jax.errors import reason, user_path
@@ -45,7 +45,7 @@ class StoredKernel(Readable):
         for name, recorded in manifest.items():
             if name not in there:  # one that leads elsewhere isn't either
                 raise damaged(path / name, "is missing")
-            if sha256(path / name) != recorded:
+            if fingerprint(path / name) != recorded:
                 raise damaged(path / name, "has changed since it was written")
         self.spec = read_spec(path)
         if len(self.spec.arrays) * self.spec.tiles * (self.spec.tiles + 1) // 2 > len(manifest):
@@ -58,6 +58,10 @@ class StoredKernel(Readable):
             self.kernel_arrays = KernelArrays(path, self.spec, create=False)
         except ValueError as error:
             raise damaged(path, f"can't be read ({reason(error)})") from error
+        for pair in self.spec.pairs:
+            for name, file in chunk_files(self.spec, *pair).items():
+                if not self.kernel_arrays.intact(*pair, name):
+                    raise damaged(path / file, "has changed since it was written")
 
     @property
     def seconds(self) -> float | None:

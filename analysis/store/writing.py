@@ -20,9 +20,9 @@ from analysis.store.files import (
     cannot_write,
     damaged,
     expected_files,
+    fingerprint,
     read_json,
     read_spec,
-    sha256,
     sync_file,
     write_json,
 )
@@ -62,14 +62,17 @@ class KernelStore:
             )
         return True
 
-    def begun(self, seed: int, checkpoint: int, outputs: str) -> KernelSpec | None:
-        """Spec of the unfinished kernel of this place, if there is one and it got as far as having a spec.
+    def found(self, seed: int, checkpoint: int, outputs: str) -> KernelSpec | None:
+        """Spec of the kernel of this place, finished or under work, if there is one and it got as far as having a spec.
 
         Raises:
             StoreError: it can't be read.
         """
-        partial = self.root / place(seed, checkpoint, outputs + PARTIAL)
-        return read_spec(partial) if (partial / KERNEL).exists() else None
+        for name in (outputs, outputs + PARTIAL):
+            folder = self.root / place(seed, checkpoint, name)
+            if (folder / KERNEL).exists():
+                return read_spec(folder)
+        return None
 
     def open(self, spec: KernelSpec, resume: bool = False) -> "OpenKernel":
         """Start a kernel, or take it up again. Hosts that share one all give `resume=True`.
@@ -131,15 +134,16 @@ class OpenKernel(Readable):
     def has(self, i: int, j: int) -> bool:
         """Tell whether a tile pair is there, whole and unaltered; if not, compute it (again)."""
         if (i, j) not in self._verified:
-            files = chunk_files(self.spec, i, j)
-            recorded = self._recorded(i, j)
-            if any(sha256(self.partial / file) != recorded.get(file, "") for file in files.values()):
-                return False
+            files, recorded = chunk_files(self.spec, i, j), self._recorded(i, j)
+            for name, file in files.items():
+                known = fingerprint(self.partial / file) == recorded.get(file, "")
+                if not (known and self.kernel_arrays.intact(i, j, name)):
+                    return False
             self._verified.add((i, j))
         return True
 
     def _recorded(self, i: int, j: int) -> Mapping[str, Any]:
-        """Hashes of a tile's chunks by file, as far as they are known."""
+        """Checksums of a tile's chunks by file, as far as they are known."""
         marker = self._marker(i, j)
         if not marker.exists():
             return self._listed
@@ -168,10 +172,10 @@ class OpenKernel(Readable):
         files = chunk_files(self.spec, i, j)
         try:
             self.kernel_arrays.write(i, j, values)
-            hashes = {file: sha256(self.partial / file) for file in files.values()}
+            checksums = {file: fingerprint(self.partial / file) for file in files.values()}
         except (OSError, ValueError) as error:
             raise cannot_write(self.partial, error) from error
-        write_json(self._marker(i, j), hashes, sync=False)
+        write_json(self._marker(i, j), checksums, sync=False)
         self._verified.add((i, j))
 
     def _checked(self, i: int, j: int, blocks: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -197,7 +201,7 @@ class OpenKernel(Readable):
 
         Args:
             health: JSON-able results of the health gate.
-            seconds: what the computation took; kept outside of everything that is hashed.
+            seconds: what the computation took; kept outside of everything that is verified.
 
         Raises:
             StoreError: tiles are missing or altered, or the folder can't be written; the kernel stays unfinished.
@@ -213,12 +217,12 @@ class OpenKernel(Readable):
         write_json(self.partial / TIMINGS, {"seconds": seconds})
         files = expected_files(self.spec)
         try:
-            write_json(self.partial / MANIFEST, {name: sha256(self.partial / name) for name in files})
+            write_json(self.partial / MANIFEST, {name: fingerprint(self.partial / name) for name in files})
             kept = [self.partial / name for name in (*files, TIMINGS, MANIFEST)]
             with ThreadPoolExecutor(SYNC_THREADS) as pool:
                 list(pool.map(sync_file, kept))
             for file in {p for p in self.partial.rglob("*") if p.is_file()}.difference(kept):
-                file.unlink(missing_ok=True)  # hashes of single tiles, and what killed processes had in hand
+                file.unlink(missing_ok=True)  # checksums of single tiles, and what killed processes had in hand
             with contextlib.suppress(FileNotFoundError):
                 (self.partial / TILES).rmdir()
             self.partial.rename(self.final)

@@ -14,11 +14,10 @@ import numpy as np
 
 from analysis import measures
 from analysis.errors import RecordError
-from analysis.kernels import tiled
+from analysis.kernels import Precision, tiled
 from analysis.kernels.empirical import default_precision, empirical_ntk
 from analysis.kernels.functions import Function, Params, Shape, check_images, check_params, inspect
 from analysis.kernels.health import check_kernel
-from analysis.kernels.kinds import Precision
 from analysis.kernels.planner import Plan, plan
 from analysis.plots.kernels import checkpoint_name, save_figures
 from analysis.records.checkpoints import Records, default_groups, open_run, tree_sha256
@@ -42,14 +41,14 @@ from ntkcl_jax.terminal.progress import Progress, Stage
 
 @dataclass(frozen=True)
 class Job:
-    """One kernel to compute."""
+    """One kernel to compute; one that is stored already has no plan, which would compile a program for nothing."""
 
     spec: KernelSpec
     fn: Function
     params: Params
     shape: Shape
     probes: Probes
-    plan: Plan
+    plan: Plan | None
     precision: Precision
 
 
@@ -96,7 +95,7 @@ class Session:
 
         Args:
             pairs: their seeds and checkpoints, from `pairs`.
-            record: write down which images the probes are.
+            record: write down which images the probes are; without it, as for a dry run, every kernel has a plan.
         """
         planned: Plan | None = None
         probes: Probes | None = None
@@ -112,17 +111,20 @@ class Session:
             check_params(params)  # that rows are independent is a property of the network, tested where it is defined
             shape = inspect(fn, params, probes.images, groups)
             # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
-            begun = self.store.begun(seed, checkpoint, self.request.outputs)
-            tile = self.request.tile or (begun.tile if begun else None)
-            if planned is None or (tile and tile != planned.tile):
+            found = self.store.found(seed, checkpoint, self.request.outputs)
+            tile = self.request.tile or (found.tile if found else None)
+            finished = found is not None and record and self.store.path(found).exists()
+            if not finished and (planned is None or (tile and tile != planned.tile)):
                 planned = plan(
                     fn, params, probes.images, len(probes.images), None,
                     outputs=self.request.outputs, groups=groups, precision=self.precision, way=self.request.way,
                     tile=tile, memory_bytes=self.request.memory_bytes,
-                    devices=1 if self.mesh is None else self.mesh.size,
+                    devices=1 if self.mesh is None else self.mesh.size, mesh=self.mesh,
                 )  # fmt: skip
-            yield Job(self._spec(seed, checkpoint, probes, shape, planned, fn, params), fn, params, shape, probes,
-                      planned, self.precision)  # fmt: skip
+            size = planned.tile if planned and not finished else tile
+            assert size is not None
+            yield Job(self._spec(seed, checkpoint, probes, shape, size, fn, params), fn, params, shape, probes,
+                      None if finished else planned, self.precision)  # fmt: skip
 
     def probes(self, seed: int, record: bool = True) -> Probes:
         """The probe images of a seed."""
@@ -131,14 +133,15 @@ class Session:
         )
 
     def _spec(
-        self, seed: int, checkpoint: int, probes: Probes, shape: Shape, planned: Plan, fn: Function, params: Params
+        self, seed: int, checkpoint: int, probes: Probes, shape: Shape, tile: int, fn: Function, params: Params
     ) -> KernelSpec:
+        way = "tiled" if self.request.way == "auto" else self.request.way
         groups = tuple(name for name, _ in shape.groups) if self.request.groups != "none" else ()
         return KernelSpec(
             seed=seed, checkpoint=checkpoint, outputs=self.request.outputs, head=self.request.head,
-            method=self.request.method, n=len(probes.images), k=shape.outputs, tile=planned.tile,
+            method=self.request.method, n=len(probes.images), k=shape.outputs, tile=tile,
             groups=groups if len(groups) > 1 else (), tasks=probes.tasks, offsets=probes.offsets,
-            parameters=tree_sha256((fn, params)), probes=probes.sha256, way=planned.way, precision=self.precision,
+            parameters=tree_sha256((fn, params)), probes=probes.sha256, way=way, precision=self.precision,
             **self.version,
         )  # fmt: skip
 
@@ -184,6 +187,7 @@ class Session:
                 opened.put(i, j, {tiled.WHOLE: theta[job.spec.rows(i), job.spec.rows(j)]})
                 stage.advance()
             return
+        assert job.plan is not None
         tiled.fill(
             self._source(job), job.probes.images, None, opened, outputs=self.request.outputs, held=job.plan.held,
             precision=job.precision, part=self.request.part, advance=stage.advance,
@@ -299,6 +303,6 @@ def dry_run(run: str | Path, request: Request, arrays: Arrays | None = None) -> 
     return [
         f"{len(pairs)} kernels ({len({seed for seed, _ in pairs})} seeds), each over {first.spec.n} images of "
         f"{len(first.spec.tasks)} tasks, {first.spec.k} outputs, {first.shape.parameters:,} parameters",
-        *first.plan.lines(),
+        *(first.plan.lines() if first.plan else ()),
         f"disk: {len(pairs) * stored / 1e6:,.1f} MB in {session.store.root}",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from analysis.errors import PlanError
-from analysis.kernels.kinds import Outputs, Precision, Way
+from analysis.kernels import Outputs, Precision, Way
 
 Side = Literal["train", "test"]
 Head = Literal["scores", "proxy", "features"]

@@ -10,7 +10,6 @@ from analysis.theory.complexity import (
     Contraction,
     contraction,
     generalization_bound,
-    monte_carlo_rademacher,
     rademacher_complexity,
 )
 from analysis.theory.concentration import Concentration, concentration
@@ -27,10 +26,8 @@ from analysis.theory.finite_population import FinitePopulation, finite_populatio
 from analysis.theory.forgetting import Comparison, compare, cross_entropy_drift, minibatch_drift, predicted_drift
 from analysis.theory.interplay import (
     Decomposition,
-    InterplayBounds,
     LearnedTask,
     decompose,
-    interplay_bounds,
     learn_sequentially,
 )
 from analysis.theory.learning_curves import LearningCurve, effective_ridge, eigenlearning, population_modes
@@ -42,13 +39,12 @@ from analysis.theory.leave_one_out import (
     flat_gcv,
     gcv,
     leave_one_out,
-    sample_effective_ridge,
     stored,
 )
 from analysis.theory.losses import CrossEntropy, SquaredError, loss_change
 from analysis.theory.modes import Modes, dual_coefficients, modes
 from analysis.theory.procedures import Descent, Flow, HeavyBall, Nesterov, Procedure, Ridge, Schedule
-from analysis.theory.radius import Radius, RadiusToEnd, matched_ridge, radius, radius_to_end
+from analysis.theory.radius import Radius, matched_ridge, radius
 from analysis.theory.recursion import Sgd, Trained, descend
 from analysis.theory.subsets import (
     SubsetErrors,
@@ -77,7 +73,6 @@ __all__ = [
     "FinitePopulation",
     "Flow",
     "HeavyBall",
-    "InterplayBounds",
     "LearnedTask",
     "LearningCurve",
     "Modes",
@@ -85,7 +80,6 @@ __all__ = [
     "PairSweep",
     "Procedure",
     "Radius",
-    "RadiusToEnd",
     "Ridge",
     "RidgeChoice",
     "SampleSizeSweep",
@@ -114,24 +108,20 @@ __all__ = [
     "gcv",
     "generalization_bound",
     "heavy_ball_filter",
-    "interplay_bounds",
     "learn_sequentially",
     "leave_one_out",
     "loss_change",
     "matched_ridge",
     "minibatch_drift",
     "modes",
-    "monte_carlo_rademacher",
     "nesterov_filter",
     "orthogonality_sweep",
     "population_modes",
     "predicted_drift",
     "rademacher_complexity",
     "radius",
-    "radius_to_end",
     "regularization_sweep",
     "ridge_filter",
-    "sample_effective_ridge",
     "sample_size_sweep",
     "schedule_filter",
     "stable_rate",

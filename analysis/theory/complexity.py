@@ -19,15 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float
-
 from analysis.errors import FunctionError
-from analysis.measures.spectrum import symmetrise
 from analysis.theory.modes import non_negative, positive
 
-CHUNK = 2**22
-"""Random signs held at once, 32 MiB of float64."""
 BoundedLoss = Literal["half_squared", "squared", "norm", "cross_entropy", "ramp"]
 
 
@@ -98,42 +92,6 @@ def rademacher_complexity(radius: float, trace: float, samples: int) -> float:
     return non_negative("the radius", radius) * root / positive("the number of samples", samples)
 
 
-def monte_carlo_rademacher(
-    kernel: Float[np.ndarray, "m m"], radius: float, samples: int, *, seed: int, draws: int = 1000
-) -> tuple[float, float]:
-    """R = (B/n) E_σ sqrt(σᵀ Φ σ) by drawing signs, which the closed form is checked with.
-
-    Args:
-        kernel: intra-task kernel Φ of all rows, samples times outputs.
-        radius: B.
-        samples: n, not the kernel's number of rows.
-        seed: of the signs.
-        draws: how many times all signs are drawn, two or more.
-
-    Returns:
-        The mean over draws and its standard error.
-
-    Raises:
-        FunctionError: a kernel that isn't symmetric and finite, a negative radius, no samples, or under two draws.
-
-    Example:
-        >>> monte_carlo_rademacher(4 * np.eye(4), radius=1.0, samples=2, seed=0)
-        (2.0, 0.0)
-    """
-    matrix = symmetrise(kernel)
-    if draws < 2:
-        raise FunctionError(f"expected two draws or more, got {draws}; a standard error needs them")
-    scale = non_negative("the radius", radius) / positive("the number of samples", samples)
-    rng = np.random.default_rng(seed)
-    sizes = np.empty(draws)
-    step = max(1, CHUNK // len(matrix))
-    for start in range(0, draws, step):
-        chunk = sizes[start : start + step]
-        signs = rng.choice((-1.0, 1.0), size=(len(chunk), len(matrix)))
-        chunk[:] = np.sqrt(np.maximum(0.0, ((signs @ matrix) * signs).sum(axis=1)))  # rounding may fall below zero
-    return scale * float(sizes.mean()), scale * float(sizes.std(ddof=1)) / math.sqrt(draws)
-
-
 def contraction(loss: BoundedLoss, size: float) -> Contraction:
     """Lipschitz constant and range of a bounded loss of outputs f and target y (docs/theory.md, section 1.3).
 
@@ -177,7 +135,7 @@ def generalization_bound(
     Args:
         empirical: mean loss on the sample, clipped or not: the unclipped one is never less. For the half squared loss
             it is half of `Decomposition.total`.
-        radius: B of the function that is asked about: `Radius.exact` just after the task, `RadiusToEnd` after all.
+        radius: B of the function that is asked about: `Radius.exact` just after the task.
         trace: tr Φ over all nK rows of the task.
         samples: n, not n*K.
         loss: Lipschitz constant and range (`contraction`).

@@ -48,24 +48,6 @@ class Concentration:
         """
         return _first(self.energy, share) * self.group
 
-    def baseline_modes_for(self, share: float) -> int:
-        """Modes that a random change of the parameters needs for this share, as the energy's floor.
-
-        Args:
-            share: above 0, up to 1.
-
-        Returns:
-            r, in modes of logits: a multiple of `group`.
-
-        Raises:
-            FunctionError: a share outside (0, 1].
-
-        Example:
-            >>> Concentration(np.array([0.8, 0.95, 1.0]), np.array([0.5, 0.8, 1.0]), group=10).baseline_modes_for(0.9)
-            30
-        """
-        return _first(self.baseline, share) * self.group
-
 
 def concentration(decomposed: Modes, drift: Float[np.ndarray, "*shape"], group: int = 1) -> Concentration:
     """Energy of a drift in the leading modes of the old task's kernel, beside what a random change would give.

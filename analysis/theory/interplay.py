@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.errors import FunctionError
-from analysis.measures.checks import as_matrix, as_symmetric, check_shape
-from analysis.theory.modes import dual_coefficients, modes, non_negative, positive
+from analysis.measures.checks import as_matrix, check_shape
+from analysis.theory.modes import dual_coefficients, modes, positive
 from analysis.theory.radius import Radius, radius
 
 IDENTITY_TOLERANCE = 1e-10
@@ -73,19 +73,6 @@ class Decomposition:
 
 
 @dataclass(frozen=True)
-class InterplayBounds:
-    """Upper bounds of one interplay term I_k, per sample as the term itself (docs/theory.md, section 1.1).
-
-    Attributes:
-        inter_task: ‖Φ_k(X_t, X_k)‖² ‖α_k‖² / n_t: zero where the tasks' gradients are orthogonal.
-        intra_task: ‖Φ_k(X_t, X_t)‖ B_k² / n_t: needs no inter-task kernel.
-    """
-
-    inter_task: float
-    intra_task: float
-
-
-@dataclass(frozen=True)
 class LearnedTask:
     """One task of `learn_sequentially`, after all tasks.
 
@@ -140,40 +127,6 @@ def decompose(residual: Float[np.ndarray, "..."], drifts: Mapping[int, Float[np.
         own_cross={k: -2 * product(own, change) for k, change in changes.items()},
         between_cross={(k, m): 2 * product(changes[k], changes[m]) for k, m in combinations(changes, 2)},
         direct=product(left, left),
-    )
-
-
-def interplay_bounds(
-    inter: Float[np.ndarray, "rows columns"],
-    intra: Float[np.ndarray, "rows rows"],
-    alpha: Float[np.ndarray, "n_k k"],
-    radius: float,
-    samples: int,
-) -> InterplayBounds:
-    """Bound I_{t,k}, the error that task k's change alone adds to old task t (docs/theory.md, section 1.1).
-
-    Args:
-        inter: Φ_k(X_t, X_k) (n_t K, n_k K), stacked sample by sample.
-        intra: Φ_k(X_t, X_t) (n_t K, n_t K), at the same checkpoint.
-        alpha: task k's dual coefficients.
-        radius: B_k (`radius`), or an upper bound of it.
-        samples: n_t.
-
-    Raises:
-        FunctionError: matrices that aren't finite or don't fit together, a negative radius, or no samples.
-
-    Example:
-        >>> interplay_bounds(np.eye(2), 4 * np.eye(2), np.array([[1.0, 1.0]]), radius=0.5, samples=1)
-        InterplayBounds(inter_task=2.0000000000000004, intra_task=1.0)
-    """
-    alpha = as_matrix("the dual coefficients", alpha)
-    intra = as_symmetric("the old task's kernel", intra)
-    inter = as_matrix("the inter-task kernel", inter)
-    check_shape("the inter-task kernel", inter, (len(intra), alpha.size))
-    count = positive("the number of samples", samples)
-    return InterplayBounds(
-        inter_task=float(np.linalg.norm(inter, 2) * np.linalg.norm(alpha)) ** 2 / count,
-        intra_task=float(np.linalg.norm(intra, 2)) * non_negative("the radius", radius) ** 2 / count,
     )
 
 

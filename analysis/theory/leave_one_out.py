@@ -205,24 +205,6 @@ def flat_gcv(
     return stored(kernel, residual, ridge, outputs).flat_gcv()
 
 
-def sample_effective_ridge(kernel: Modes | Float[np.ndarray, "m m"], ridge: float) -> float:
-    """κ̂ = n / tr (K + λI)⁻¹: the sample's estimate of what `effective_ridge` gives for a population.
-
-    Args:
-        kernel: K (m, m), or its modes; rows count as samples.
-        ridge: λ > 0, or 0 if the kernel isn't singular.
-
-    Raises:
-        FunctionError: an unfit kernel or ridge.
-
-    Example:
-        >>> sample_effective_ridge(np.diag([1.0, 3.0, 1.0]), ridge=1.0)
-        2.4
-    """
-    decomposed = kernel if isinstance(kernel, Modes) else modes(kernel)
-    return float(1 / _inverse(decomposed, ridge).mean())
-
-
 def choose_ridge(
     kernel: Modes | Float[np.ndarray, "m m"],
     residual: Float[np.ndarray, "..."],

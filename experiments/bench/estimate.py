@@ -1,6 +1,6 @@
 """What a very large stream and a very large kernel would cost, from the configuration alone; and a check of that.
 
-    python -m experiments.bench estimate                     # arithmetic, a minute (it traces the large kernel)
+    python -m experiments.bench estimate                     # arithmetic, minutes (it compiles the large kernel)
     python -m experiments.bench estimate --check             # and a run with as many classes and tasks, tiny backbone
 
 The stream is of ImageNet-21K's size: 10,000 classes in 1,000 tasks, 14 million images; ViT-B/16. The kernel has 10^6

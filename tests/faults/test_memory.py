@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from analysis.cli import NTK_ANALYSIS
-from analysis.kernels.memory import planning_memory
+from analysis.kernels.planner import planning_memory
 from analysis.studies import kernels as session
 from ntkcl_jax.config.presets import preset
 from ntkcl_jax.devices import memory

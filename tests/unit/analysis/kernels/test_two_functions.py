@@ -118,7 +118,8 @@ def test_a_plan_counts_the_passes_and_rows_of_both() -> None:
     first = one.flops_jacobian / 100
     second = (both.flops_jacobian + other.flops_jacobian) / 100 - first
     assert 1.5 * first < second < 7 / 3 * first
-    assert both.flops_jacobian == pytest.approx(60 * first + 40 * second)
+    # A tile does some of its work for all its examples at once: a hundred-thousandth here.
+    assert both.flops_jacobian == pytest.approx(60 * first + 40 * second, rel=1e-4)
     assert both.passes == 1.0
     assert [option.way for option in both.options] == ["tiled", "features"]
 

@@ -185,6 +185,52 @@ def test_a_damaged_kernel_is_refused_with_the_file_and_what_to_do(
     refused(lambda: analysis.stored(0, 1), str(folder / name), "delete the folder", "checkpoint1/full and compute")
 
 
+def swap(first: Path, second: Path) -> None:
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+
+
+@pytest.mark.parametrize("other", ["whole/c.1.2.0.0", "group-head/c.0.1.0.0"])
+def test_a_chunk_in_anothers_place_is_refused_though_its_own_checksum_is_right(
+    undisturbed: Path, tmp_path: Path, other: str
+) -> None:
+    run = shutil.copytree(undisturbed.parents[4], tmp_path / "copy")
+    folder = run / undisturbed.relative_to(undisturbed.parents[4])
+    swap(folder / "whole/c.0.1.0.0", folder / other)
+    refused(lambda: load_analysis(run).stored(0, 1), str(folder), "/c.", "has changed", "delete the folder")
+
+
+def test_a_chunk_in_anothers_place_of_an_unfinished_kernel_is_computed_again(undisturbed: Path, run: Path) -> None:
+    work = begun(run, tiles=6)
+    swap(work.partial / "whole" / "c.0.0.0.0", work.partial / "whole" / "c.1.1.0.0")
+    work = KernelStore(run).open(stored.spec(), resume=True)
+    assert [pair for pair in work.spec.pairs if not work.has(*pair)] == [(0, 0), (1, 1)]
+    list(stored.fill(work))
+    work.finish(stored.HEALTH, 1.0)
+    assert contents(work.final) == contents(undisturbed)
+
+
+@pytest.mark.parametrize("at", [0, 100, -5, -1])
+def test_a_bit_that_flips_after_the_kernel_was_opened_is_found_when_it_is_read(
+    undisturbed: Path, tmp_path: Path, at: int
+) -> None:
+    run = shutil.copytree(undisturbed.parents[4], tmp_path / "copy")
+    read = load_analysis(run).stored(0, 1)
+    chunk = run / undisturbed.relative_to(undisturbed.parents[4]) / "whole/c.0.1.0.0"
+    data = bytearray(chunk.read_bytes())
+    data[at] ^= 16
+    chunk.write_bytes(data)
+    refused(read.matrix, "whole can't be read", "check the disk")
+
+
+def test_a_kernel_of_the_layout_before_is_refused_in_one_line(undisturbed: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(undisturbed.parents[4], tmp_path / "copy")
+    file = run / undisturbed.relative_to(undisturbed.parents[4]) / "kernel.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 1}))
+    refused(lambda: load_analysis(run).stored(0, 1), "has layout 1, expected 2", "compute it again")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [(None, "is missing"), ("", "can't be read"), ("[]", "holds no JSON object"), ("{}", "doesn't list")],

@@ -49,7 +49,6 @@ def test_modes_for_a_share_are_the_fewest_that_hold_it():
     energies = np.array([80.0, 12.0, 4.0, 3.5, 0.5])
     found = concentration(modes(np.diag([5.0, 4.0, 3.0, 2.0, 1.0])), np.sqrt(energies))
     assert [found.modes_for(share) for share in (0.5, 0.8 - 1e-9, 0.9, 0.95, 0.99, 1.0)] == [1, 1, 2, 3, 4, 5]
-    assert [found.baseline_modes_for(share) for share in (0.3, 0.9, 0.95)] == [1, 4, 5]
 
 
 @given(generators())
@@ -88,7 +87,7 @@ def test_between_multiples_of_the_outputs_the_eigenvectors_are_arbitrary():
         lambda: concentration(modes(np.eye(3)), np.ones(3), group=0),
         lambda: concentration(modes(np.eye(4)), np.ones((4, 2)), group=2),
         lambda: Concentration(np.ones(1), np.ones(1), 1).modes_for(0.0),
-        lambda: Concentration(np.ones(1), np.ones(1), 1).baseline_modes_for(1.1),
+        lambda: Concentration(np.ones(1), np.ones(1), 1).modes_for(1.1),
     ],
 )
 def test_what_has_no_concentration_is_refused_in_one_line(bad):

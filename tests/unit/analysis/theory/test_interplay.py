@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.errors import FunctionError
-from analysis.theory.interplay import Decomposition, decompose, interplay_bounds, learn_sequentially
+from analysis.theory.interplay import Decomposition, decompose, learn_sequentially
 from tests.support.task_pairs import orthogonal
 from tests.support.theory_tasks import Tasks, f1, learn_in_parameter_space, random_tasks
 
@@ -124,31 +124,6 @@ def test_an_inter_task_kernel_of_zero_leaves_an_old_task_alone():
     assert first.decomposition.forgetting == 0
 
 
-def test_both_bounds_of_interplay_hold_on_200_random_problems_and_come_close():
-    ratios = []
-    for seed in range(200):
-        tasks = random_tasks(seed)
-        learned = learn(tasks)
-        for t, task in enumerate(learned):
-            for k, interplay in task.decomposition.interplay.items():
-                bounds = interplay_bounds(
-                    tasks.block(k, t), tasks.intra(k, t), learned[k].alpha, learned[k].radius.exact, len(task.alpha)
-                )
-                ratios.append((interplay / bounds.inter_task, interplay / bounds.intra_task))
-    largest = np.max(ratios, axis=0)
-    assert (largest <= 1 + 1e-12).all()
-    assert (largest > 0.5).all()  # a bound that is many times too large fails here
-
-
-def test_both_bounds_are_reached_where_the_later_task_moves_along_the_strongest_shared_gradient():
-    jacobian, alpha = np.diag([2.0, 1.0]), np.array([[5.0], [0.0]])  # of both tasks, two samples each
-    kernel = jacobian @ jacobian.T
-    drift = decompose(np.zeros((2, 1)), {1: kernel @ alpha}).interplay[1]
-    bounds = interplay_bounds(kernel, kernel, alpha, float(np.linalg.norm(jacobian.T @ alpha)), samples=2)
-    assert drift == 200
-    assert (bounds.inter_task, bounds.intra_task) == pytest.approx((drift, drift))
-
-
 def test_terms_that_do_not_add_up_are_refused():
     with pytest.raises(FunctionError, match="add up to the squared error"):
         Decomposition(1.0, {1: 1.0}, {1: 0.0}, {}, direct=2.0 + 1e-8)
@@ -168,12 +143,6 @@ def test_terms_that_do_not_add_up_are_refused():
         (lambda: learn_sequentially(lambda k, s: f1().block(s, k), *_f1_data()), r"block\(0, 1\) of shape"),
         (lambda: learn_sequentially(lambda k, s: np.eye(8), *_f1_data()), r"block\(0, 1\) of shape"),
         (lambda: learn_sequentially(lambda k, s: np.eye(4), *_f1_data()), r"block\(0, 0\) of shape"),
-        (lambda: interplay_bounds(np.eye(2), np.eye(2), np.ones((1, 3)), 1.0, 2), "inter-task kernel of shape"),
-        (
-            lambda: interplay_bounds(np.eye(2), np.eye(2), np.ones((1, 2)), -1.0, 2),
-            "the radius to be finite and not neg",
-        ),
-        (lambda: interplay_bounds(np.eye(2), np.eye(2), np.ones((1, 2)), 1.0, 0), "number of samples to be positive"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(call, message):
