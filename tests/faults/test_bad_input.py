@@ -104,7 +104,7 @@ def test_too_little_memory_is_told_before_a_run_starts(
         (["--data.transform-on", "device"], "data.transform_on=device needs images of one size in memory"),
         (["--data.source", "arrays"], "data.source='arrays' needs arrays=Arrays(...)"),
         (["--optimizer.learning-rate", "inf"], "optimizer.learning_rate must be a finite number"),
-        (["--methods", "ntkcl", "magic"], "unknown method magic; choose from ntkcl, ntkcl-ridge, prototypes, "),
+        (["--methods", "ntkcl", "magic"], "unknown method 'magic'; choose from ntkcl, ntkcl-ridge, prototypes, "),
     ],
 )
 def test_settings_that_do_not_fit_stop_a_run_before_it_starts(
