@@ -112,14 +112,18 @@ class Runs:
     def again(self, seed: int, method: str) -> list[TaskEvaluation]:
         """Classify the test images again with the stored states of a method; nothing is trained or written."""
         pair = self.context.config.pair(method)
-        run = self.learner(seed, pair.learner)
+        run, name = self.learner(seed, pair.learner), f"seed {seed} · {method} again"
         if pair.readout != HEAD:
-            return ReadoutRun(method, run, self.cache).again()
-        found: list[TaskEvaluation] = []
-        for task in range(run.sessions):
-            if not checkpoint.exists(run.path(task, "after")):
-                break
-            found.append(run.evaluate(task, run.state_after(task)))
+            with self.progress.stage(name, total=1) as stage:
+                found = ReadoutRun(method, run, self.cache).again()
+                stage.advance(1)
+            return found
+        done = [checkpoint.exists(run.path(task, "after")) for task in range(run.sessions)]
+        found, finished = [], done.index(False) if False in done else len(done)
+        with self.progress.stage(name, total=finished) as stage:
+            for task in range(finished):
+                found.append(run.evaluate(task, run.state_after(task)))
+                stage.advance(1)
         return found
 
     def hint(self) -> None:
@@ -188,9 +192,7 @@ def evaluate_run(run: str | Path, *, arrays: Arrays | None = None, quiet: bool =
         runs = Runs(opened.context, folder, log, progress)
         for seed in opened.seeds:
             for method in opened.config.methods:
-                with progress.stage(f"seed {seed} · {method} again", total=1) as stage:
-                    found = runs.again(seed, method)
-                    stage.advance()
+                found = runs.again(seed, method)
                 if found:
                     made = seeds.setdefault(str(seed), {})[method] = summarise(found)
                     same &= stored.get(str(seed), {}).get(method, made) == made

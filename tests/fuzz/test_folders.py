@@ -18,13 +18,14 @@ from analysis.report.sections import Part, all_tables
 from analysis.report.tables import comparison
 from analysis.report.verdict import methods_says, verdict
 from analysis.store import load_analysis
-from analysis.store.files import sha256
+from analysis.store.files import fingerprint
 from experiments.sweep import cells
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import MetricsLog, read_metrics
 from ntkcl_jax.runs.recorded import load_run
 from ntkcl_jax.training.run import train
+from ntkcl_jax.weights import file_sha256
 from tests.fuzz.harness import HOSTILE, JUNK, TEXTS, answer, damaged_bytes, damaged_json, fuzz, write
 from tests.support import reported, stored
 from tests.support import streams as tiny
@@ -143,7 +144,7 @@ def test_a_checkpoints_manifest_of_any_content_is_refused_and_leads_nowhere(
     path = folder / checkpoint.MANIFEST
     secret = write(run.parent / "secret", "secret")
     listed = json.loads(path.read_text())
-    forged = {**listed, name: sha or sha256(secret)} if whole else {name: sha}
+    forged = {**listed, name: sha or file_sha256(secret)} if whole else {name: sha}
     for content in (json.dumps(forged).encode(), drawn.draw(damaged_json(path.read_text()))):
         codes = with_file(path, content, [lambda: checkpoint.load(folder), lambda: checkpoint.exists(folder)])
         assert content == path.read_bytes() or codes[0] == 2 or json.loads(content) == listed
@@ -159,7 +160,7 @@ def test_facts_beside_a_checkpoint_of_any_content_are_read_or_refused(run: Path,
 
     def forged() -> None:
         names = json.loads(before)
-        manifest.write_text(json.dumps(names | {"meta.json": sha256(meta)}))
+        manifest.write_text(json.dumps(names | {"meta.json": file_sha256(meta)}))
         checkpoint.load(folder)
 
     try:
@@ -175,7 +176,7 @@ def test_arrays_of_a_forged_checkpoint_are_read_or_refused(run: Path, tmp_path: 
     file = files[drawn.draw(st.integers(0, len(files) - 1))]
     write(file, drawn.draw(damaged_bytes(file.read_bytes())))
     path = folder / checkpoint.MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {str(file.relative_to(folder)): sha256(file)}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {str(file.relative_to(folder)): file_sha256(file)}))
     answer(lambda: checkpoint.load(folder))
 
 
@@ -216,7 +217,10 @@ def test_a_forged_store_is_read_or_refused(kernel: Path, drawn: st.DataObject, n
     whole = path.read_bytes()
     content = drawn.draw(damaged_bytes(whole) if "/c" in name else damaged_json(whole.decode()))
     before = manifest.read_bytes()
-    calls = [lambda: manifest.write_text(json.dumps(json.loads(before) | {name: sha256(path)})), *store_readers(kernel)]
+    calls = [
+        lambda: manifest.write_text(json.dumps(json.loads(before) | {name: fingerprint(path)})),
+        *store_readers(kernel),
+    ]
     try:
         with_file(path, content, calls)
     finally:
@@ -229,7 +233,7 @@ def test_a_stores_manifest_leads_nowhere(kernel: Path, name: str, sha: Any) -> N
     listed = json.loads(path.read_text())
     if name in listed:
         return
-    content = json.dumps({**listed, name: sha or sha256(Path("/etc/passwd"))}).encode()
+    content = json.dumps({**listed, name: sha or file_sha256(Path("/etc/passwd"))}).encode()
     assert with_file(path, content, store_readers(kernel)[:1]) == [2]
 
 

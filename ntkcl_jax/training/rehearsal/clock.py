@@ -80,7 +80,7 @@ class Compilations:
 
 
 def first_step(context: RunContext) -> list[Any]:
-    """Arguments of NTK-CL's first training step of the first task, in the order of `train_step`."""
+    """Arguments of NTK-CL's first training step of the first task, in the order of `train_step`, without `sharding`."""
     config, learner, seed = context.config, context.learner("ntkcl"), context.config.seeds[0]
     scenario = context.scenarios[seed]
     labels = scenario.relabel(context.source.train.labels)
@@ -91,7 +91,7 @@ def first_step(context: RunContext) -> list[Any]:
     recipe = learner.recipe_of(config)
     carry = begun(recipe, state.trainable, None)[1]
     frozen, task, carry = replicate(context.mesh, (state.frozen, task, carry))
-    return [learner, recipe.compiled, carry, frozen, task, batch, jnp.float32(1e-6), key, context.sharding]
+    return [learner, recipe.compiled, carry, frozen, task, batch, jnp.float32(1e-6), key]
 
 
 def planned_bytes(compiled: Any) -> int | None:
@@ -150,7 +150,7 @@ def step_rates(context: RunContext, args: list[Any]) -> dict[str, float]:
 
     def step() -> Any:
         nonlocal carry
-        carry, result = train_step(*args[:2], carry, *args[3:])
+        carry, result = train_step(*args[:2], carry, *args[3:], sharding=context.sharding)
         return result
 
     train = context.config.optimizer.batch_size / timed(step)

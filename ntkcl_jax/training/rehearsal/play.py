@@ -125,7 +125,7 @@ def rehearse(
             if "ntkcl" in learners:
                 args = clock.first_step(context)
                 with progress.stage("compiling the training step", total=1) as shown:
-                    planned = clock.planned_bytes(train_step.lower(*args).compile())
+                    planned = clock.planned_bytes(train_step.lower(*args, sharding=context.sharding).compile())
                     shown.advance(1)
                 if planned is not None:
                     stage.check_room("the training step", planned, free)
