@@ -178,7 +178,7 @@ def over_tasks(values: Values) -> float | None:
     """
     found: list[float | None] = []
     for t, value in enumerate(values):
-        found += [other for k, other in enumerate(value) if k != t] if isinstance(value, list) else [value]
+        found += [other for k, other in enumerate(value) if k != t] if isinstance(value, list | tuple) else [value]
     return _mean(found)
 
 

@@ -14,6 +14,7 @@ from analysis.errors import StoreError
 from ntkcl_jax.config import codec
 from ntkcl_jax.errors import reason
 from ntkcl_jax.runs.folder import FORMAT as RUN_FORMAT
+from ntkcl_jax.runs.folder import RESULTS_FORMAT
 from ntkcl_jax.terminal.tables import short_name
 
 Number = float | None
@@ -224,14 +225,14 @@ class ResultsFile(Form, frozen=True, kw_only=True):
     """`results.json`.
 
     Attributes:
-        format: `RUN_FORMAT`.
+        format: `RESULTS_FORMAT`.
         task_names: of the tasks.
         summary: over seeds, by method.
         seeds: by seed and method.
         preset: name of the settings.
     """
 
-    version: ClassVar[int] = RUN_FORMAT
+    version: ClassVar[int] = RESULTS_FORMAT
     format: int
     task_names: tuple[str, ...]
     summary: dict[str, MethodResults]

@@ -4,11 +4,10 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ntkcl_jax.models.heads import unit
+from ntkcl_jax.models.heads import NORM_FLOOR
 from ntkcl_jax.readouts.base import Lesson, Readout, State
 
 
@@ -34,4 +33,9 @@ class Prototypes(Readout):
 
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """Cosine of each feature to each class mean."""
-        return np.asarray(unit(jnp.asarray(features)) @ unit(jnp.asarray(state["means"][:seen])).T)
+        return _unit(features) @ _unit(state["means"][:seen]).T
+
+
+def _unit(rows: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
+    """Rows at length one; a zero row stays zero."""
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), NORM_FLOOR)

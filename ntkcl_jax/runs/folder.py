@@ -29,7 +29,9 @@ from ntkcl_jax.errors import RunFolderError, user_path
 from ntkcl_jax.runs import checkpoint
 
 FORMAT = 2
-"""Version of the layout above."""
+"""Version of the layout above, in `config.json`."""
+RESULTS_FORMAT = 1
+"""Version of the layout of `results.json`."""
 REPEATED = ("config", "weights", "data", "scenarios")
 """Parts of `config.json` that a resumed run must repeat."""
 ARITHMETIC = ("jax", "jaxlib", "flax", "optax")

@@ -13,15 +13,12 @@ from ntkcl_jax.devices.mesh import make_mesh
 from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import RunContext, make_context, task_name
-from ntkcl_jax.runs.folder import RunFolder, arithmetic_changes
+from ntkcl_jax.runs.folder import RESULTS_FORMAT, RunFolder, arithmetic_changes
 from ntkcl_jax.runs.log import MetricsLog, Progress
 from ntkcl_jax.runs.recorded import load_run
 from ntkcl_jax.training.learner_run import LearnerRun
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
 from ntkcl_jax.training.readout_run import FeatureCache, ReadoutRun, moving
-
-RESULTS_FORMAT = 1
-"""Version of the layout of `results.json`."""
 
 
 def train(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from analysis.store import KernelSpec, KernelStore
-from analysis.store.forms import RUN_FORMAT
+from analysis.store.forms import RESULTS_FORMAT, RUN_FORMAT
 from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies import summary
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
@@ -52,7 +52,7 @@ def results(tasks: int, seeds: Sequence[int], names: Sequence[str], preset: str)
 
     every = {str(seed): {"ntkcl": of_seed(seed, 1), "sequential": of_seed(seed, 4)} for seed in seeds}
     methods = {name: aggregate([part[name] for part in every.values()]) for name in ("ntkcl", "sequential")}
-    return {"format": RUN_FORMAT, "preset": preset, "task_names": list(names), "seeds": every, "summary": methods}
+    return {"format": RESULTS_FORMAT, "preset": preset, "task_names": list(names), "seeds": every, "summary": methods}
 
 
 def kernels(run: Path, tasks: int, seed: int, images: int, checkpoints: Sequence[int]) -> dict[str, Any]:
