@@ -68,7 +68,7 @@ def test_what_is_read_is_what_was_written(files: dict[str, str]) -> None:
 # File, place, what stands there instead, and what the refusal says.
 REFUSED = [
     ("config.json", "format", 99, "format is 99, expected"),
-    ("config.json", "format", True, "format: expected `int`, got `bool`"),
+    ("results.json", "format", True, "format: expected `int`, got `bool`"),
     ("config.json", "config.methods", ["ntkcl", None], "config.methods[1]: expected `str`, got `null`"),
     ("config.json", "data.class_names", "abc", "data.class_names: expected `array`, got `str`"),
     ("config.json", "scenarios.0.class_order", [0, 1, 2, 3, 4, 99], "classes and task sizes of seed 0"),
