@@ -288,7 +288,7 @@ class Learner(ABC):
         trainable, buffers = self.init(key)
         return LearnerState(trainable, Frozen(backbone, {self.seen: jnp.zeros(self.classes, bool)} | buffers))
 
-    def shapes(self) -> dict[str, Tree]:
+    def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
         """Names, shapes and types of what a checkpoint keeps, the same after every task; nothing is computed."""
         return jax.eval_shape(lambda: self.start(jax.random.key(0), {}).stored)
 
