@@ -154,4 +154,4 @@ def test_classes_that_have_not_come_get_the_lowest_score() -> None:
     assert np.all(np.abs(scores[:, :4]) < 1000)
     assert small.apply(LEARNER, trainable, frozen, images, "features").shape == (len(images), small.BACKBONE.dim)
     with pytest.raises(ValueError, match="scores, features"):
-        LEARNER.apply_fn(trainable, frozen, images, "proxy")  # ty: ignore[invalid-argument-type]
+        LEARNER.apply_fn(trainable, frozen, jnp.asarray(images), "proxy")

@@ -129,7 +129,7 @@ def test_with_one_stream_alone_its_cross_entropy_and_orthogonality_count_once() 
     assert found[single]["ce_channel"] == found[single]["ce_patch"] == 0
     np.testing.assert_allclose(found[single]["ce_hybrid"], found[LEARNER]["ce_patch"], rtol=1e-5)
     patch = features._replace(channel=jnp.zeros_like(features.channel))
-    wanted = orthogonality(patch, images.valid, state.frozen.buffers[BASIS], OBJECTIVE.orthogonality)
+    wanted = orthogonality(patch, jnp.asarray(images.valid), state.frozen.buffers[BASIS], OBJECTIVE.orthogonality)
     np.testing.assert_allclose(found[single]["orthogonality"], wanted, rtol=1e-5)
 
 

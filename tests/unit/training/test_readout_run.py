@@ -12,6 +12,7 @@ import pytest
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data.transforms import crop_box, train_transform_host
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.methods.base import LearnerState
 from ntkcl_jax.readouts.base import Lesson, State, make_readout
 from ntkcl_jax.readouts.ridge import RIDGES, RandomRidge, random_relu
 from ntkcl_jax.runs import checkpoint
@@ -218,7 +219,7 @@ def test_a_stored_readout_classifies_each_image_by_itself(run: Path) -> None:
 
     def scores(places: np.ndarray) -> np.ndarray:
         views = context.views("test", places, labels[places])
-        features, order = features_of(task.learner, (task.after, task.frozen), views)  # ty: ignore[invalid-argument-type]
+        features, order = features_of(task.learner, LearnerState(task.after, task.frozen), views)
         np.testing.assert_array_equal(order, labels[places])
         return readout.scores(stored.state, features, 7)
 

@@ -93,7 +93,7 @@ def test_an_update_is_the_rate_times_what_the_recipe_makes_of_the_gradient() -> 
     """Plain SGD with decay from an empty momentum, the gradient by the loss alone."""
     (trainable, frozen), task, images = tiny.ntkcl_state(LEARNER), task_of(3, 2), batch([3, 3, 4, 4])
     key = jax.random.fold_in(jax.random.key(0), 2)
-    pixels = Batch(images.images / np.float32(255), images.labels, images.valid)
+    pixels = Batch(*map(jnp.asarray, (images.images / np.float32(255), images.labels, images.valid)))
 
     @functools.partial(jax.jit, compiler_options=tiny.QUICKLY)
     def gradient(trainable: Any) -> Any:
