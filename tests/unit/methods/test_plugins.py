@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import analysis
 from ntkcl_jax.cli import main
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.methods import LEARNERS, READOUTS
@@ -111,6 +113,14 @@ def test_a_run_is_opened_for_the_learner(run: Path) -> None:
     scores = task.apply_fn(task.after, task.frozen, task.test_images)
     assert scores.shape == (8, 7)
     assert np.isfinite(scores[:, :5]).all()
+
+
+def test_the_learner_has_kernels(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    request = analysis.Request(method="scale-shift", per_task=2, checkpoints=(3,), outputs="trace")
+    summary = analysis.compute_kernels(copy, request, quiet=True, arrays=tiny.arrays())
+    assert summary == analysis.load_analysis(copy, "scale-shift").summary
+    assert (copy / "analysis" / "scale-shift" / "summary.json").exists()
 
 
 def test_the_learner_starts_as_the_untouched_backbone(guide: Path) -> None:

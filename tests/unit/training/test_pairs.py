@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,7 +106,8 @@ def test_joint_sees_all_images_again_under_the_newest_features(tmp_path: Any, mo
     labels = context.scenarios[0].relabel(context.source.train.labels)
     for task, (features, known) in enumerate(found):
         trees = checkpoint.load(RunFolder(run.path).task(0, task, "after", "adapters"))[0]
-        state = LearnerState(trees["trainable"], Frozen(context.backbone_of(0), trees["buffers"]))
+        trainable, buffers = jax.tree.map(jnp.asarray, (trees["trainable"], trees["buffers"]))
+        state = LearnerState(trainable, Frozen(context.backbone_of(0), buffers))
         chosen = labels < context.scenarios[0].offsets[task + 1]
         wanted = learner.features(*state, jnp.asarray(images[chosen]))
         np.testing.assert_allclose(features, wanted, rtol=1e-4, atol=1e-5)
