@@ -1,5 +1,6 @@
 """The learner and the readout of docs/extending.md, installed outside the tree, go through all that ours go through."""
 
+import importlib
 import json
 import re
 import shutil
@@ -14,11 +15,12 @@ import analysis
 from ntkcl_jax.cli import main
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.methods import LEARNERS, READOUTS
+from ntkcl_jax.devices.flops import Stream
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.recorded import load_run
 from ntkcl_jax.training.readout_run import StoredReadout
-from ntkcl_jax.training.rehearsal.play import rehearse
+from ntkcl_jax.training.rehearsal.play import rehearse, seed_seconds
 from ntkcl_jax.training.run import evaluate_run, train
 from ntkcl_jax.training.step import eval_step, train_step
 from tests.support import learners as small
@@ -158,6 +160,16 @@ def test_they_are_rehearsed(guide: Path, tmp_path: Path) -> None:
     assert found.resumed
     assert set(found.seed_s) == set(METHODS)
     assert all(seconds > 0 for seconds in found.seed_s.values())
+
+
+def test_a_learner_that_never_trains_takes_the_backbones_time(guide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from ntkcl_jax.methods.frozen import FrozenBackbone\n\nclass Still(FrozenBackbone):\n    name = 'still'\n"
+    (guide / "mine" / "still.py").write_text(code)
+    importlib.invalidate_caches()
+    point = LEARNERS.added["scale-shift"]
+    monkeypatch.setitem(LEARNERS.added, "still", type(point)("still", "mine.still:Still", point.group))
+    stream, real = Stream((3, 2, 2), 63, 28), tiny.config(methods=("still/slda",))
+    assert seed_seconds("still/slda", real, stream, {"backbone": 13.0}, save_s=1.0) == 7.0
 
 
 def test_the_command_trains_draws_and_evaluates_them(
