@@ -11,35 +11,6 @@ from ntkcl_jax.config.model import Variant
 from ntkcl_jax.config.registry import Registry
 from ntkcl_jax.errors import ConfigError, require
 
-LEARNERS = Registry(
-    "learner",
-    "ntkcl_jax.learners",
-    {
-        "ntkcl": "ntkcl_jax.methods.ntkcl:NTKCL",
-        "frozen": "ntkcl_jax.methods.frozen:FrozenBackbone",
-        "first-session": "ntkcl_jax.methods.adapters:FirstSession",
-        "adapters": "ntkcl_jax.methods.adapters:AdapterTuning",
-        "l2p": "ntkcl_jax.methods.l2p:L2P",
-        "dualprompt": "ntkcl_jax.methods.dualprompt:DualPrompt",
-        "coda-prompt": "ntkcl_jax.methods.coda_prompt:CodaPrompt",
-        "ease": "ntkcl_jax.methods.ease:Ease",
-        "inflora": "ntkcl_jax.methods.inflora:InfLora",
-    },
-)
-"""What trains inside the frozen backbone; subclasses of `ntkcl_jax.methods.base.Learner`."""
-READOUTS = Registry(
-    "readout",
-    "ntkcl_jax.readouts",
-    {
-        "prototypes": "ntkcl_jax.readouts.prototypes:Prototypes",
-        "linear": "ntkcl_jax.readouts.linear:Linear",
-        "joint": "ntkcl_jax.readouts.linear:Joint",
-        "ridge": "ntkcl_jax.readouts.ridge:Ridge",
-        "random-ridge": "ntkcl_jax.readouts.ridge:RandomRidge",
-        "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
-    },
-)
-"""What classifies a learner's features; subclasses of `ntkcl_jax.readouts.base.Readout`."""
 HEAD = "head"
 """In a readout's place: the classifier that the learner itself trains or keeps."""
 NAMED = {
@@ -58,6 +29,37 @@ NAMED = {
     "inflora": "inflora/head",
 }
 """Names of pairs; docs/method.md says what each is. The name of any other learner is short for the learner's head."""
+LEARNERS = Registry(
+    "learner",
+    "ntkcl_jax.learners",
+    {
+        "ntkcl": "ntkcl_jax.methods.ntkcl:NTKCL",
+        "frozen": "ntkcl_jax.methods.frozen:FrozenBackbone",
+        "first-session": "ntkcl_jax.methods.adapters:FirstSession",
+        "adapters": "ntkcl_jax.methods.adapters:AdapterTuning",
+        "l2p": "ntkcl_jax.methods.l2p:L2P",
+        "dualprompt": "ntkcl_jax.methods.dualprompt:DualPrompt",
+        "coda-prompt": "ntkcl_jax.methods.coda_prompt:CodaPrompt",
+        "ease": "ntkcl_jax.methods.ease:Ease",
+        "inflora": "ntkcl_jax.methods.inflora:InfLora",
+    },
+    reserved=("backbone", *(name for name, pair in NAMED.items() if name != pair.partition("/")[0])),
+)
+"""What trains inside the frozen backbone; subclasses of `ntkcl_jax.methods.base.Learner`."""
+READOUTS = Registry(
+    "readout",
+    "ntkcl_jax.readouts",
+    {
+        "prototypes": "ntkcl_jax.readouts.prototypes:Prototypes",
+        "linear": "ntkcl_jax.readouts.linear:Linear",
+        "joint": "ntkcl_jax.readouts.linear:Joint",
+        "ridge": "ntkcl_jax.readouts.ridge:Ridge",
+        "random-ridge": "ntkcl_jax.readouts.ridge:RandomRidge",
+        "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
+    },
+    reserved=(HEAD,),
+)
+"""What classifies a learner's features; subclasses of `ntkcl_jax.readouts.base.Readout`."""
 METHODS = tuple(NAMED)
 """All names that this package gives to methods."""
 

@@ -21,7 +21,6 @@ from ntkcl_jax.config import BackboneConfig, RunConfig
 from ntkcl_jax.config.data import Normalize
 from ntkcl_jax.config.methods import LEARNERS
 from ntkcl_jax.data import Batch, Scenario, crop_resize_device
-from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.models.adapters import Key
 from ntkcl_jax.models.functional import Frozen, Tree, rebuilt
 from ntkcl_jax.models.vit import ViT
@@ -289,7 +288,7 @@ class Learner(ABC):
         trainable, buffers = self.init(key)
         return LearnerState(trainable, Frozen(backbone, {self.seen: jnp.zeros(self.classes, bool)} | buffers))
 
-    def shapes(self) -> dict[str, Tree]:
+    def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
         """Names, shapes and types of what a checkpoint keeps, the same after every task; nothing is computed."""
         return jax.eval_shape(lambda: self.start(jax.random.key(0), {}).stored)
 
@@ -318,12 +317,7 @@ def make_learner(name: str, config: RunConfig, scenario: Scenario) -> Learner:
     Raises:
         ConfigError: no learner has that name, or what has it is none.
     """
-    kind = LEARNERS.load(name)
-    if not (isinstance(kind, type) and issubclass(kind, Learner)):
-        raise ConfigError(
-            f"expected the learner {name!r} to be a subclass of ntkcl_jax.methods.base.Learner, got {kind!r}"
-        )
-    return kind.of(config, scenario)
+    return LEARNERS.subclass(name, Learner, ("name", "terms", "parts", "recipe")).of(config, scenario)
 
 
 def pixels_of(batch: Batch, size: int) -> Float[Array, "b h w c"]:

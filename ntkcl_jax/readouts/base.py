@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.methods import READOUTS
-from ntkcl_jax.errors import ConfigError
 
 State = dict[str, np.ndarray]
 """What a readout has learnt, by name."""
@@ -91,12 +90,7 @@ def make_readout(name: str, config: RunConfig, *, width: int, classes: int, seed
     Raises:
         ConfigError: no readout has that name, or what has it is none.
     """
-    kind = READOUTS.load(name)
-    if not (isinstance(kind, type) and issubclass(kind, Readout)):
-        raise ConfigError(
-            f"expected the readout {name!r} to be a subclass of ntkcl_jax.readouts.base.Readout, got {kind!r}"
-        )
-    return kind.of(config, width=width, classes=classes, seed=seed)
+    return READOUTS.subclass(name, Readout, ("name",)).of(config, width=width, classes=classes, seed=seed)
 
 
 def with_constant(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d1"]:

@@ -154,9 +154,9 @@ class ReadoutRun:
 
     def readout(self) -> Readout:
         """The readout, made for the learner's features."""
-        run, backbone = self.run, self.run.backbone
+        run = self.run
         pixels = jax.ShapeDtypeStruct((1, run.learner.image_size, run.learner.image_size, 3), jnp.float32)
-        like = jax.eval_shape(lambda: run.learner.start(jax.random.key(0), backbone))
+        like = jax.eval_shape(run.learner.start, jax.random.key(0), run.backbone)
         width = jax.eval_shape(run.learner.features, *like, pixels).shape[1]
         classes = run.scenario.num_classes
         return make_readout(self.pair.readout, run.context.config, width=width, classes=classes, seed=run.seed)
@@ -185,7 +185,8 @@ class ReadoutRun:
         """Features of a task's images in one random crop each, those of an epoch that training never came to."""
         run, config = self.run, self.run.context.config
         places = np.arange(len(members))  # in the labels' stead: they say where each row of a shuffled batch belongs
-        epoch, size = config.optimizer.epochs + view, config.compute.eval_batch_size
+        trained = max(config.optimizer.epochs, run.learner.epochs_of(config, task))
+        epoch, size = trained + view, config.compute.eval_batch_size
         train = run.context.source.train
         batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size)
         features, order = features_of(run.learner, self.state(task), batches)

@@ -10,7 +10,8 @@ from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Arrays, Source
 from ntkcl_jax.devices.hosts import broadcast, first, on_first
 from ntkcl_jax.devices.mesh import make_mesh
-from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.errors import ConfigError, RunFolderError
+from ntkcl_jax.readouts.base import make_readout
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import RunContext, make_context, task_name
 from ntkcl_jax.runs.folder import RESULTS_FORMAT, RunFolder, arithmetic_changes
@@ -52,6 +53,7 @@ def train(
     # The quick refusals first, then everything that can be wrong with the input, and only then a folder.
     on_first(folder.check_resumable if resume else folder.check_new)
     context = make_context(config, arrays, mesh=make_mesh(mesh or MeshConfig()))
+    check_methods(context)
     header = context.header()
     context.decode_all()
     log_file = folder.metrics if first() else Path(os.devnull)
@@ -81,6 +83,25 @@ def train(
                 results = assemble(context, seeds)
                 on_first(partial(checkpoint.write_json, folder.path / "results.json", results))
     return results
+
+
+def check_methods(context: RunContext) -> None:
+    """Refuse a method that can't be made, or whose own head knows only the first tasks' classes.
+
+    Raises:
+        ConfigError: names it.
+    """
+    config, tasks = context.config, context.scenarios[context.config.seeds[0]].num_tasks
+    for method in config.methods:
+        pair = config.pair(method)
+        sessions = context.learner(pair.learner).sessions
+        if pair.readout != HEAD:
+            make_readout(pair.readout, config, width=1, classes=1, seed=0)
+        elif sessions is not None and sessions < tasks:
+            raise ConfigError(
+                f"{pair.learner} trains on {sessions} of {tasks} tasks, so its own head doesn't know all classes; put "
+                f"a readout above it, e.g. --methods {pair.learner}/ridge"
+            )
 
 
 class Runs:

@@ -1,4 +1,4 @@
-"""A stream of three tasks for baselines: 8 x 8 images, two blocks, five classes; and the same computed slowly."""
+"""A stream of three tasks for learners: 8 x 8 images, two blocks, five classes; and the same computed slowly."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Batch
-from ntkcl_jax.methods.base import SEEN, Held, Task, Tuned, tuned_step
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.methods.base import Learner, LearnerState, Task
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.training.run import train
-from ntkcl_jax.training.step import eval_step
+from ntkcl_jax.training.step import eval_step, total, train_step
 from ntkcl_jax.weights import save_backbone
 from tests.support import network_twins as twins
 from tests.support import networks as tiny
@@ -33,20 +34,19 @@ def backbone() -> Tree:
     return jax.tree.map(jnp.asarray, tiny.random_tree(shapes))
 
 
-def method(kind: type[Tuned], **settings: Any) -> Tuned:
-    """A method for the stream."""
+def learner(kind: type[Learner], **settings: Any) -> Learner:
+    """A learner for the stream."""
     return kind(BACKBONE, tasks=3, classes=5, task_classes=2, **settings)
 
 
-def widened(state: tuple[Tree, Held]) -> tuple[Tree, Held]:
+def widened(state: LearnerState) -> LearnerState:
     """The same in float64; under `jax.enable_x64`."""
     return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
 
 
-def start(net: Tuned) -> tuple[Tree, Held]:
-    """The method's own start on a random backbone of ordinary size."""
-    trainable, kept = net.init(jax.random.key(1))
-    return trainable, Held(backbone(), kept | {SEEN: jnp.zeros(5, bool)})
+def start(learner: Learner) -> LearnerState:
+    """The learner's own start on a random backbone of ordinary size."""
+    return learner.start(jax.random.key(1), backbone())
 
 
 def moved(trainable: Tree, seed: int = 0, size: float = 0.3) -> Tree:
@@ -80,34 +80,32 @@ def pixels(batches: Iterator[Batch]) -> tuple[np.ndarray, np.ndarray]:
     return images.astype(np.float32) / 255, labels
 
 
-def learnt(net: Tuned, trainable: Tree, held: Held, numbers: range) -> tuple[Tree, Held]:
+def learnt(learner: Learner, state: LearnerState, numbers: range) -> LearnerState:
     """Go through tasks; instead of training, the parameters are moved at random."""
     for number in numbers:
         see = functools.partial(views, number)
-        trainable, kept = net.begin(trainable, held, task(number), jax.random.key(number), see)
-        trainable, held = moved(trainable, number), held._replace(kept=kept)
-        trainable, kept = net.end(trainable, held, task(number), see)
-        held = held._replace(kept=kept | {SEEN: kept[SEEN] | task(number).new})
-    return trainable, held
+        state = learner.begin(state, task(number), jax.random.key(number), see)
+        state = learner.finish(state.updated(moved(state.trainable, number)), task(number), see)
+    return state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4), compiler_options=tiny.QUICKLY)
-def apply(net: Tuned, trainable: Tree, held: Held, images: Any, output: str = "scores") -> jax.Array:
-    """`Tuned.apply_fn`, compiled."""
-    return net.apply_fn(trainable, held, images, output)
+def apply(learner: Learner, trainable: Tree, frozen: Frozen, images: Any, output: str = "scores") -> jax.Array:
+    """`Learner.apply_fn`, compiled."""
+    return learner.apply_fn(trainable, frozen, images, output)
 
 
 @functools.partial(jax.jit, static_argnums=(0,), compiler_options=tiny.QUICKLY)
 def loss_and_gradient(
-    net: Tuned, trainable: Tree, held: Held, number: Task, images: Any, labels: Any, valid: Any, key: Any
+    learner: Learner, trainable: Tree, frozen: Frozen, number: Task, images: Any, labels: Any, valid: Any, key: Any
 ) -> tuple[tuple[jax.Array, jax.Array], Tree]:
-    """Sum of the loss terms, logits, and the gradient of the first."""
+    """Weighted sum of the loss terms, logits, and the gradient of the first."""
 
-    def total(trainable: Tree) -> tuple[jax.Array, jax.Array]:
-        terms, logits = net.loss(trainable, held, number, Batch(images, labels, valid), key)
-        return sum(terms[name] for name in net.terms), logits
+    def loss(trainable: Tree) -> tuple[jax.Array, jax.Array]:
+        terms, logits = learner.loss(trainable, frozen, number, Batch(images, labels, valid), key)
+        return total(learner, terms), logits
 
-    return jax.value_and_grad(total, has_aux=True)(trainable)
+    return jax.value_and_grad(loss, has_aux=True)(trainable)
 
 
 def plain(tree: Tree) -> dict[str, np.ndarray]:
@@ -115,9 +113,9 @@ def plain(tree: Tree) -> dict[str, np.ndarray]:
     return {path: np.asarray(value, np.float64) for path, value in tree.items()}
 
 
-def adapter_twin(held: Held, adapters: Tree | None, images: np.ndarray) -> np.ndarray:
+def adapter_twin(frozen: Frozen, adapters: Tree | None, images: np.ndarray) -> np.ndarray:
     """Class features with adapters of scale 0.1, or of the untouched backbone, number by number in NumPy."""
-    numbers = plain(held.backbone)
+    numbers = plain(frozen.backbone)
     for path, value in plain(adapters or {}).items():
         if path.startswith("adapters/"):
             half, _, bias = path.removeprefix("adapters/").partition("_")
@@ -134,10 +132,31 @@ def log_loss(logits: np.ndarray, labels: np.ndarray, classes: tuple[int, ...]) -
 
 
 def stored(run: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    """Every array of every `before` and `after` checkpoint of a method."""
-    for path in sorted((run / "checkpoints" / name).glob("seed*/task*/*")):
+    """Every array that a learner and the readouts above it have stored."""
+    for path in sorted((run / "checkpoints" / name).glob("seed*/*/*")):
         for tree, values in checkpoint.load(path)[0].items():
             yield from ((f"{path.relative_to(run)}:{tree}/{at}", value.tobytes()) for at, value in values.items())
+
+
+def weights_file(folder: Path) -> Path:
+    """The backbone as a file; drawing it anew in every run takes longer than all else."""
+    save_backbone(jax.device_get(backbone()), BACKBONE, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+def break_off(config: RunConfig, run: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    """Train until the first checkpoint whose path holds `at` is stored; then the process is as good as killed."""
+    save: Callable = checkpoint.save
+
+    def failing(path: Path, *rest: Any) -> None:
+        save(path, *rest)
+        if at in str(path):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run, arrays=stream.arrays(), quiet=True)
 
 
 def check_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -146,26 +165,14 @@ def check_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     Returns:
         The undisturbed run.
     """
-    weights = tmp_path / "weights.safetensors"  # drawing them anew in every run takes longer than all else
-    save_backbone(jax.device_get(backbone()), BACKBONE, weights)
-    config = stream.config(methods=(name,), model__backbone=BACKBONE, weights=str(weights))
+    config = stream.config(methods=(name,), model__backbone=BACKBONE, weights=str(weights_file(tmp_path)))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    tuned_step.clear_cache()
+    train_step.clear_cache()
     eval_step.clear_cache()
     results = train(config, whole, arrays=stream.arrays(), quiet=True)
-    assert (tuned_step._cache_size(), eval_step._cache_size()) == (1, 1)
+    assert (train_step._cache_size(), eval_step._cache_size()) == (1, 1)
     assert results["seeds"]["0"][name]["accuracy_matrix"]
-    save: Callable = checkpoint.save
-
-    def failing(path: Path, *rest: Any) -> None:
-        save(path, *rest)
-        if "task1/step" in str(path):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", failing)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, broken, arrays=stream.arrays(), quiet=True)
+    break_off(config, broken, monkeypatch, "task1/step")
     assert not (broken / "results.json").exists()
     train(config, broken, arrays=stream.arrays(), resume=True, quiet=True)
     assert (broken / "results.json").read_bytes() == (whole / "results.json").read_bytes()

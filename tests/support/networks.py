@@ -3,13 +3,17 @@
 import functools
 import zlib
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntkcl_jax.config import BackboneConfig, ModelConfig
-from ntkcl_jax.models.ntkcl import Features, Frozen, Network, Tree
+from ntkcl_jax.methods.base import LearnerState
+from ntkcl_jax.methods.ntkcl import BASIS, NTKCL
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.ntkcl import Features, Network
 
 BACKBONE = BackboneConfig(image_size=8, patch_size=4, dim=8, depth=3, heads=2, mlp_ratio=2.0)
 MODEL = ModelConfig(
@@ -28,6 +32,8 @@ PAPER = replace(SHALLOW, fusion="paper", initialisation="paper")
 QUICKLY = {"xla_backend_optimization_level": 0}
 compiled = functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
 
+DRY = replace(SHALLOW, adapter_dropout=0.0, fusion_dropout=0.0)
+"""No dropout."""
 WET = replace(MODEL, prompts=1, pretrained_view=True, adapter_dropout=0.5, fusion_dropout=0.25)
 """Three sections, a single prompt, much dropout."""
 
@@ -60,10 +66,24 @@ def initial(net: Network) -> tuple[Tree, Frozen]:
 def randomised(net: Network) -> tuple[Tree, Frozen]:
     """Random numbers everywhere; classes 0 to 3 of 5 have a prototype."""
     adaptation, frozen = jax.eval_shape(net.init, jax.random.key(0))
-    prototypes = random_tree(frozen.prototypes) | {"prototypes/seen": np.arange(5) < 4}
-    prototypes["prototypes/kernel"][4] = 0
-    trees = random_tree(adaptation), Frozen(random_tree(frozen.backbone), random_tree(frozen.mean), prototypes)
+    buffers = random_tree(frozen.buffers) | {"prototypes/seen": np.arange(5) < 4}
+    buffers["prototypes/kernel"][4] = 0
+    trees = random_tree(adaptation), Frozen(random_tree(frozen.backbone), buffers)
     return jax.tree.map(jnp.asarray, trees)
+
+
+def ntkcl(model: ModelConfig = SHALLOW, **settings: Any) -> NTKCL:
+    """NTK-CL with the network above, on a stream of five classes in two tasks."""
+    return NTKCL(model.backbone, **{"tasks": 2, "classes": 5, "task_classes": 3, "model": model, **settings})
+
+
+def ntkcl_state(learner: NTKCL) -> LearnerState:
+    """Random numbers everywhere; the anchor a little way off, three directions for L_orth."""
+    trainable, frozen = randomised(learner.network)
+    anchor = learner.anchored({path: value + 0.1 for path, value in trainable.items()})
+    width = learner.model.feature_dim
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(width, 3)))[0].astype(np.float32)
+    return LearnerState(trainable, frozen).updated(buffers=anchor | {BASIS: jnp.asarray(basis)})
 
 
 def images(count: int, backbone: BackboneConfig = BACKBONE, seed: int = 0) -> np.ndarray:

@@ -92,9 +92,9 @@ def words(data: Path, run_dir: Path, *more: str) -> list[str]:
 
 
 def states(run: Path) -> dict[str, np.ndarray]:
-    """Every array of every `before` and `after` checkpoint, by its place."""
+    """Every array that learners and readouts have stored, by its place."""
     found = {}
-    for path in sorted((run / "checkpoints").glob("ntkcl/seed*/task*/*")):
+    for path in sorted((run / "checkpoints").glob("*/seed*/*/*")):
         for tree, values in checkpoint.load(path)[0].items():
             found |= {f"{path.relative_to(run)}:{tree}/{name}": value for name, value in values.items()}
     return found

@@ -139,7 +139,7 @@ def rehearse(
                 trees = {"trainable": jax.device_get(args[2].trainable)}
                 save_s = clock.save_seconds(Path(where), trees)
                 rates |= clock.step_rates(context, args)
-            if "frozen" in learners:
+            if any(LEARNERS.load(name).sessions == 0 for name in learners):
                 rates["backbone"] = clock.backbone_rate(context)
     flops = costs.training_flops(config, stream.classes) / config.optimizer.batch_size
     seed_s = {method: seed_seconds(method, config, stream, rates, save_s) for method in config.methods}
@@ -217,7 +217,8 @@ def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str
         save_s: seconds of a checkpoint.
     """
     learner, readout = config.pair(method)
-    if learner == "frozen":
+    first = LEARNERS.load(learner).sessions
+    if first == 0:
         return (stream.train + stream.test) / rates["backbone"]
     views = 1 + config.readout.views if readout == "random-ridge" else 1
     saves = (2 * len(stream.task_sizes) + stream.steps(config) / config.compute.checkpoint_every_steps) * save_s
@@ -229,7 +230,6 @@ def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str
         return images / min(rates["train"], rates["input"]) + passes + saves
     epochs = config.optimizer.epochs if config.baselines.epochs is None else config.baselines.epochs
     rate = min(rates[learner], rates["input"])
-    first = LEARNERS.load(learner).sessions
     share = 1.0 if first is None else sum(stream.task_sizes[:first]) / stream.classes
     passes = stream.train + stream.evaluated if first is None else stream.train + stream.test
     return share * epochs * stream.train / rate + views * passes / rate + share * saves

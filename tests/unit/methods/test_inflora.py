@@ -8,45 +8,45 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntkcl_jax.methods.base import Held
+from ntkcl_jax.methods.base import LearnerState
 from ntkcl_jax.methods.inflora import InfLora, covariance, design, grown, new_directions
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.models.functional import Frozen, Tree
 from ntkcl_jax.runs import checkpoint
 from tests.support import learners as small
 from tests.support import network_twins as twins
 from tests.support import networks as tiny
 
-NET = small.method(InfLora, rank=2)
+LEARNER = small.learner(InfLora, rank=2)
 DIM = small.BACKBONE.dim
 
 
 @pytest.fixture(scope="module")
-def two_tasks() -> tuple[Tree, Held]:
+def two_tasks() -> LearnerState:
     """After two tasks, whose changes are random."""
-    return small.learnt(NET, *small.start(NET), range(2))
+    return small.learnt(LEARNER, small.start(LEARNER), range(2))
 
 
-def change(trainable: Tree, held: Held, name: str) -> np.ndarray:
+def change(trainable: Tree, frozen: Frozen, name: str) -> np.ndarray:
     """All that the keys' or values' weights have gained, W + B A of each block."""
-    merged, down, up = held.kept[f"merged/{name}"], held.kept["down"], trainable[f"lora/{name}"]
+    merged, down, up = frozen.buffers[f"merged/{name}"], frozen.buffers["down"], trainable[f"lora/{name}"]
     return np.stack([np.asarray(merged[i]) + np.asarray(down[i]) @ np.asarray(up[i]) for i in range(len(up))])
 
 
-def with_change(trainable: Tree, held: Held) -> Held:
+def with_change(trainable: Tree, frozen: Frozen) -> Frozen:
     """The same as a plain backbone: keys' and values' kernels with the change added."""
-    backbone = dict(held.backbone)
+    backbone = dict(frozen.backbone)
     for i in range(small.BACKBONE.depth):
         path = f"backbone/blocks/{i}/qkv/kernel"
         kernel = np.array(backbone[path])
-        kernel[:, DIM : 2 * DIM] += change(trainable, held, "keys")[i]
-        kernel[:, 2 * DIM :] += change(trainable, held, "values")[i]
+        kernel[:, DIM : 2 * DIM] += change(trainable, frozen, "keys")[i]
+        kernel[:, 2 * DIM :] += change(trainable, frozen, "values")[i]
         backbone[path] = jnp.asarray(kernel)
-    return held._replace(backbone=backbone)
+    return frozen._replace(backbone=backbone)
 
 
-def slow_covariance(trainable: Tree, held: Held, number: int) -> np.ndarray:
+def slow_covariance(trainable: Tree, frozen: Frozen, number: int) -> np.ndarray:
     """Mean of h hᵀ, token by token, through the plain backbone with changed kernels."""
-    numbers = small.plain(with_change(trainable, held).backbone)
+    numbers = small.plain(with_change(trainable, frozen).backbone)
     images, _ = small.pixels(small.views(number))
     inputs = np.zeros((small.BACKBONE.depth, DIM, DIM))
     for image in images:
@@ -68,21 +68,21 @@ def random_case(seed: int, old: int, size: int = 7) -> tuple[np.ndarray, np.ndar
     return basis, tokens.T @ tokens / 40
 
 
-def test_keys_and_values_gain_what_the_product_of_the_three_matrices_gives(two_tasks: tuple[Tree, Held]) -> None:
-    trainable, held = two_tasks
+def test_keys_and_values_gain_what_the_product_of_the_three_matrices_gives(two_tasks: LearnerState) -> None:
+    trainable, frozen = two_tasks
     images, _ = small.pixels(small.views(2))
-    found = small.apply(NET, trainable, held, images, "features")
+    found = small.apply(LEARNER, trainable, frozen, images, "features")
     np.testing.assert_allclose(
-        found, small.adapter_twin(with_change(trainable, held), None, images), rtol=2e-5, atol=2e-5
+        found, small.adapter_twin(with_change(trainable, frozen), None, images), rtol=2e-5, atol=2e-5
     )
-    assert np.max(np.abs(found - small.adapter_twin(held, None, images))) > 0.1
-    scores = small.apply(NET, trainable, held, images)[:, :4]
+    assert np.max(np.abs(found - small.adapter_twin(frozen, None, images))) > 0.1
+    scores = small.apply(LEARNER, trainable, frozen, images)[:, :4]
     head = np.asarray(trainable["head/kernel"])[:, :4], np.asarray(trainable["head/bias"])[:4]
     np.testing.assert_allclose(scores, np.asarray(found) @ head[0] + head[1], rtol=1e-4, atol=1e-4)
 
 
-def test_the_covariance_is_that_of_all_tokens_of_valid_images(two_tasks: tuple[Tree, Held]) -> None:
-    found = covariance(NET, *two_tasks, small.views(1))
+def test_the_covariance_is_that_of_all_tokens_of_valid_images(two_tasks: LearnerState) -> None:
+    found = covariance(LEARNER, *two_tasks, small.views(1))
     np.testing.assert_allclose(found, slow_covariance(*two_tasks, 1), rtol=1e-4, atol=1e-5)
 
 
@@ -141,10 +141,10 @@ def test_directions_come_in_the_order_of_what_they_carry() -> None:
     np.testing.assert_allclose(np.sum((directions.T @ rest) ** 2, axis=1), energy, rtol=1e-10)
 
 
-def test_a_new_task_changes_nothing_for_inputs_in_the_memory(two_tasks: tuple[Tree, Held]) -> None:
+def test_a_new_task_changes_nothing_for_inputs_in_the_memory(two_tasks: LearnerState) -> None:
     """The change of task 1, on every vector of the basis kept after task 0."""
-    first = small.learnt(NET, *small.start(NET), range(1))
-    memory = np.asarray(first[1].kept["basis"])
+    first = small.learnt(LEARNER, small.start(LEARNER), range(1))
+    memory = np.asarray(first.frozen.buffers["basis"])
     assert 0 < np.any(memory[0] != 0, axis=0).sum() < DIM
     for name in ("keys", "values"):
         before, after = change(*first, name), change(*two_tasks, name)
@@ -154,34 +154,33 @@ def test_a_new_task_changes_nothing_for_inputs_in_the_memory(two_tasks: tuple[Tr
             assert np.max(np.abs(effect)) < 1e-6
 
 
-def test_the_memory_after_a_task_holds_the_trained_networks_inputs(two_tasks: tuple[Tree, Held]) -> None:
-    trainable, held = two_tasks
-    first = small.learnt(NET, *small.start(NET), range(1))
-    for i, inputs in enumerate(slow_covariance(trainable, held, 1)):
-        expected = grown(np.asarray(first[1].kept["basis"][i]), inputs, 0.95 + 0.05 / 3)
-        found = np.asarray(held.kept["basis"][i])
+def test_the_memory_after_a_task_holds_the_trained_networks_inputs(two_tasks: LearnerState) -> None:
+    trainable, frozen = two_tasks
+    first = small.learnt(LEARNER, small.start(LEARNER), range(1))
+    for i, inputs in enumerate(slow_covariance(trainable, frozen, 1)):
+        expected = grown(np.asarray(first.frozen.buffers["basis"][i]), inputs, 0.95 + 0.05 / 3)
+        found = np.asarray(frozen.buffers["basis"][i])
         np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
-def test_a_task_begins_where_the_one_before_ended(two_tasks: tuple[Tree, Held]) -> None:
-    trainable, held = two_tasks
+def test_a_task_begins_where_the_one_before_ended(two_tasks: LearnerState) -> None:
     images, _ = small.pixels(small.views(0))
     see = functools.partial(small.views, 2)
-    fresh, kept = NET.begin(trainable, held, small.task(2), jax.random.key(0), see)
-    assert np.all(fresh["lora/keys"] == 0)
-    assert np.all(fresh["lora/values"] == 0)
-    assert np.any(kept["down"] != held.kept["down"])
-    found = small.apply(NET, fresh, held._replace(kept=kept), images)
-    np.testing.assert_allclose(found, small.apply(NET, trainable, held, images), rtol=1e-4, atol=1e-4)
+    begun = LEARNER.begin(two_tasks, small.task(2), jax.random.key(0), see)
+    assert np.all(begun.trainable["lora/keys"] == 0)
+    assert np.all(begun.trainable["lora/values"] == 0)
+    assert np.any(begun.frozen.buffers["down"] != two_tasks.frozen.buffers["down"])
+    found = small.apply(LEARNER, *begun, images)
+    np.testing.assert_allclose(found, small.apply(LEARNER, *two_tasks, images), rtol=1e-4, atol=1e-4)
 
 
-def test_the_float64_gradient_is_finite_and_leaves_other_tasks_columns_alone(two_tasks: tuple[Tree, Held]) -> None:
+def test_the_float64_gradient_is_finite_and_leaves_other_tasks_columns_alone(two_tasks: LearnerState) -> None:
     with jax.enable_x64(True):
-        net = small.method(InfLora, rank=2, dtype="float64")
-        trainable, held = small.widened(two_tasks)
+        learner = small.learner(InfLora, rank=2, dtype="float64")
+        trainable, frozen = small.widened(two_tasks)
         images, labels = small.pixels(small.views(1))
         rest = (images.astype(np.float64), labels, np.ones(len(labels), bool), jax.random.key(0))
-        found = small.loss_and_gradient(net, trainable, held, small.task(1), *rest)
+        found = small.loss_and_gradient(learner, trainable, frozen, small.task(1), *rest)
         (loss, logits), gradient = jax.tree.map(np.asarray, found)
     np.testing.assert_allclose(loss, small.log_loss(logits, labels, (2, 3)), rtol=1e-12)
     assert all(x.dtype == np.float64 and np.isfinite(x).all() for x in gradient.values())
@@ -191,8 +190,8 @@ def test_the_float64_gradient_is_finite_and_leaves_other_tasks_columns_alone(two
 
 def test_a_run_compiles_once_and_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = small.check_run("inflora", tmp_path, monkeypatch) / "checkpoints" / "inflora" / "seed0"
-    before = checkpoint.load(home / "task1" / "before")[0]["adaptation"]
-    after = checkpoint.load(home / "task1" / "after")[0]["adaptation"]
+    before = checkpoint.load(home / "task1" / "before")[0]["trainable"]
+    after = checkpoint.load(home / "task1" / "after")[0]["trainable"]
     np.testing.assert_array_equal(before["head/kernel"][:, :3], after["head/kernel"][:, :3])
     assert np.all(before["lora/values"] == 0)
     assert np.any(after["lora/values"] != 0)

@@ -1,26 +1,34 @@
-"""Every baseline's programs lower for the accelerators that aren't here."""
+"""Every learner's programs lower for the accelerators that aren't here."""
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import pytest
 
-from ntkcl_jax.methods.base import tuned_step
-from ntkcl_jax.methods.registry import FIRST_SESSION, TUNED
-from ntkcl_jax.training.step import eval_step
+from ntkcl_jax.config.methods import LEARNERS
+from ntkcl_jax.training.step import TrainState, eval_step, feature_step, train_step
 from tests.support import learners as small
+from tests.support import networks as tiny
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-@pytest.mark.parametrize("name", sorted(TUNED | FIRST_SESSION))
+@pytest.mark.parametrize("name", sorted(LEARNERS.own))
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_training_and_evaluation_steps_lower_for_cpu_cuda_and_tpu(name: str, dtype: str) -> None:
-    net = small.method((TUNED | FIRST_SESSION)[name], dtype=dtype)
-    trainable, held = small.start(net)
-    images, moments = small.batch([0, 1, 0, 0]), net.recipe.transformation().init(trainable)
-    step = (net, net.recipe, trainable, moments, held, small.task(0), images, jnp.float32(0.1))
-    made = jax.export.export(tuned_step, platforms=PLATFORMS)(*step, jax.random.key(0), jnp.int32(0))
-    assert made.platforms == PLATFORMS
-    guess = jax.export.export(eval_step, platforms=PLATFORMS)(net, trainable, held, images, jnp.array([0, 0, 1, 1, 2]))
-    assert [x.shape for x in guess.out_avals] == [(4,), (4, 5), (4,)]
+def test_training_evaluation_and_feature_steps_lower_for_cpu_cuda_and_tpu(name: str, dtype: str) -> None:
+    model = {"model": tiny.SHALLOW} if name == "ntkcl" else {}
+    learner = small.learner(LEARNERS.load(name), dtype=dtype, **model)
+    trainable, frozen = small.start(learner)
+    images, recipe = small.batch([0, 1, 0, 0]), learner.recipe.compiled
+    if learner.terms:
+        state = TrainState(trainable, recipe.transformation().init(trainable), jnp.int32(0))
+        rest = (frozen, small.task(0), images, jnp.float32(0.1), jax.random.key(0))
+        made = jax.export.export(train_step, platforms=PLATFORMS)(learner, recipe, state, *rest)
+        assert made.platforms == PLATFORMS
+    features = jax.export.export(feature_step, platforms=PLATFORMS)(learner, trainable, frozen, images)
+    assert features.platforms == PLATFORMS
+    if "scores" in learner.outputs:
+        task_of_class = jnp.array([0, 0, 1, 1, 2])
+        guess = jax.export.export(eval_step, platforms=PLATFORMS)(learner, trainable, frozen, images, task_of_class)
+        assert guess.platforms == PLATFORMS
+        assert [x.shape for x in guess.out_avals] == [(4,), (4, 5), (4,)]

@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from ntkcl_jax.config import ObjectiveConfig
 from ntkcl_jax.methods import ntkcl_objective as objective
+from ntkcl_jax.methods.ntkcl import NTKCL
 from ntkcl_jax.methods.ntkcl_objective import OldRows
 from ntkcl_jax.models.ntkcl import Features
+from ntkcl_jax.training.step import total
+from tests.support import networks as tiny
 from tests.support import objective_twins as twins
 
 VARIANTS = ("paper", "reference")
@@ -241,6 +244,7 @@ def test_regularization_pulls_kernels_of_streams_and_fusion_and_in_the_reference
 
 
 def test_the_total_weighs_each_term_by_its_own_setting() -> None:
-    config = ObjectiveConfig(lambda_dis=0.5, lambda_orth=0.25, lambda_reg=0.125)
+    settings = ObjectiveConfig(lambda_dis=0.5, lambda_orth=0.25, lambda_reg=0.125)
+    learner = NTKCL(tiny.SHALLOW.backbone, tasks=2, classes=5, task_classes=3, model=tiny.SHALLOW, objective=settings)
     terms = {name: jnp.float32(10**i) for i, name in enumerate(objective.TERMS)}
-    assert objective.total_loss(terms, config) == 111 + 0.5 * 1e3 + 0.25 * 1e4 + 0.125 * 1e5
+    assert total(learner, terms) == 111 + 0.5 * 1e3 + 0.25 * 1e4 + 0.125 * 1e5

@@ -9,18 +9,18 @@ import pytest
 from jax import numpy as jnp
 
 from ntkcl_jax.data import Batch
-from ntkcl_jax.methods.base import SEEN, Held, Task, Tuned
+from ntkcl_jax.methods.base import Learner, LearnerState, Task
 from ntkcl_jax.methods.coda_prompt import COMPONENTS, CodaPrompt, orthogonal_to
 from ntkcl_jax.methods.dualprompt import DualPrompt
 from ntkcl_jax.methods.l2p import L2P
-from ntkcl_jax.models.ntkcl import Tree
+from ntkcl_jax.models.functional import Frozen, Tree
 from tests.support import learners as small
 from tests.support import prompting_twins as twins
 from tests.support.networks import QUICKLY
 
 CONFIG, WEIGHTS = twins.backbone(depth=3)
 SHAPE: dict[str, Any] = {"backbone": CONFIG, "tasks": 3, "classes": 6, "task_classes": 2}
-METHODS: dict[str, Tuned] = {
+LEARNERS: dict[str, Learner] = {
     "l2p": L2P(**SHAPE, pool=4, length=2, top=2),
     "dualprompt": DualPrompt(**SHAPE, general_length=2, expert_length=3),
     "coda-prompt": CodaPrompt(**SHAPE, components=9, length=4),
@@ -31,9 +31,9 @@ PLAIN = {path.removeprefix("backbone/"): np.asarray(value, np.float64) for path,
 QUERIES = np.stack([twins.query(PLAIN, CONFIG, image.astype(np.float64)) for image in OTHERS])
 MEAN = QUERIES.mean(axis=0)
 APART = QUERIES - QUERIES @ np.outer(MEAN, MEAN) / (MEAN @ MEAN)  # what makes the images differ
-each = pytest.mark.parametrize("name", METHODS)
+each = pytest.mark.parametrize("name", LEARNERS)
 COMPILED: dict[str, Any] = {}
-"""(features, gradient) of each method, as compiled functions."""
+"""(features, gradient) of each learner, as compiled functions."""
 
 
 def task_of(number: int) -> Task:
@@ -41,40 +41,40 @@ def task_of(number: int) -> Task:
 
 
 @pytest.fixture(scope="module")
-def states() -> dict[str, tuple[Tree, Held]]:
-    """Each method in the middle of task 1 of three, its parameters far from where they started."""
+def states() -> dict[str, LearnerState]:
+    """Each learner in the middle of task 1 of three, its parameters far from where they started."""
     made = {}
-    for name, method in METHODS.items():
-        trainable, kept = method.init(jax.random.key(0))
-        held = Held(WEIGHTS, kept | {SEEN: jnp.arange(6) < 2})
+    for name, learner in LEARNERS.items():
+        state = learner.start(jax.random.key(0), WEIGHTS)
+        state = state.updated(buffers={learner.seen: jnp.arange(6) < 2})
         random = np.random.RandomState(2)
         for number in (0, 1):
-            trainable, kept = method.begin(trainable, held, task_of(number), jax.random.key(number), lambda: [])
-            held = held._replace(kept=kept)
+            begun = learner.begin(state, task_of(number), jax.random.key(number), lambda: [])
             trainable = {
                 path: jnp.where(value == 0, 0, value + 0.3 * random.standard_normal(value.shape).astype("f"))
-                for path, value in sorted(trainable.items())
+                for path, value in sorted(begun.trainable.items())
             }
+            state = begun.updated(trainable)
         for path in {"keys/pool", "keys/task"} & set(trainable):  # keys that tell these images apart
             trainable[path] = jnp.asarray(APART[: len(trainable[path])], jnp.float32)
-        made[name] = trainable, held
+        made[name] = state.updated(trainable)
     return made
 
 
-def features(name: str, state: tuple[Tree, Held], images: np.ndarray) -> np.ndarray:
-    method = METHODS[name]
-    found = COMPILED.setdefault(f"{name} features", jax.jit(method.features, compiler_options=QUICKLY))
+def features(name: str, state: LearnerState, images: np.ndarray) -> np.ndarray:
+    learner = LEARNERS[name]
+    found = COMPILED.setdefault(f"{name} features", jax.jit(learner.features, compiler_options=QUICKLY))
     return np.asarray(found(*state, images))
 
 
 def gradient(
-    name: str, state: tuple[Tree, Held], images: np.ndarray = IMAGES, labels: np.ndarray = LABELS
+    name: str, state: LearnerState, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
     """Gradient of the loss of a batch of task 1, its terms and its logits."""
 
-    def total(trainable: Tree, held: Held, images: Any, labels: Any) -> Any:
-        terms, logits = METHODS[name].loss(
-            trainable, held, task_of(1), Batch(images, labels, jnp.asarray(VALID)), jax.random.key(0)
+    def total(trainable: Tree, frozen: Frozen, images: Any, labels: Any) -> Any:
+        terms, logits = LEARNERS[name].loss(
+            trainable, frozen, task_of(1), Batch(images, labels, jnp.asarray(VALID)), jax.random.key(0)
         )
         return sum(terms.values()), (terms, logits)
 
@@ -83,7 +83,7 @@ def gradient(
     return jax.device_get((out, terms, logits))
 
 
-def twin(name: str, state: tuple[Tree, Held], image: np.ndarray, task: int | None) -> tuple[np.ndarray, float]:
+def twin(name: str, state: LearnerState, image: np.ndarray, task: int | None) -> tuple[np.ndarray, float]:
     """Feature of one image, and what it adds to the method's own term of the loss."""
     tree = {path: np.asarray(value, np.float64) for path, value in state[0].items()}
     if name == "l2p":
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_the_equations(name: str, states: dict) -> None:
     rows = zip(found, LABELS[:4], strict=True)
     losses = [twins.cross_entropy(tree, feature, label, [2, 3]) for (feature, _), label in rows]
     assert terms["ce"] == pytest.approx(np.mean(losses), abs=1e-4)
-    own = next(term for term in METHODS[name].terms if term != "ce")
+    own = next(term for term in LEARNERS[name].terms if term != "ce")
     assert terms[own] == pytest.approx(np.mean([x for _, x in found]), abs=1e-5)
 
 
@@ -134,13 +134,13 @@ def test_an_image_is_classified_alike_whatever_is_beside_it(name: str, states: d
 
 @each
 def test_neither_padding_nor_other_tasks_classes_reach_the_gradient(name: str, states: dict) -> None:
-    trainable, held = states[name]
+    trainable, frozen = states[name]
     plain, _, _ = gradient(name, states[name])
     images, labels = IMAGES.copy(), LABELS.copy()
     images[4], labels[4] = 1 - images[4], 5
     others = np.isin(np.arange(6), [2, 3], invert=True)
     head = {path: jnp.where(others, value + 3, value) for path, value in trainable.items() if "head/" in path}
-    changed, _, _ = gradient(name, (trainable | head, held), images, labels)
+    changed, _, _ = gradient(name, LearnerState(trainable | head, frozen), images, labels)
     for path, value in plain.items():
         np.testing.assert_allclose(changed[path], value, rtol=1e-4, atol=1e-6, err_msg=path)
         if path.startswith("head/"):
@@ -167,34 +167,34 @@ def test_only_what_the_task_trains_has_a_gradient(name: str, states: dict) -> No
 
 
 def test_tasks_that_have_not_begun_are_never_matched(states: dict) -> None:
-    trainable, held = states["dualprompt"]
-    tempting = trainable | {"keys/task": trainable["keys/task"].at[2].set(QUERIES.mean(axis=0))}
+    keys = states["dualprompt"].trainable["keys/task"]
+    tempting = {"keys/task": keys.at[2].set(QUERIES.mean(axis=0))}
     np.testing.assert_array_equal(
-        features("dualprompt", (tempting, held), OTHERS), features("dualprompt", (trainable, held), OTHERS)
+        features("dualprompt", states["dualprompt"].updated(tempting), OTHERS),
+        features("dualprompt", states["dualprompt"], OTHERS),
     )
 
 
 def test_a_new_expert_starts_at_the_one_before_and_its_key_anew(states: dict) -> None:
-    trainable, held = states["dualprompt"]
-    new, kept = METHODS["dualprompt"].begin(trainable, held, task_of(2), jax.random.key(2), lambda: [])
+    trainable = states["dualprompt"].trainable
+    new, frozen = LEARNERS["dualprompt"].begin(states["dualprompt"], task_of(2), jax.random.key(2), lambda: [])
     np.testing.assert_array_equal(new["expert/prefix"][2], trainable["expert/prefix"][1])
     np.testing.assert_array_equal(new["expert/prefix"][:2], trainable["expert/prefix"][:2])
     np.testing.assert_array_equal(new["keys/task"], trainable["keys/task"])
-    assert kept["begun"].tolist() == [True, True, True]
+    assert frozen.buffers["begun"].tolist() == [True, True, True]
 
 
 def test_new_components_are_orthogonal_to_trained_ones_and_leave_them_alone(states: dict) -> None:
-    method = METHODS["coda-prompt"]
-    assert isinstance(method, CodaPrompt) and method.per_task == 3
-    trainable, held = states["coda-prompt"]
-    new, kept = method.begin(trainable, held, task_of(2), jax.random.key(2), lambda: [])
+    learner, trainable = LEARNERS["coda-prompt"], states["coda-prompt"].trainable
+    assert isinstance(learner, CodaPrompt) and learner.per_task == 3
+    new, frozen = learner.begin(states["coda-prompt"], task_of(2), jax.random.key(2), lambda: [])
     for name in COMPONENTS:
         np.testing.assert_array_equal(new[name][:, :6], trainable[name][:, :6])
         for block in np.asarray(new[name]).reshape(3, 9, -1):
             assert np.abs(block[:6] @ block[:6].T - np.eye(6)).max() > 0.1  # training took these off
             np.testing.assert_allclose(block[6:] @ block.T, np.eye(9)[6:], atol=2e-6)
-    assert kept["in_use"].all()
-    assert kept["own"].tolist() == [False] * 6 + [True] * 3
+    assert frozen.buffers["in_use"].all()
+    assert frozen.buffers["own"].tolist() == [False] * 6 + [True] * 3
 
 
 def test_where_the_space_is_full_components_are_drawn_freely() -> None:

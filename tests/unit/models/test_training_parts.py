@@ -22,9 +22,12 @@ def test_the_trainable_tree_is_exactly_the_adaptation_variables() -> None:
     kinds = {"/".join(map(str, path)): type(variable) for path, variable in net.abstract()}
     assert set(adaptation) == {path for path, kind in kinds.items() if kind is Adaptation}
     assert {path.split("/")[0] for path in adaptation} == {"current", "fusion", "proxy"}
-    assert set(frozen.mean) == {path for path, kind in kinds.items() if kind is RunningMean}
-    assert set(frozen.prototypes) == {path for path, kind in kinds.items() if kind is Prototype}
-    others = set(kinds) - set(adaptation) - set(frozen.mean) - set(frozen.prototypes)
+    assert set(frozen.buffers) == {path for path, kind in kinds.items() if kind in (RunningMean, Prototype)}
+    for part, kind in (("mean", RunningMean), ("prototypes", Prototype)):
+        assert {path for path in frozen.buffers if path.split("/")[0] == part} == {
+            path for path in kinds if kinds[path] is kind
+        }
+    others = set(kinds) - set(adaptation) - set(frozen.buffers)
     assert set(frozen.backbone) == others
     assert {path.split("/")[0] for path in others} == {"backbone"}
     per_block = 8 * 3 + 3 + 3 * 8 + 8 + 5 * 2 + 2 + 8 + 8
@@ -33,7 +36,9 @@ def test_the_trainable_tree_is_exactly_the_adaptation_variables() -> None:
 
 def test_the_mean_starts_as_a_copy_of_the_current_streams() -> None:
     adaptation, frozen = tiny.initial(tiny.network(tiny.SHALLOW))
-    for path, value in frozen.mean.items():
+    means = {path: value for path, value in frozen.buffers.items() if path.startswith("mean/")}
+    assert len(means) == 16
+    for path, value in means.items():
         np.testing.assert_array_equal(value, adaptation[path.replace("mean/", "current/")])
 
 

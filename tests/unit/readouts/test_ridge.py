@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ntkcl_jax.readouts import ridge
-from ntkcl_jax.readouts.ridge import RIDGES, RidgeClassifier, learn, random_relu
+from ntkcl_jax.readouts.ridge import RIDGES, RandomRidge, Ridge, RidgeClassifier, learn, random_relu
+from ntkcl_jax.seeds import stream_seed
+from tests.support.lessons import CLASSES, SCENARIO, WIDTH, clusters, learnt, lesson
 
 D, C = 6, 4
 
@@ -113,3 +115,39 @@ def test_random_features_are_a_function_of_their_seed_and_never_negative() -> No
     assert (one != random_relu(x, 50, seed=4)).any()
     assert one.min() == 0
     assert one.shape == (5, 50)
+
+
+def test_a_state_holds_the_whole_classifier() -> None:
+    kept = taught((0, 1), (2, 3))
+    again = RidgeClassifier.stored({name: np.array(value) for name, value in kept.state.items()})
+    np.testing.assert_array_equal(again.weights(), kept.weights())
+    assert (again.images, again.fraction) == (kept.images, kept.fraction)
+
+
+@pytest.mark.parametrize("crops", [None, 0, 2])
+def test_the_readouts_are_the_ridge_regression_of_all_views_of_all_images(crops: int | None) -> None:
+    """Slow twin: all rows stacked, the ridge as rows of its own; λ is that of the stored losses."""
+    train, labels = clusters(2, 12, spread=1.5)
+    test, _ = clusters(3, 4)
+    plain = crops is None
+    readout = Ridge(WIDTH, CLASSES, 3) if plain else RandomRidge(WIDTH, CLASSES, 3, random_features=30, crops=crops)
+    assert readout.views == (crops or 0)
+    matrix = np.random.default_rng(stream_seed(3, "ntkcl-ridge")).standard_normal((WIDTH, 30))
+
+    def inputs(x: np.ndarray) -> np.ndarray:
+        mapped = x if plain else np.maximum(x @ matrix, 0)
+        return np.concatenate([mapped, np.ones((len(x), 1))], axis=1).astype(np.float64)
+
+    rows, targets = [], []
+    for task, state in enumerate(learnt(readout, train, labels)):
+        part, seen = lesson(train, labels, task, readout.views), SCENARIO.offsets[task + 1]
+        rows.append(inputs(part.features.reshape(-1, WIDTH)))
+        targets.append(np.repeat(np.eye(CLASSES)[part.labels], 1 + readout.views, axis=0))
+        x, y = np.concatenate(rows), np.concatenate(targets)
+        np.testing.assert_allclose(state["gram"], x.T @ x, rtol=1e-6)
+        penalty = RIDGES[int(np.argmin(state["losses"]))] * np.square(x).sum() / x.shape[1]
+        stacked = np.concatenate([x, np.sqrt(penalty) * np.eye(x.shape[1])])
+        weights = np.linalg.lstsq(stacked, np.concatenate([y, np.zeros((x.shape[1], CLASSES))]), rcond=None)[0]
+        found = readout.scores(state, test, seen)
+        np.testing.assert_allclose(found, inputs(test) @ weights[:, :seen], rtol=1e-3, atol=1e-4)
+        assert state["images"] == (labels < seen).sum()

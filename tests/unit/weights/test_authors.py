@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 
 from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.errors import WeightsError
-from ntkcl_jax.models.ntkcl import Frozen, Network
+from ntkcl_jax.models.functional import Frozen
+from ntkcl_jax.models.ntkcl import Network
 from ntkcl_jax.weights import read_authors, read_backbone
 from ntkcl_jax.weights.reading import from_arrays, open_tensors
 
@@ -47,7 +48,7 @@ def test_the_trees_compute_the_features_of_the_release(recorded: dict[str, np.nd
     network = Network(config, task_classes=TASK_CLASSES, classes=CLASSES)
     images = recorded["data/task0/train_images_nhwc"][recorded["fwd/batch_idx"]]
     adaptation = {name: jnp.asarray(x) for name, x in got.adaptation.items()}
-    frozen = Frozen(got.backbone, got.mean, got.prototypes)
+    frozen = Frozen(got.backbone, got.mean | got.prototypes)
     run = jax.jit(network.features, compiler_options={"xla_backend_optimization_level": 0})
     features = run(adaptation, frozen, images)
     for name, ours in (("channel_x", features.channel), ("patch_x", features.patch), ("mixed_x", features.hybrid)):
