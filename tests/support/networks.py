@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntkcl_jax.config import BackboneConfig, ModelConfig
-from ntkcl_jax.models.ntkcl import Features, Frozen, Network, Tree
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.ntkcl import Features, Network
 
 BACKBONE = BackboneConfig(image_size=8, patch_size=4, dim=8, depth=3, heads=2, mlp_ratio=2.0)
 MODEL = ModelConfig(
@@ -60,9 +61,9 @@ def initial(net: Network) -> tuple[Tree, Frozen]:
 def randomised(net: Network) -> tuple[Tree, Frozen]:
     """Random numbers everywhere; classes 0 to 3 of 5 have a prototype."""
     adaptation, frozen = jax.eval_shape(net.init, jax.random.key(0))
-    prototypes = random_tree(frozen.prototypes) | {"prototypes/seen": np.arange(5) < 4}
-    prototypes["prototypes/kernel"][4] = 0
-    trees = random_tree(adaptation), Frozen(random_tree(frozen.backbone), random_tree(frozen.mean), prototypes)
+    buffers = random_tree(frozen.buffers) | {"prototypes/seen": np.arange(5) < 4}
+    buffers["prototypes/kernel"][4] = 0
+    trees = random_tree(adaptation), Frozen(random_tree(frozen.backbone), buffers)
     return jax.tree.map(jnp.asarray, trees)
 
 
