@@ -102,12 +102,6 @@ MUTATIONS = {  # name: (fixture, file, text, replacement)
         "decay=self.momentum)",
         "decay=self.momentum, nesterov=True)",
     ),
-    "later tasks begin at the first task's rate": (
-        "C",
-        "methods/base.py",
-        "self.learning_rate if task == 0 or later is None else later",
-        "self.learning_rate",
-    ),
     "every epoch has the first one's rate": (
         "A",
         "training/task_loop.py",
