@@ -54,17 +54,17 @@ def measured(size: str, image_size: int | None, batch: int, dtype: Any, devices:
     """
     mesh = make_mesh(MeshConfig(data=devices))
     made = middle(model(size, image_size), batch, dtype)
-    settings, (tree, moments, frozen, arrays, images, *rest) = made.step_arguments[:3], made.step_arguments[3:]
-    placed = (*replicate(mesh, (tree, moments, frozen, arrays)), shard_batch(mesh, images), *replicate(mesh, rest))
-    compiled = train_step.lower(*settings, *placed, where=replicated(mesh)).compile()
+    learner, recipe, state, frozen, task, images, *rest = made.step_arguments
+    placed = (*replicate(mesh, (state, frozen, task)), shard_batch(mesh, images), *replicate(mesh, rest))
+    compiled = train_step.lower(learner, recipe, *placed, sharding=replicated(mesh)).compile()
     memory = compiled.memory_analysis()
     return {
         "devices": devices,
-        "trained_bytes": sum(x.nbytes for x in jax.tree.leaves(made.adaptation)),
+        "trained_bytes": sum(x.nbytes for x in made.state.trainable.values()),
         "collectives": collective_bytes(compiled.as_text()),
         "temporary_mb": memory.temp_size_in_bytes / 1e6,
         "arguments_mb": memory.argument_size_in_bytes / 1e6,
-        "terms": np.asarray(compiled(*placed)[2].terms, np.float64).tolist(),
+        "terms": np.asarray(compiled(*placed)[1].terms, np.float64).tolist(),
         "device": jax.devices()[0].device_kind,
     }
 

@@ -50,18 +50,18 @@ class Compilations:
 def step_costs(made: Middle, repeats: int) -> dict[str, Any]:
     """Time, compile time and memory of a training step and of evaluation."""
     forget_peak()
-    settings, arguments = made.step_arguments[:3], list(made.step_arguments[3:])
+    arguments = made.step_arguments
     start = time.perf_counter()
-    compiled = train_step.lower(*settings, *arguments).compile()
+    compiled = train_step.lower(*arguments).compile()
     compile_s = time.perf_counter() - start
-    state, rest = arguments[:2], arguments[2:]
+    held, rest = [arguments[2]], arguments[3:]
 
     def step() -> None:
-        state[0], state[1], out = compiled(*state, *rest)
+        held[0], out = compiled(held[0], *rest)
         jax.block_until_ready(out)
 
     def test() -> None:
-        jax.block_until_ready(eval_step(made.network, made.adaptation, made.frozen, made.batch, made.task_of_class))
+        jax.block_until_ready(eval_step(made.learner, *made.state, made.batch, made.task_of_class))
 
     step()
     test()
@@ -96,7 +96,7 @@ def over_parameters(options: argparse.Namespace) -> Points:
     points = []
     for rank in options.ranks:
         made = middle(model(options.size, options.image_size, rank), options.batch, options.dtype)
-        trained = sum(x.size for x in jax.tree.leaves(made.adaptation))
+        trained = sum(x.size for x in made.state.trainable.values())
         points.append({"x": trained, "rank": rank, **step_costs(made, options.repeats)})
     return points
 

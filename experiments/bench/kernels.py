@@ -33,7 +33,8 @@ from experiments.bench.process import resident_mb
 from experiments.bench.results import FOLDER, result, write
 from ntkcl_jax.config import BackboneConfig, ModelConfig
 from ntkcl_jax.devices.host_memory import keep_freed_memory
-from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.ntkcl import Network
 
 BACKBONE = BackboneConfig(image_size=64, patch_size=8, dim=192, depth=12, heads=3)
 RANK = 16

@@ -9,50 +9,50 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.sizes import OFFSET, RATE, SEEN, TASK_CLASSES
-from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig
+from ntkcl_jax.config import ModelConfig
 from ntkcl_jax.data import Batch
+from ntkcl_jax.methods.base import LearnerState, Recipe, Task, pixels_of
 from ntkcl_jax.methods.class_means import class_means
+from ntkcl_jax.methods.ntkcl import BASIS, NTKCL
 from ntkcl_jax.methods.ntkcl_objective import orthogonality_basis
-from ntkcl_jax.models.ntkcl import Frozen, Network, Tree
-from ntkcl_jax.training.step import TaskArrays, eval_step, make_optimizer, pixels_of, train_step
+from ntkcl_jax.training.step import eval_step, train_step
+from ntkcl_jax.training.task_loop import begun
 
 Programs = dict[str, Callable[[], Any]]
 
 
 @dataclass(frozen=True)
 class Middle:
-    """The middle of a stream: networks and arrays of its last task, in which all classes have been seen or are new.
+    """The middle of a stream: NTK-CL in its last task, in which all classes have been seen or are new.
 
     Attributes:
-        network: the architecture.
-        optimizer: with the batch size.
-        objective: loss terms.
-        adaptation: trainable tree.
-        frozen: its other arrays.
-        arrays: what the task changes.
+        learner: with the architecture.
+        state: what it trains, and its other arrays.
+        task: the last one.
         batch: images, on the device.
     """
 
-    network: Network
-    optimizer: OptimizerConfig
-    objective: ObjectiveConfig
-    adaptation: Tree
-    frozen: Frozen
-    arrays: TaskArrays
+    learner: NTKCL
+    state: LearnerState
+    task: Task
     batch: Batch
 
     @property
+    def recipe(self) -> Recipe:
+        """How it trains."""
+        return self.learner.recipe.compiled
+
+    @property
     def step_arguments(self) -> tuple[Any, ...]:
-        """Arguments of `train_step`; the two that it uses up are fresh copies."""
-        state = jax.tree.map(jnp.copy, self.adaptation), make_optimizer(self.optimizer).init(self.adaptation)
-        rest = jnp.float32(RATE), jax.random.key(1), jnp.int32(0)
-        settings = self.network, self.objective, self.optimizer
-        return (*settings, *state, self.frozen, self.arrays, self.batch, *rest)
+        """Arguments of `train_step`: two settings, the state that it uses up (a fresh copy), and the rest."""
+        _, fresh = begun(self.recipe, self.state.trainable, None)
+        rest = self.task, self.batch, jnp.float32(RATE), jax.random.key(1)
+        return (self.learner, self.recipe, fresh, self.state.frozen, *rest)
 
     @property
     def task_of_class(self) -> jax.Array:
         """Task of every class."""
-        return jnp.arange(self.network.classes) // self.network.task_classes
+        return jnp.arange(self.learner.classes) // self.learner.task_classes
 
 
 def middle(
@@ -74,28 +74,27 @@ def middle(
         offset: classes of the tasks before, all with a prototype.
         remat: recompute activations in the backward pass.
     """
-    network = Network(config, task_classes=classes - offset, classes=classes, dtype=dtype, remat=remat)
-    adaptation, frozen = network.init(jax.random.key(0))
+    new = classes - offset
+    tasks = -(-classes // new)
+    learner = NTKCL(
+        config.backbone, tasks=tasks, classes=classes, task_classes=new, dtype=dtype, remat=remat, model=config,
+        batch_size=batch_size, classes_per_task=new,
+    )  # fmt: skip
+    trainable, frozen = learner.network.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(classes, config.feature_dim)).astype(np.float32)
     rows[offset:] = 0
-    frozen = frozen._replace(prototypes={**frozen.prototypes, "prototypes/kernel": jnp.asarray(rows)})
-    objective = ObjectiveConfig()
+    objective = learner.objective
     seen = slice(max(0, classes - SEEN), None)  # enough rows for any basis
-    basis = orthogonality_basis(rows[seen], len(rows[seen]) - (classes - offset), len(rows[seen]),
+    basis = orthogonality_basis(rows[seen], len(rows[seen]) - new, len(rows[seen]),
                                 objective.orthogonality_rank, "reference")  # fmt: skip
-    arrays = TaskArrays(
-        jax.tree.map(jnp.copy, adaptation),
-        jnp.asarray(basis),
-        jnp.ones(classes - offset, bool),
-        jnp.int32(offset),
-        jnp.int32(offset),
-    )
+    buffers = {"prototypes/kernel": jnp.asarray(rows), BASIS: jnp.asarray(basis)} | learner.anchored(trainable)
     size = config.backbone.image_size
     images = rng.integers(0, 256, (batch_size, size, size, config.backbone.channels), np.uint8)
-    labels = (offset + np.arange(batch_size) % (classes - offset)).astype(np.int32)
+    labels = (offset + np.arange(batch_size) % new).astype(np.int32)
     batch = jax.device_put(Batch(images, labels, np.ones(batch_size, bool)))
-    return Middle(network, OptimizerConfig(batch_size=batch_size), objective, adaptation, frozen, arrays, batch)
+    task = Task(jnp.int32(tasks - 1), jnp.arange(classes) >= offset)
+    return Middle(learner, LearnerState(trainable, frozen).updated(buffers=buffers), task, batch)
 
 
 def programs(config: ModelConfig, batch_size: int, dtype: Any) -> Programs:
@@ -110,19 +109,18 @@ def programs(config: ModelConfig, batch_size: int, dtype: Any) -> Programs:
         By name: the untouched backbone's forward pass, a batch of evaluation, of prototypes, and a training step.
     """
     made = middle(config, batch_size, dtype)
-    network, adaptation, frozen, batch = made.network, made.adaptation, made.frozen, made.batch
-    settings, state, rest = made.step_arguments[:3], list(made.step_arguments[3:5]), made.step_arguments[5:]
+    learner, batch = made.learner, made.batch
+    settings, held, rest = made.step_arguments[:2], [made.step_arguments[2]], made.step_arguments[3:]
 
     def training_step() -> Any:
-        state[0], state[1], result = train_step(*settings, *state, *rest)
+        held[0], result = train_step(*settings, held[0], *rest)
         return result
 
     present = min(batch_size, TASK_CLASSES)  # every class counted must have an image
-    size = config.backbone.image_size
-    backbone = jax.jit(lambda tree, batch: network.backbone_fn(tree, pixels_of(batch, size)))
+    backbone = jax.jit(lambda tree, batch: learner.network.backbone_fn(tree, pixels_of(batch, learner.image_size)))
     return {
-        "backbone_forward": lambda: backbone(frozen.backbone, batch),
-        "evaluation_step": lambda: eval_step(network, adaptation, frozen, batch, made.task_of_class),
-        "prototype_step": lambda: class_means(network, adaptation, frozen, [batch], OFFSET, present),
+        "backbone_forward": lambda: backbone(made.state.frozen.backbone, batch),
+        "evaluation_step": lambda: eval_step(learner, *made.state, batch, made.task_of_class),
+        "prototype_step": lambda: class_means(learner, *made.state, [batch], OFFSET, present),
         "training_step": training_step,
     }

@@ -25,12 +25,15 @@ from experiments.bench.ours import Middle, middle
 from experiments.bench.process import median_s
 from experiments.bench.results import result, write
 from experiments.bench.sizes import model, options_parser
-from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config import OptimizerConfig, RunConfig
 from ntkcl_jax.devices.flops import training_flops
+from ntkcl_jax.methods.base import pixels_of
+from ntkcl_jax.methods.ntkcl import ANCHOR, BASIS, draw_old_rows
 from ntkcl_jax.methods.ntkcl_objective import cross_entropy, dissimilarity, orthogonality, regularization
-from ntkcl_jax.models.ntkcl import Features, Tree
+from ntkcl_jax.models.functional import Tree
+from ntkcl_jax.models.ntkcl import Features
 from ntkcl_jax.models.streams import Shared, channel_stream, patch_stream, shared_start
-from ntkcl_jax.training.step import draw_old_rows, make_optimizer, pixels_of, train_step
+from ntkcl_jax.training.step import train_step
 
 Cost = dict[str, float]
 KINDS = ("flops", "bytes", "seconds")
@@ -47,13 +50,14 @@ def cost(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int)
 
 def pieces(made: Middle) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...], bool]]:
     """Parts of a step: function of what is trained in it first, its arguments, and whether it has a gradient."""
-    network, frozen, config = made.network, made.frozen, made.network.config
-    objective, arrays, batch = made.objective, made.arrays, made.batch
-    key = jax.random.key(2)
+    learner, (trainable, frozen), task, batch = made.learner, made.state, made.task, made.batch
+    network, config, objective = learner.network, learner.model, learner.objective
+    update, key = made.recipe.transformation(), jax.random.key(2)
+    anchor = {path.removeprefix(ANCHOR): value for path, value in frozen.buffers.items() if path.startswith(ANCHOR)}
 
     def start(images: Any) -> Shared:
         pixels = pixels_of(batch._replace(images=images), network.image_size)
-        return shared_start(network.module(made.adaptation, frozen).backbone, pixels)
+        return shared_start(network.module(trainable, frozen).backbone, pixels)
 
     def channel(tree: Tree, begun: Shared) -> jax.Array:
         module = network.module(tree, frozen)
@@ -64,38 +68,37 @@ def pieces(made: Middle) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...],
         return patch_stream(module.backbone, module.current, begun, config.prompts, config.prompt_carry)
 
     def means(begun: Shared) -> tuple[jax.Array, jax.Array]:
-        module = network.module(made.adaptation, frozen)
+        module = network.module(trainable, frozen)
         one = channel_stream(module.backbone, module.mean, begun, key)
         return one, patch_stream(module.backbone, module.mean, begun, config.prompts, config.prompt_carry)
 
     def losses(tree: Tree, streams: tuple[jax.Array, jax.Array]) -> jax.Array:
         module = network.module(tree, frozen)
         features = Features(*streams, module.fusion(*streams, key))
-        targets = batch.labels - arrays.offset
-        total = sum(cross_entropy(module.proxy(x), targets, batch.valid, arrays.classes) for x in features)
-        kernel = frozen.prototypes["prototypes/kernel"]
-        old = draw_old_rows(key, kernel, arrays.old, made.optimizer.batch_size)
+        targets, allowed = batch.labels - task.offset, jnp.arange(learner.task_classes) < task.size
+        total = sum(cross_entropy(module.proxy(x), targets, batch.valid, allowed) for x in features)
+        old = draw_old_rows(key, frozen.buffers["prototypes/kernel"], task.offset, learner.batch_size)
         alike = dissimilarity(
             features.hybrid, batch.labels, batch.valid, old, objective.temperature, objective.dissimilarity
         )
-        apart = orthogonality(features, batch.valid, arrays.basis, objective.orthogonality)
-        pull = regularization(tree, arrays.anchor, objective.regularization)
+        apart = orthogonality(features, batch.valid, frozen.buffers[BASIS], objective.orthogonality)
+        pull = regularization(tree, anchor, objective.regularization)
         return total + objective.lambda_dis * alike + objective.lambda_orth * apart + objective.lambda_reg * pull
 
     def optimise(tree: Tree, gradient: Tree, moments: Any) -> tuple[Tree, Any]:
-        step, moments = make_optimizer(made.optimizer).update(gradient, moments, tree)
+        step, moments = update.update(gradient, moments, tree)
         return jax.tree.map(lambda value, change: value - 1e-3 * change, tree, step), moments
 
     begun = jax.jit(start)(batch.images)
     wide = jnp.ones((len(batch.labels), config.feature_dim))
-    moments = make_optimizer(made.optimizer).init(made.adaptation)
+    moments = update.init(trainable)
     return {
         "shared start": (start, (batch.images,), False),
         "mean streams": (means, (begun,), False),
-        "channel stream": (channel, (made.adaptation, begun), True),
-        "patch stream": (patch, (made.adaptation, begun), True),
-        "fusion, heads and losses": (losses, (made.adaptation, (wide, 0.5 * wide)), True),
-        "optimizer": (optimise, (made.adaptation, made.adaptation, moments), False),
+        "channel stream": (channel, (trainable, begun), True),
+        "patch stream": (patch, (trainable, begun), True),
+        "fusion, heads and losses": (losses, (trainable, (wide, 0.5 * wide)), True),
+        "optimizer": (optimise, (trainable, trainable, moments), False),
     }
 
 
@@ -116,13 +119,13 @@ def profile(made: Middle, repeats: int) -> tuple[dict[str, Cost], Cost]:
         both = cost(with_gradient(function, name), arguments, repeats)
         parts[f"{name}, forward"] = forward
         parts[f"{name}, backward"] = {kind: max(0.0, both[kind] - forward[kind]) for kind in KINDS}
-    settings, arguments = made.step_arguments[:3], made.step_arguments[3:]
-    compiled = train_step.lower(*settings, *arguments).compile()
+    arguments = made.step_arguments
+    compiled = train_step.lower(*arguments).compile()
     counted = compiled.cost_analysis()
-    state, rest = list(arguments[:2]), arguments[2:]
+    held, rest = [arguments[2]], arguments[3:]
 
     def step() -> None:
-        state[0], state[1], out = compiled(*state, *rest)
+        held[0], out = compiled(held[0], *rest)
         jax.block_until_ready(out)
 
     step()
@@ -157,9 +160,9 @@ def main(words: list[str]) -> int:
     limit = roof(jnp.dtype(options.dtype))
     parts, whole = profile(made, options.repeats)
     shown = {name: beside_roof(part, limit, whole["seconds"]) for name, part in parts.items()}
-    run = RunConfig(model=made.network.config, optimizer=made.optimizer, objective=made.objective)
-    count = training_flops(run, made.network.classes)
-    size = made.network.image_size
+    run = RunConfig(model=made.learner.model, optimizer=OptimizerConfig(batch_size=options.batch))
+    count = training_flops(run, made.learner.classes)
+    size = made.learner.image_size
     name = f"profile-{options.size}-{size}px-b{options.batch}-{options.dtype}{'-remat' if options.remat else ''}"
     found = result(
         name, count / whole["seconds"] / 1e9, limit.gflop_per_s, "GFLOP/s", jax.devices()[0].device_kind,

@@ -20,12 +20,13 @@ import numpy as np
 
 from ntkcl_jax.config import ComputeConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Arrays
-from ntkcl_jax.methods.ntkcl import LearnerState
+from ntkcl_jax.devices.mesh import replicate
+from ntkcl_jax.methods.base import LearnerState
 from ntkcl_jax.methods.ntkcl_objective import orthogonality_basis
-from ntkcl_jax.runs.context import set_up
+from ntkcl_jax.runs.context import make_context
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import MetricsLog, Progress
-from ntkcl_jax.training.seedrun import SeedRun
+from ntkcl_jax.training.learner_run import LearnerRun
 
 PARTS = ("begin", "save", "fit", "end", "evaluate", "log")
 """Timed parts of a task: new head, two checkpoints, training, prototypes, test images, the log (also reading it)."""
@@ -79,8 +80,8 @@ class MadeStream:
         return Arrays(*side(self.images), *side(self.test))
 
 
-class TimedRun(SeedRun):
-    """A seed's run that notes how long each part of a task took, seconds."""
+class TimedRun(LearnerRun):
+    """NTK-CL on one seed that notes how long each part of a task took, seconds."""
 
     seconds: dict[str, float]
 
@@ -122,11 +123,11 @@ class TimedLog(MetricsLog):
 
 
 def _clocked(name: str) -> Callable[..., Any]:
-    inner = getattr(SeedRun, name)
+    inner = getattr(LearnerRun, name)
 
-    def call(self: TimedRun, *args: Any) -> Any:
+    def call(self: TimedRun, *args: Any, **options: Any) -> Any:
         start = time.perf_counter()
-        out = inner(self, *args)
+        out = inner(self, *args, **options)
         jax.block_until_ready([x for x in jax.tree.leaves(out) if isinstance(x, jax.Array)])
         self.seconds[name] += time.perf_counter() - start
         return out
@@ -144,37 +145,35 @@ def opened(stream: MadeStream, model: ModelConfig, dtype: Any = "float32") -> Ge
     config = stream.config(model, dtype)
     with tempfile.TemporaryDirectory() as home, Progress(quiet=True) as progress:
         folder = RunFolder(Path(home) / "run")
-        setup = set_up(config, stream.arrays(model.backbone.image_size))
-        with folder.writing(setup.header(), resume=False), TimedLog(folder.metrics) as log:
-            yield TimedRun(setup, folder, log, progress, config.seeds[0])
+        context = make_context(config, stream.arrays(model.backbone.image_size))
+        with folder.writing(context.header(), resume=False), TimedLog(folder.metrics) as log:
+            yield TimedRun(context, folder, log, progress, config.seeds[0], "ntkcl")
 
 
 def made_up(run: TimedRun, task: int) -> LearnerState:
     """A state as it could be before a task: every class before it has a (random) prototype."""
     state, offset = run.start, run.scenario.offsets[task]
-    kept = state.frozen.prototypes
-    rows = np.zeros(kept["prototypes/kernel"].shape, np.float32)
+    rows = np.zeros(state.frozen.buffers["prototypes/kernel"].shape, np.float32)
     rows[:offset] = np.random.default_rng(task).normal(size=(offset, rows.shape[1]))
     seen = np.arange(len(rows)) < offset
-    prototypes = {**kept, "prototypes/kernel": jnp.asarray(rows), "prototypes/seen": jnp.asarray(seen)}
-    return state._replace(frozen=state.frozen._replace(prototypes=prototypes))
+    return state.updated(buffers={"prototypes/kernel": jnp.asarray(rows), "prototypes/seen": jnp.asarray(seen)})
 
 
-def fill_log(run: SeedRun, task: int) -> None:
+def fill_log(run: LearnerRun, task: int) -> None:
     """Write what the log would hold before a task, in one go."""
     run.log.truncate(lambda record: False)
     accuracies = [0.5] * task
     for earlier in range(task):
-        about = {"method": run.method, "seed": run.seed, "task": earlier}
+        about = {"method": run.learner.name, "seed": run.seed, "task": earlier}
         for step in range(LINES_PER_TASK):
             run.log.append(kind="train", **about, step=step + 1, images_per_s=1.5, total=0.123456789, ce_hybrid=0.25)
         run.log.append(kind="task", **about, accuracy=0.5, task_accuracies=accuracies[: earlier + 1])
 
 
-def basis_s(run: SeedRun, task: int, state: LearnerState) -> float:
-    """Seconds for the directions of L_orth; part of `fit`."""
-    objective, scenario = run.setup.config.objective, run.scenario
-    rows = np.asarray(state.frozen.prototypes["prototypes/kernel"])
+def basis_s(run: LearnerRun, task: int, state: LearnerState) -> float:
+    """Seconds for the directions of L_orth; part of `begin`."""
+    objective, scenario = run.context.config.objective, run.scenario
+    rows = np.asarray(state.frozen.buffers["prototypes/kernel"])
     start = time.perf_counter()
     old, allocated = scenario.offsets[task : task + 2]
     orthogonality_basis(rows, old, allocated, objective.orthogonality_rank, objective.orthogonality)
@@ -194,7 +193,7 @@ def measured_task(run: TimedRun, task: int) -> dict[str, float]:
         checkpoint and of the log; test images.
     """
     run.forget(task)
-    state = run.placed(made_up(run, task))
+    state = replicate(run.context.mesh, made_up(run, task))
     fill_log(run, task)
     log = run.log
     assert isinstance(log, TimedLog)

@@ -1,32 +1,26 @@
-"""What a replay evaluates more than once, compiled: forward pass, evaluation, one update with all its parts."""
+"""What a replay evaluates beside the training loop, compiled: forward pass, evaluation, a step in all its parts."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ntkcl_jax.config import ObjectiveConfig, OptimizerConfig
 from ntkcl_jax.data import Batch
-from ntkcl_jax.methods.ntkcl_objective import (
-    TERMS,
-    OldRows,
-    cross_entropy,
-    dissimilarity,
-    orthogonality,
-    regularization,
-    total_loss,
-)
-from ntkcl_jax.models.ntkcl import Features, Frozen, Network, Tree
+from ntkcl_jax.methods.base import Task
+from ntkcl_jax.methods.ntkcl import ANCHOR, BASIS
+from ntkcl_jax.methods.ntkcl_objective import TERMS, cross_entropy, dissimilarity, orthogonality, regularization
+from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.ntkcl import Features, Network
 from ntkcl_jax.models.streams import channel_block, patch_block
-from ntkcl_jax.training.step import Predictions, TaskArrays, eval_step, loss_terms, update
-from tests.golden.fixture import QUICKLY
+from ntkcl_jax.training.step import Predictions, eval_step, total
+from tests.golden.fixture import QUICKLY, Replayed
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
-def forward(network: Network, adaptation: Tree, frozen: Frozen, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
+def forward(network: Network, trainable: Tree, frozen: Frozen, images: jax.Array) -> dict[str, dict[str, jax.Array]]:
     """Every block's tokens, adapters and prompts, by group and the fixture's name, from full rows in every block."""
-    net = network.module(adaptation, frozen)
+    net = network.module(trainable, frozen)
     model, vit, blocks = network.config, net.backbone, list(net.backbone.blocks)
     start = vit.embed(images)
     tokens, adapters, prompts, features = {"tokens_in": start}, {}, {}, {}
@@ -53,69 +47,50 @@ def forward(network: Network, adaptation: Tree, frozen: Frozen, images: jax.Arra
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
 def evaluate(
-    network: Network, adaptation: Tree, frozen: Frozen, batch: Batch, task_of_class: jax.Array
+    learner: Replayed, trainable: Tree, frozen: Frozen, batch: Batch, task_of_class: jax.Array
 ) -> tuple[Features, list[jax.Array], Predictions]:
     """Features, the prototype head's scores of each of the three, and the predicted classes."""
-    features = network.features(adaptation, frozen, batch.images)
-    head = network.module(adaptation, frozen).prototypes
-    return features, [head(x) for x in features], eval_step(network, adaptation, frozen, batch, task_of_class)
+    features = learner.network.features(trainable, frozen, batch.images)
+    scores = [learner.logits(trainable, frozen, x) for x in features]
+    return features, scores, eval_step(learner, trainable, frozen, batch, task_of_class)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=QUICKLY)
-def step_and_evidence(
-    network: Network,
-    objective: ObjectiveConfig,
-    optimizer: OptimizerConfig,
-    adaptation: Tree,
-    momentum: Any,
-    frozen: Frozen,
-    arrays: TaskArrays,
-    batch: Batch,
-    rows: OldRows,
-    rate: jax.Array,
-) -> tuple[tuple[Tree, Any], dict[str, jax.Array], Features, list[jax.Array], Tree]:
-    """One update, and what a fixture tells about the step: loss terms, features, proxy logits, gradient."""
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
+def step_parts(
+    learner: Replayed, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
+) -> tuple[dict[str, jax.Array], Features, list[jax.Array], Tree]:
+    """What a fixture tells about a step before its update: loss terms, features, proxy logits, gradient."""
+    rows = learner.recorded_rows(frozen, key)
 
-    def loss(adaptation: Tree) -> tuple[jax.Array, tuple[dict[str, jax.Array], Features]]:
-        terms, (features, _) = loss_terms(network, objective, adaptation, frozen, arrays, batch, rows, None)
-        return total_loss(terms, objective), (terms, features)
+    def loss(trainable: Tree) -> tuple[jax.Array, tuple[dict[str, jax.Array], Features]]:
+        terms, features, _ = learner.terms_of(trainable, frozen, task, batch, rows, None)
+        return total(learner, terms), (terms, features)
 
-    (_, (terms, features)), gradient = jax.value_and_grad(loss, has_aux=True)(adaptation)
-    logits = [network.module(adaptation, frozen).proxy(x) for x in features]
-    new, momentum, result = update(
-        network, objective, optimizer, adaptation, momentum, frozen, arrays, batch, rows, rate, None
-    )
-    # What training logs is what is compared.
-    logged = dict(zip((*TERMS, "total"), result.terms, strict=True))
-    terms = {name: jnp.stack([value, logged[name]]) for name, value in (*terms.items(), ("total", logged["total"]))}
-    return (new, momentum), terms, features, logits, gradient
+    (value, (terms, features)), gradient = jax.value_and_grad(loss, has_aux=True)(trainable)
+    proxy = learner.network.module(trainable, frozen).proxy
+    return terms | {"total": value}, features, [proxy(x) for x in features], gradient
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICKLY)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
 def feature_gradients(
-    network: Network,
-    objective: ObjectiveConfig,
-    adaptation: Tree,
-    frozen: Frozen,
-    arrays: TaskArrays,
-    batch: Batch,
-    rows: OldRows,
-    features: Features,
+    learner: Replayed, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key, features: Features
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradient of each term and the total with respect to each feature (the hybrid one follows the other two)."""
-    module = network.module(adaptation, frozen)
+    module, objective = learner.network.module(trainable, frozen), learner.objective
+    rows = learner.recorded_rows(frozen, key)
+    targets, allowed = batch.labels - task.offset, jnp.arange(learner.task_classes) < task.size
+    anchor = {path.removeprefix(ANCHOR): value for path, value in frozen.buffers.items() if path.startswith(ANCHOR)}
 
     def terms_of(channel: jax.Array, patch: jax.Array, bump: jax.Array) -> jax.Array:
         views = Features(channel, patch, module.fusion(channel, patch) + bump)
-        targets = batch.labels - arrays.offset
-        ce = [cross_entropy(module.proxy(x), targets, batch.valid, arrays.classes) for x in views]
+        ce = [cross_entropy(module.proxy(x), targets, batch.valid, allowed) for x in views]
         terms = dict(zip(TERMS[:3], ce, strict=True))
         terms["dissimilarity"] = dissimilarity(
             views.hybrid, batch.labels, batch.valid, rows, objective.temperature, objective.dissimilarity
         )
-        terms["orthogonality"] = orthogonality(views, batch.valid, arrays.basis, objective.orthogonality)
-        terms["regularization"] = regularization(adaptation, arrays.anchor, objective.regularization)
-        return jnp.stack([*(terms[name] for name in TERMS), total_loss(terms, objective)])
+        terms["orthogonality"] = orthogonality(views, batch.valid, frozen.buffers[BASIS], objective.orthogonality)
+        terms["regularization"] = regularization(trainable, anchor, objective.regularization)
+        return jnp.stack([*(terms[name] for name in TERMS), total(learner, terms)])
 
     zero = jnp.zeros_like(features.hybrid)
     return jax.jacrev(terms_of, argnums=(0, 1, 2))(features.channel, features.patch, zero)

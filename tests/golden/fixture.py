@@ -1,14 +1,29 @@
 """A fixture of the authors' release: the file, the network that it describes, and the error of each group."""
 
 import json
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from ntkcl_jax.config import BackboneConfig, ModelConfig, ObjectiveConfig, OptimizerConfig
-from ntkcl_jax.methods.ntkcl import LearnerState
-from ntkcl_jax.models.ntkcl import Frozen, Network
+from ntkcl_jax.config import (
+    BackboneConfig,
+    ComputeConfig,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RunConfig,
+)
+from ntkcl_jax.data import Batch, Scenario
+from ntkcl_jax.methods.base import LearnerState, Task
+from ntkcl_jax.methods.ntkcl import BASIS, NTKCL
+from ntkcl_jax.methods.ntkcl_objective import OldRows
+from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.weights import from_timm
 
 TOLERANCES = {  # group: (absolute, relative to the entry)
@@ -45,6 +60,30 @@ OPTIONAL = {  # group: prefix of the keys that a fixture may lack
     "unit/class_order": "unit/class_order_100_seed0to4",
     "unit/mean_ratios": "unit/update_ratios",
 }
+
+
+STEP_KEYS = "recorded/step_keys"
+"""Buffer with the key that the loss gets in each step of the task, (steps, 2)."""
+OLD_LABELS = "recorded/old_labels"
+"""Buffer with the classes of the old prototypes that the release drew in each step, (steps, batch); -1: none."""
+
+
+@dataclass(frozen=True)
+class Replayed(NTKCL):
+    """NTK-CL without dropout that looks up which old prototypes a step draws, by the step's key."""
+
+    def loss(
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
+    ) -> tuple[dict[str, Array], Float[Array, "b c"]]:
+        """All terms of a batch, as the release computed them."""
+        terms, _, logits = self.terms_of(trainable, frozen, task, batch, self.recorded_rows(frozen, key), None)
+        return terms, logits
+
+    def recorded_rows(self, frozen: Frozen, key: Key) -> OldRows:
+        """Old prototypes of the step that has this key; none if no step has it."""
+        same = (frozen.buffers[STEP_KEYS] == jax.random.key_data(key)).all(axis=1)
+        labels = jnp.where(same.any(), frozen.buffers[OLD_LABELS][jnp.argmax(same)], -1)
+        return OldRows(frozen.buffers["prototypes/kernel"][labels], labels, labels >= 0)
 
 
 class FixtureError(Exception):
@@ -149,7 +188,7 @@ class Fixture:
             mean_weight=m["gamma"],
             current_weight=m["alpha"],
         )
-        self.objective = ObjectiveConfig(
+        objective = ObjectiveConfig(
             dissimilarity="reference",
             orthogonality="reference",
             regularization="reference",
@@ -159,25 +198,72 @@ class Fixture:
             temperature=m["mi_temperature"],
             orthogonality_rank=m["k_svd"],
         )
-        self.seen = [m["init_cls"] + t * m["inc"] for t in range(self.tasks)]
-        self.sizes = [m["init_cls"]] + [m["inc"]] * (self.tasks - 1)
-        self.network = Network(self.model, task_classes=max(self.sizes), classes=self.seen[-1])
-        self.task_of_class = np.repeat(np.arange(self.tasks), self.sizes).astype(np.int32)
-        # Everything that is only evaluated runs in batches of one size, so that it is compiled once.
-        pools = [len(self.z[f"data/task{t}/train_labels"]) for t in range(self.tasks)]
-        self.rows = max(*pools, len(self.z["data/test_labels"]), len(self.z["fwd/batch_idx"]))
-
-    def optimizer(self, task: int) -> OptimizerConfig:
-        """Settings of a task: the release ignores `later_lr` when all tasks are equally large."""
-        m = self.meta
-        later = task > 0 and m["init_cls"] != m["inc"]
-        return OptimizerConfig(
-            learning_rate=m["later_lr"] if later else m["init_lr"],
+        unequal = m["init_cls"] != m["inc"]
+        optimizer = OptimizerConfig(
+            learning_rate=m["init_lr"],
+            later_learning_rate=m["later_lr"] if unequal else None,  # the release ignores it when all are equally large
             momentum=m["momentum"],
             weight_decay=m["wd"],
             batch_size=m["batch"],
             epochs=m["epochs"],
         )
+        self.config = RunConfig(
+            data=DataConfig(first_task_classes=m["init_cls"], classes_per_task=m["inc"]),
+            model=self.model,
+            objective=objective,
+            optimizer=optimizer,
+            compute=ComputeConfig(checkpoint_every_steps=1),
+        )
+        self.sizes = [m["init_cls"]] + [m["inc"]] * (self.tasks - 1)
+        self.seen = [sum(self.sizes[: t + 1]) for t in range(self.tasks)]
+        self.scenario = Scenario(class_order=tuple(range(self.seen[-1])), task_sizes=tuple(self.sizes))
+        # The release's stream may have more tasks than were recorded: its last one is what counts.
+        self.learner = replace(Replayed.of(self.config, self.scenario), tasks=m["nb_tasks"])
+        self.task_of_class = self.scenario.task_of_class.astype(np.int32)
+        # Everything that is only evaluated runs in batches of one size, so that it is compiled once.
+        pools = [len(self.z[f"data/task{t}/train_labels"]) for t in range(self.tasks)]
+        self.rows = max(*pools, len(self.z["data/test_labels"]), len(self.z["fwd/batch_idx"]))
+
+    def steps(self, task: int) -> int:
+        """Recorded updates of a task."""
+        return len(self.z[f"data/task{task}/batches"])
+
+    def batch(self, task: int, step: int) -> Batch:
+        """Images of a step (from 1) of a task."""
+        index = self.z[f"data/task{task}/batches"][step - 1]
+        images, labels = self.z[f"data/task{task}/train_images_nhwc"], self.z[f"data/task{task}/train_labels"]
+        return Batch(jnp.asarray(images[index]), jnp.asarray(labels[index], jnp.int32), jnp.ones(len(index), bool))
+
+    def padded(self, images: np.ndarray, labels: np.ndarray | None = None) -> Batch:
+        """A batch of the one evaluation size; the padding is grey, so that it would be noticed."""
+        n, full = len(images), np.full((self.rows, *images.shape[1:]), 0.5, np.float32)
+        full[:n] = images
+        all_labels = np.zeros(self.rows, np.int32)
+        all_labels[:n] = 0 if labels is None else labels
+        return Batch(jnp.asarray(full), jnp.asarray(all_labels), jnp.arange(self.rows) < n)
+
+    def pool(self, task: int) -> Batch:
+        """All training images of a task."""
+        return self.padded(self.z[f"data/task{task}/train_images_nhwc"], self.z[f"data/task{task}/train_labels"])
+
+    def task(self, task: int) -> Task:
+        """A task as the learner gets it."""
+        return Task.of(self.scenario, task)
+
+    def step_keys(self, task: int, seed: int) -> Key:
+        """The key that the loss gets in each step of a task, as many as the longest task has."""
+        key = jax.random.key(stream_seed(seed, *self.learner.stream("steps", task)))
+        steps = jnp.arange(max(map(self.steps, range(self.tasks))))
+        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, steps)
+
+    def draws(self, task: int, seed: int) -> Tree:
+        """Buffers from which `Replayed` knows the old prototypes of each step."""
+        keys = self.step_keys(task, seed)
+        labels = np.full((len(keys), self.meta["batch"]), -1, np.int32)
+        for step in range(self.steps(task)):
+            chosen = self.z[f"task{task}/step{step + 1}/selected_labels"]
+            labels[step, : len(chosen)] = chosen
+        return {STEP_KEYS: jax.random.key_data(keys), OLD_LABELS: jnp.asarray(labels)}
 
     def streams(self, prefix: str, kind: str, ours: str) -> dict[str, np.ndarray]:
         """One parameter set of both streams: `kind` is '', 'pre_' or 'reg_'."""
@@ -205,10 +291,10 @@ class Fixture:
     def proxy(self, prefix: str) -> dict[str, np.ndarray]:
         """The proxy head's parameters, padded to the width of the largest task."""
         rows = self.z[f"{prefix}weight"]
-        pad = self.network.task_classes - len(rows)
+        pad = self.learner.task_classes - len(rows)
         return {"proxy/kernel": np.pad(rows, ((0, pad), (0, 0))), "proxy/scale": self.z[f"{prefix}sigma"]}
 
-    def adaptation(self, prefix: str) -> dict[str, np.ndarray]:
+    def trainable(self, prefix: str) -> dict[str, np.ndarray]:
         """The whole trainable tree (or its gradient) under a prefix of state-dict names."""
         return (
             self.streams(f"{prefix}backbone.", "", "current")
@@ -229,13 +315,13 @@ class Fixture:
     def initial(self) -> LearnerState:
         """State before task 0."""
         timm = {k.removeprefix("timm_ckpt/"): v for k, v in self.z.items() if k.startswith("timm_ckpt/")}
-        frozen = Frozen(
-            from_timm(timm, self.backbone),
-            self.streams("init/backbone.", "pre_", "mean"),
-            self.prototypes("task0/start/fc.", 0),
-        )
         current = self.streams("init/backbone.", "", "current") | self.fusion("init/fusion_model.")
         anchor = self.streams("init/", "reg_", "current") | self.fusion("init/reg_fusion_model.")
-        proxy = self.proxy("task0/start/proxy_fc.")
-        # The anchor holds the whole tree, as after every task; L_reg never looks at the head.
-        return jax.tree.map(jnp.asarray, LearnerState(current | proxy, frozen, anchor | proxy))
+        buffers = (
+            self.streams("init/backbone.", "pre_", "mean")
+            | self.prototypes("task0/start/fc.", 0)
+            | self.learner.anchored(jax.tree.map(jnp.asarray, anchor))
+            | {BASIS: np.zeros_like(self.z["task0/svd_u40"])}
+        )
+        trainable = current | self.proxy("task0/start/proxy_fc.")
+        return jax.tree.map(jnp.asarray, LearnerState(trainable, Frozen(from_timm(timm, self.backbone), buffers)))

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from ntkcl_jax.config import DataConfig, OptimizerConfig
+from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data import make_scenario
-from ntkcl_jax.methods.class_means import updated_mean
+from ntkcl_jax.methods.base import Recipe
+from ntkcl_jax.methods.ntkcl import updated_mean
 from ntkcl_jax.methods.ntkcl_objective import OldRows, dissimilarity, orthogonality, orthogonality_basis
 from ntkcl_jax.models.ntkcl import Features
-from ntkcl_jax.training.step import learning_rate
 from tests.golden.fixture import QUICKLY, Errors, Fixture
 
 
@@ -20,8 +20,7 @@ def replay_units(fix: Fixture, errors: Errors) -> None:
     if z.any("unit/orth_fullrank/"):
         replay_orthogonality(fix, errors)
     if "unit/lr_cosine_T20_lr0.025" in z:
-        schedule = OptimizerConfig(learning_rate=0.025, epochs=20)
-        rates = [learning_rate(schedule, e) for e in range(20)]
+        rates = [Recipe("sgd", 0.025, "cosine").rate(e, 20) for e in range(20)]
         errors.compare("unit/schedule", "cosine", rates, z["unit/lr_cosine_T20_lr0.025"])
     if "unit/class_order_100_seed0to4" in z:
         data = DataConfig(classes_per_task=10)
@@ -44,7 +43,7 @@ def replay_dissimilarity(fix: Fixture, case: str, errors: Errors) -> None:
     none = OldRows(jnp.zeros((0, x.shape[1])), jnp.zeros(0, jnp.int32), jnp.zeros(0, bool))
 
     def loss(x: jax.Array) -> jax.Array:
-        return dissimilarity(x, y, jnp.ones(len(y), bool), none, fix.objective.temperature, "reference")
+        return dissimilarity(x, y, jnp.ones(len(y), bool), none, fix.learner.objective.temperature, "reference")
 
     value, gradient = jax.jit(jax.value_and_grad(loss), compiler_options=QUICKLY)(x)
     errors.compare("unit/dissimilarity", case, value, fix.z[f"unit/mi/{case}/used"])
@@ -55,7 +54,7 @@ def replay_orthogonality(fix: Fixture, errors: Errors) -> None:
     """Compare L_orth, its gradients and its basis where the data determine the basis."""
     z, at = fix.z, "unit/orth_fullrank/"
     rows = z[at + "fc_weight"]
-    basis = orthogonality_basis(rows, 0, len(rows), fix.objective.orthogonality_rank, "reference")
+    basis = orthogonality_basis(rows, 0, len(rows), fix.learner.objective.orthogonality_rank, "reference")
     errors.compare("task/orthogonality_basis", at + "projector", basis @ basis.T, z[at + "projector"])
 
     def loss(channel: jax.Array, patch: jax.Array) -> jax.Array:

@@ -23,9 +23,10 @@ from ntkcl_jax.data import Batch, make_scenario
 from ntkcl_jax.devices import flops as costs
 from ntkcl_jax.devices import memory
 from ntkcl_jax.devices.flops import Stream, Work
-from ntkcl_jax.methods.ntkcl import task_arrays
-from ntkcl_jax.models.ntkcl import Network
-from ntkcl_jax.training.step import eval_step, make_optimizer, train_step
+from ntkcl_jax.methods.base import LearnerState, Task
+from ntkcl_jax.methods.ntkcl import NTKCL
+from ntkcl_jax.training.step import eval_step, train_step
+from ntkcl_jax.training.task_loop import begun
 
 WIDE = RunConfig(
     data=DataConfig(source="arrays", classes=7, first_task_classes=3, classes_per_task=2),
@@ -49,19 +50,23 @@ VARIANTS = {
 }
 
 
-def lowered(config: RunConfig) -> tuple[Any, Any, Any]:
-    """Training step and evaluation step as XLA gets them, and the trees of parameters; nothing is compiled or drawn."""
+def lowered(config: RunConfig) -> tuple[Any, Any, LearnerState]:
+    """Training step and evaluation step as XLA gets them, and shapes of the arrays; nothing is compiled or drawn."""
     side, size, classes = config.model.backbone.image_size, config.optimizer.batch_size, config.data.classes
     scenario = make_scenario(classes, config.data, 0)
-    network = Network(config.model, task_classes=max(scenario.task_sizes), classes=classes, remat=config.compute.remat)
-    adaptation, frozen = jax.eval_shape(network.init, jax.random.key(0))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), frozen)
-    arrays = task_arrays(network, config, scenario, 0, zeros, adaptation)
+    learner = NTKCL.of(config, scenario)
+    recipe = learner.recipe_of(config).compiled
+
+    def start() -> tuple[LearnerState, Any]:
+        key = jax.random.key(0)
+        state = learner.start(key, learner.network.init(key)[1].backbone)
+        return state, begun(recipe, state.trainable, None)[1]
+
+    state, carry = jax.eval_shape(start)
     batch = Batch(np.zeros((size, side, side, 3), np.uint8), np.zeros(size, np.int32), np.ones(size, bool))
-    momentum = jax.eval_shape(make_optimizer(config.optimizer).init, adaptation)
-    rest = (batch, jnp.float32(0), jax.random.key(0), jnp.int32(0))
-    step = train_step.lower(network, config.objective, config.optimizer, adaptation, momentum, frozen, arrays, *rest)
-    return step, eval_step.lower(network, adaptation, frozen, batch, jnp.zeros(classes, int)), (adaptation, frozen)
+    rest = (Task.of(scenario, 0), batch, jnp.float32(0), jax.random.key(0))
+    step = train_step.lower(learner, recipe, carry, state.frozen, *rest)
+    return step, eval_step.lower(learner, *state, batch, jnp.zeros(classes, int)), state
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -78,10 +83,13 @@ def test_flops_are_those_that_xla_counts_without_its_elementwise_share(case: tup
 
 
 def test_parameters_are_counted_exactly(case: tuple) -> None:
-    config, _, _, (adaptation, frozen) = case
-    found = [sum(x.size for x in tree.values()) for tree in (frozen.backbone, adaptation, frozen.mean)]
-    prototypes = sum(x.size for x in frozen.prototypes.values())
-    assert memory.parameters(config) == memory.Parameters(*found, prototypes)
+    config, _, _, (trainable, frozen) = case
+    sizes = {path: x.size for path, x in frozen.buffers.items()}
+    means, prototypes = (
+        sum(size for path, size in sizes.items() if path.startswith(kind)) for kind in ("mean/", "prototypes/")
+    )
+    found = [sum(x.size for x in tree.values()) for tree in (frozen.backbone, trainable)]
+    assert memory.parameters(config) == memory.Parameters(*found, means, prototypes)
 
 
 def test_tasks_are_cut_as_the_scenario_cuts_them() -> None:

@@ -130,9 +130,9 @@ def test_the_highest_memory_is_seen_and_can_be_forgotten() -> None:
 @pytest.mark.slow
 def test_a_made_up_state_has_prototypes_and_a_log_of_the_tasks_before_alone() -> None:
     with opened(MadeStream(6, 3, images=2), sizes.model("toy")) as run:
-        prototypes = made_up(run, 2).frozen.prototypes
-        assert prototypes["prototypes/seen"].tolist() == [True] * 4 + [False] * 2
-        rows = jnp.abs(prototypes["prototypes/kernel"]).sum(axis=1) > 0
+        buffers = made_up(run, 2).frozen.buffers
+        assert buffers["prototypes/seen"].tolist() == [True] * 4 + [False] * 2
+        rows = jnp.abs(buffers["prototypes/kernel"]).sum(axis=1) > 0
         assert rows.tolist() == [True] * 4 + [False] * 2
         fill_log(run, 2)
         fill_log(run, 2)

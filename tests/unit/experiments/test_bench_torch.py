@@ -20,13 +20,17 @@ import numpy as np
 import pytest
 
 from experiments.bench import torch_peer
-from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig
+from ntkcl_jax.config import ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Batch
 from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.methods.base import LearnerState, Task
 from ntkcl_jax.methods.class_means import class_means
+from ntkcl_jax.methods.ntkcl import ANCHOR, BASIS, MEAN, NTKCL
 from ntkcl_jax.methods.ntkcl_objective import TERMS, OldRows, orthogonality_basis
-from ntkcl_jax.models.ntkcl import Network, Tree
-from ntkcl_jax.training.step import StepResult, TaskArrays, make_optimizer, update
+from ntkcl_jax.models.adapters import Key
+from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.training.step import StepResult, TrainState, train_step
+from ntkcl_jax.training.task_loop import begun
 from tests.support import networks as tiny
 
 TORCH = importlib.util.find_spec("torch") is not None
@@ -40,41 +44,64 @@ MODELS = {
 }
 
 
+class AllOld(NTKCL):
+    """Every step takes all old prototypes in their order, and there is no dropout: nothing is left to chance."""
+
+    def loss(
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        labels = jnp.arange(self.classes)
+        old = OldRows(frozen.buffers["prototypes/kernel"], labels, labels < task.offset)
+        terms, _, logits = self.terms_of(trainable, frozen, task, batch, old, None)
+        return terms, logits
+
+
 class Ours:
     """One task on a tiny network, all its numbers at random: task 0, or three classes after two old ones."""
 
     def __init__(self, config: ModelConfig, offset: int) -> None:
-        self.network = Network(config, task_classes=3, classes=5)
-        self.adaptation, frozen = tiny.randomised(self.network)
-        rows = np.array(frozen.prototypes["prototypes/kernel"])
+        self.learner = AllOld(
+            config.backbone, tasks=2, classes=5, task_classes=3, model=config, objective=OBJECTIVE,
+            batch_size=OPTIMIZER.batch_size, classes_per_task=3,
+        )  # fmt: skip
+        trainable, frozen = tiny.randomised(self.learner.network)
+        rows = np.array(frozen.buffers["prototypes/kernel"])
         rows[offset + (offset > 0) :] = 0  # at least one row of the task itself is still zero
         self.rows, self.offset, self.seen = rows, offset, offset + 3
-        self.frozen = frozen._replace(prototypes={**frozen.prototypes, "prototypes/kernel": jnp.asarray(rows)})
         basis = orthogonality_basis(rows, offset, self.seen, OBJECTIVE.orthogonality_rank, "reference")
-        self.anchor = {path: value + 0.1 * jnp.sin(value) for path, value in self.adaptation.items()}
-        self.task = TaskArrays(self.anchor, jnp.asarray(basis), jnp.ones(3, bool), jnp.int32(offset), jnp.int32(offset))
+        anchor = self.learner.anchored({path: value + 0.1 * jnp.sin(value) for path, value in trainable.items()})
+        buffers = {"prototypes/kernel": jnp.asarray(rows), BASIS: jnp.asarray(basis)} | anchor
+        self.state = LearnerState(trainable, frozen).updated(buffers=buffers)
+        classes = jnp.arange(5)
+        self.task = Task(jnp.int32(offset > 0), (classes >= offset) & (classes < self.seen))
         labels = np.array([0, 1, 2, 0, 1, 1], np.int32) + offset
         self.batch = Batch(tiny.images(6, config.backbone), labels, np.ones(6, bool))
-        self.old = OldRows(jnp.asarray(rows[:offset]), jnp.arange(offset), jnp.ones(offset, bool))
+
+    @property
+    def anchor(self) -> Tree:
+        """What L_reg pulls to, under the names of what it pulls."""
+        buffers = self.state.frozen.buffers
+        return {path.removeprefix(ANCHOR): value for path, value in buffers.items() if path.startswith(ANCHOR)}
 
     @functools.cached_property
     def steps(self) -> list[tuple[np.ndarray, Tree, Tree]]:
         """Of two updates: the loss terms, the gradient, and the trainable tree after it."""
+        recipe = self.learner.recipe_of(RunConfig(optimizer=OPTIMIZER)).compiled
 
-        def one(tree: Tree, momentum: Any) -> tuple[Tree, Any, StepResult]:
-            settings = (self.network, OBJECTIVE, OPTIMIZER, tree, momentum, self.frozen, self.task, self.batch)
-            return update(*settings, self.old, jnp.float32(RATE), None)
+        def one(state: TrainState) -> tuple[TrainState, StepResult]:
+            fixed = (self.state.frozen, self.task, self.batch, jnp.float32(RATE), jax.random.key(0))
+            return train_step(self.learner, recipe, state, *fixed)
 
         compiled = jax.jit(one, compiler_options=tiny.QUICKLY)
-        tree, momentum, out = self.adaptation, make_optimizer(OPTIMIZER).init(self.adaptation), []
+        state, out = begun(recipe, self.state.trainable, None)[1], []
         for _ in range(2):
-            before = tree, momentum[1].trace
-            tree, momentum, result = compiled(tree, momentum)
+            before, momentum = state.trainable, state.opt_state[1].trace
+            state, result = compiled(state)
             gradient = {
-                path: value - OPTIMIZER.momentum * before[1][path] - OPTIMIZER.weight_decay * before[0][path]
-                for path, value in momentum[1].trace.items()
+                path: value - OPTIMIZER.momentum * momentum[path] - OPTIMIZER.weight_decay * before[path]
+                for path, value in state.opt_state[1].trace.items()
             }
-            out.append((np.asarray(result.terms[: len(TERMS)]), gradient, tree))
+            out.append((np.asarray(result.terms[: len(TERMS)]), gradient, state.trainable))
         return out
 
 
@@ -88,10 +115,11 @@ def peer(ours: Ours, fused: bool, **how: Any) -> Any:
     from experiments.bench.torch_net import PeerNetwork, peer_arrays
     from experiments.bench.torch_step import Program, Task
 
-    config = ours.network.config
+    config, (trainable, frozen) = ours.learner.model, ours.state
+    mean = {path: value for path, value in frozen.buffers.items() if path.startswith(MEAN)}
     layout = {"fused": fused, "patch_size": config.backbone.patch_size}
     net = PeerNetwork(config, task_classes=3, seen=ours.seen, fused=fused)
-    state = peer_arrays({**ours.adaptation, **ours.frozen.backbone, **ours.frozen.mean}, **layout)
+    state = peer_arrays({**trainable, **frozen.backbone, **mean}, **layout)
     net.load_state_dict({**state, "prototypes": torch.from_numpy(ours.rows[: ours.seen].copy())})
     images = torch.from_numpy(np.asarray(ours.batch.images).transpose(0, 3, 1, 2).copy())
     labels = torch.from_numpy(np.asarray(ours.batch.labels)).long()
@@ -141,12 +169,12 @@ def test_scores_and_class_sums_are_those_of_torch(fused: bool) -> None:
         return absence_is_told()
     ours = ours_at(MODELS["three sections"], 2)
     program, _ = peer(ours, fused)
-    scores = np.asarray(tiny.scores(ours.network, ours.adaptation, ours.frozen, jnp.asarray(ours.batch.images))[0])
+    scores = np.asarray(tiny.scores(ours.learner.network, *ours.state, jnp.asarray(ours.batch.images))[0])
     program.evaluation_step()
-    at = np.flatnonzero(np.asarray(ours.frozen.prototypes["prototypes/seen"]))  # ours gives unseen classes the floor
-    scale = float(ours.frozen.prototypes["prototypes/scale"][0])
+    at = np.flatnonzero(np.asarray(ours.state.frozen.buffers["prototypes/seen"]))  # ours gives unseen classes the floor
+    scale = float(ours.state.frozen.buffers["prototypes/scale"][0])
     np.testing.assert_allclose(scale * program.scores().numpy(force=True)[:, at], scores[:, at], rtol=0, atol=1e-5)
-    means = class_means(ours.network, ours.adaptation, ours.frozen, [ours.batch], ours.offset, 3)
+    means = class_means(ours.learner, *ours.state, [ours.batch], ours.offset, 3)
     counts = np.bincount(ours.batch.labels - ours.offset)[:, None]
     np.testing.assert_allclose(program.prototype_step().numpy() / counts, means, rtol=0, atol=1e-5)
     return None
