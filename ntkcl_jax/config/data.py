@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ntkcl_jax.config.sources import BUILT_IN, source_entry
+from ntkcl_jax.config.sources import SOURCES
 from ntkcl_jax.errors import require
 
 Normalize = Literal["none", "imagenet", "half"]
@@ -79,5 +79,9 @@ class DataConfig:
         require(0 < low <= high <= 1, f"data.crop_scale must satisfy 0 < low <= high <= 1, got {self.crop_scale}")
         low, high = self.crop_ratio
         require(0 < low <= high, f"data.crop_ratio must satisfy 0 < low <= high, got {self.crop_ratio}")
-        if self.source not in BUILT_IN:
-            source_entry(self.source)
+        if self.source not in SOURCES.own:
+            require(
+                self.source in SOURCES.names,
+                f"data.source must be one of {', '.join(SOURCES.names)}, got {self.source!r}; correct it, or install "
+                "the package that adds it",
+            )

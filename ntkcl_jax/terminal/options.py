@@ -8,7 +8,7 @@ import tyro
 
 from ntkcl_jax.config import DataConfig, RunConfig
 from ntkcl_jax.config.devices import HostsConfig, MeshConfig
-from ntkcl_jax.config.sources import source_names
+from ntkcl_jax.config.sources import SOURCES
 from ntkcl_jax.errors import require
 from ntkcl_jax.terminal.parsing import Choices, parse
 
@@ -170,7 +170,7 @@ class ConvertWeights:
 
 
 def _sources() -> Choices:
-    return {DataConfig: {"source": source_names()}}
+    return {DataConfig: {"source": SOURCES.names}}
 
 
 def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:
@@ -181,7 +181,7 @@ def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:
 
 def parse_verify(args: list[str]) -> Verify:
     """Read `ntkcl verify`'s options; `arrays` come from Python only."""
-    sources = tuple(name for name in source_names() if name != "arrays")
+    sources = tuple(name for name in SOURCES.names if name != "arrays")
     return parse(Verify, "ntkcl verify", args, choices={Verify: {"source": ("", *sources)}})
 
 

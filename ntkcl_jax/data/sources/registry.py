@@ -5,35 +5,28 @@ from typing import Any
 import numpy as np
 
 from ntkcl_jax.config import DataConfig
-from ntkcl_jax.config.sources import BUILT_IN, source_entry
+from ntkcl_jax.config.sources import SOURCES
 from ntkcl_jax.data.images import ArrayImages, ImageSet, first_of_each_class
 from ntkcl_jax.data.sources.arrays import Arrays
 from ntkcl_jax.data.sources.base import Sides, Source, SourceKind, check_classes, checked_labels
 from ntkcl_jax.data.splits import hashed_split
-from ntkcl_jax.errors import DataError, reason, require
+from ntkcl_jax.errors import DataError, require
 
 
 def source_kind(name: str) -> SourceKind:
     """Import what a name in `data.source` stands for.
 
     Raises:
-        ConfigError: there is no such source, or more than one.
-        DataError: the package that adds it can't be imported, or declares something else.
+        ConfigError: there is no such source, or it can't be imported.
+        DataError: the package that adds it declares something else.
 
     Example:
         >>> source_kind("folder").reads_path, source_kind("digits").side
         (True, 28)
     """
-    entry = source_entry(name)
-    if name in BUILT_IN:
-        return entry.load()
-    where = f"data.source={name}: {entry.value}"
-    try:
-        kind = entry.load()
-    except Exception as error:  # whatever the package does when it is imported
-        raise DataError(f"{where} can't be imported ({reason(error)}); mend or reinstall its package") from error
+    kind = SOURCES.load(name)
     if not isinstance(kind, SourceKind):
-        raise DataError(f"{where} must be a SourceKind, got {type(kind).__name__}; mend its package")
+        raise DataError(f"data.source={name} must be a SourceKind, got {type(kind).__name__}; mend its package")
     return kind
 
 
@@ -81,7 +74,7 @@ def _sides(found: Any, data: DataConfig) -> Sides:
         train = ArrayImages(found.train_images, found.train_labels, "train_images", data.invert)
         test = ArrayImages(found.test_images, found.test_labels, "test_images", data.invert)
         return Sides(train, test, found.class_names)
-    if data.source not in BUILT_IN:
+    if data.source not in SOURCES.own:
         _check_sides(found, f"data.source={data.source}")
     return Sides(*found)
 

@@ -15,7 +15,7 @@ import pytest
 from ntkcl_jax import cli, load_run
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.config.codec import from_json, to_json
-from ntkcl_jax.config.sources import BUILT_IN, GROUP, source_names
+from ntkcl_jax.config.sources import SOURCES
 from ntkcl_jax.data import load_source
 from ntkcl_jax.data.sources import source_kind
 from ntkcl_jax.devices.flops import Stream
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "data.md").read_text()
 MODULE = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[0]
 PROJECT = tomllib.loads(re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)[0])["project"]
-(ENTRY,) = (f"{name} = {value}" for name, value in PROJECT["entry-points"][GROUP].items())
+(ENTRY,) = (f"{name} = {value}" for name, value in PROJECT["entry-points"][SOURCES.group].items())
 
 Install = Callable[..., Path]
 
@@ -42,12 +42,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         info = place / f"{name.replace('-', '_')}-1.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
-        (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entries}\n")
+        (info / "entry_points.txt").write_text(f"[{SOURCES.group}]\n{entries}\n")
         (place / f"{name.replace('-', '_')}.py").write_text(module)
         monkeypatch.syspath_prepend(str(place))
+        SOURCES.__dict__.pop("added", None)  # it looks once a process
         return place
 
     yield put
+    SOURCES.__dict__.pop("added", None)
     for name in set(sys.modules) - before:
         if name.startswith(("my_", "other_")):
             del sys.modules[name]
@@ -85,7 +87,7 @@ def test_the_documented_source_trains_resumes_and_is_loaded(
     assert header["data"]["train_images"] == tiny.CLASSES * tiny.PER_CLASS
     assert printed(cli.NTKCL.run(words(images, run, "--json", "--resume")), capsys) == first
     loaded = load_run(run)
-    assert loaded.setup.source.fingerprint == load_source(DataConfig(source="npz", path=str(images))).fingerprint
+    assert loaded.context.source.fingerprint == load_source(DataConfig(source="npz", path=str(images))).fingerprint
     assert len(loaded.task(2).labels) == 2
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(place)])
     with pytest.raises(ConfigError, match=r"one of digits, .*, got 'npz'; correct it, or install the package"):
@@ -163,10 +165,10 @@ def test_the_sources_own_mistakes_and_arrays_are_refused_as_ours_are(install: In
 @pytest.mark.parametrize(
     ("module", "told"),
     [
-        ("import nothing_of_this_name", "my_source:NPZ can't be imported .No module named 'nothing_of_this_name'."),
-        ("1 / 0", "my_source:NPZ can't be imported .division by zero."),
-        ("OTHER = 1", "my_source:NPZ can't be imported .*no attribute 'NPZ'"),
-        ("NPZ = print", "my_source:NPZ must be a SourceKind, got builtin_function_or_method"),
+        ("import no_such_name", "the data source 'npz' can't be imported from my_source:NPZ .*No module named"),
+        ("1 / 0", "the data source 'npz' can't be imported from my_source:NPZ .*division by zero"),
+        ("OTHER = 1", "the data source 'npz' can't be imported from my_source:NPZ .*no attribute 'NPZ'"),
+        ("NPZ = print", "data.source=npz must be a SourceKind, got builtin_function_or_method"),
     ],
 )
 def test_a_broken_package_is_one_line_for_those_who_ask_for_it(
@@ -176,23 +178,30 @@ def test_a_broken_package_is_one_line_for_those_who_ask_for_it(
     assert load_source(DataConfig(source="digits", images_per_class=1)).class_names == tuple("0123456789")
     assert from_json(DataConfig, to_json(DataConfig(source="npz"))).source == "npz"
     assert cli.NTKCL.run(words(tmp_path, tmp_path / "run")) == 2
-    assert re.fullmatch(rf"ntkcl: data\.source=npz: {told}.*; mend .*\n", capsys.readouterr().err)
+    assert re.fullmatch(rf"ntkcl: {told}.*; mend .*\n", capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
 
 
 def test_two_packages_of_one_name_are_named(install: Install) -> None:
     install(ENTRY, MODULE)
     install("npz = other_source:NPZ\nmore = other_source:NPZ", MODULE, "other-source")
-    assert source_names() == (*BUILT_IN, "more", "npz")
-    assert source_kind("more").reads_path
-    with pytest.raises(ConfigError, match="npz is added by the package my-source and the package other-source"):
+    with pytest.raises(ConfigError, match="two called 'npz': my_source:NPZ and other_source:NPZ"):
         DataConfig(source="npz")
+    assert DataConfig(source="folder").source == "folder"  # nothing is looked up for a name of ours
 
 
-@pytest.mark.parametrize("ask", [source_names, lambda: source_kind("digits"), lambda: DataConfig(source="other")])
+def test_names_of_packages_come_after_ours(install: Install) -> None:
+    install("npz = my_source:NPZ\nmore = my_source:NPZ", MODULE)
+    assert SOURCES.names == (*SOURCES.own, "more", "npz")
+    assert source_kind("more").reads_path
+
+
+@pytest.mark.parametrize("ask", [lambda: SOURCES.names, lambda: DataConfig(source="other")])
 def test_a_package_can_not_take_a_name_of_ours(install: Install, ask: Callable[[], object]) -> None:
     install("digits = my_source:NPZ\nother = my_source:NPZ", MODULE)
-    with pytest.raises(ConfigError, match="the package my-source adds a data source 'digits', which is one of ntkcl-"):
+    with pytest.raises(
+        ConfigError, match="two called 'digits': ntkcl_jax.data.sources.digits:DIGITS and my_source:NPZ"
+    ):
         ask()
 
 
@@ -275,6 +284,6 @@ def test_what_an_added_source_returns_is_checked(install: Install, made: str, to
 
 def test_the_document_says_what_every_source_says_of_itself() -> None:
     table = DOCUMENT.partition("## Where images come from")[2].partition("## ")[0]
-    for name in BUILT_IN:
+    for name in SOURCES.own:
         row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
         assert source_kind(name).about in row
