@@ -90,6 +90,7 @@ def test_the_documented_source_trains_resumes_and_is_loaded(
     assert loaded.context.source.fingerprint == load_source(DataConfig(source="npz", path=str(images))).fingerprint
     assert len(loaded.task(2).labels) == 2
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(place)])
+    SOURCES.__dict__.pop("added", None)
     with pytest.raises(ConfigError, match=r"one of digits, .*, got 'npz'; correct it, or install the package"):
         load_run(run)
 
@@ -199,9 +200,7 @@ def test_names_of_packages_come_after_ours(install: Install) -> None:
 @pytest.mark.parametrize("ask", [lambda: SOURCES.names, lambda: DataConfig(source="other")])
 def test_a_package_can_not_take_a_name_of_ours(install: Install, ask: Callable[[], object]) -> None:
     install("digits = my_source:NPZ\nother = my_source:NPZ", MODULE)
-    with pytest.raises(
-        ConfigError, match="two called 'digits': ntkcl_jax.data.sources.digits:DIGITS and my_source:NPZ"
-    ):
+    with pytest.raises(ConfigError, match=r"two called 'digits': .*digits:DIGITS and my_source:NPZ"):
         ask()
 
 
