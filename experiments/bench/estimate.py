@@ -111,11 +111,11 @@ def stream_estimate(machine: Machine, config: RunConfig, stream: Stream, mfu: fl
     held, steps = memory.parameters(config, stream.classes), stream.steps(config)
     rate = n * one_peak(machine) * mfu
     step, once = training_flops(config, stream.classes), evaluation_flops(config, stream.classes)
-    gradient, features = ring(FLOAT32 * held.adaptation, n), ring(FLOAT32 * batch * e, n)
+    gradient, features = ring(FLOAT32 * held.trainable, n), ring(FLOAT32 * batch * e, n)
     side = config.model.backbone.image_size
     tasks, checkpoint = len(stream.task_sizes), memory.checkpoint_bytes(config, stream.classes)
     return {
-        "trained_parameters": held.adaptation,
+        "trained_parameters": held.trainable,
         "memory_per_device": memory.training_bytes(share, stream.classes),
         "device_memory": machine.memory,
         "steps": steps,

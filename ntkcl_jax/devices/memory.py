@@ -29,15 +29,24 @@ class Parameters:
 
     Attributes:
         backbone: frozen.
-        adaptation: trained.
+        trainable: trained.
         mean: running mean of the streams.
         prototypes: class means.
+        anchor: what L_reg pulls to.
+        basis: directions of the old prototypes, for L_orth.
     """
 
     backbone: int
-    adaptation: int
+    trainable: int
     mean: int
     prototypes: int
+    anchor: int
+    basis: int
+
+    @property
+    def buffers(self) -> int:
+        """All that is neither trained nor the backbone."""
+        return self.mean + self.prototypes + self.anchor + self.basis
 
 
 def parameters(config: RunConfig, classes: int = 0) -> Parameters:
@@ -61,13 +70,17 @@ def parameters(config: RunConfig, classes: int = 0) -> Parameters:
     mean = vit.depth * (adapter + generator)
     width = d if model.fusion == "paper" else e
     fusion = 3 * (width * width + width)
-    return Parameters(backbone, mean + fusion + max(sizes) * e + 1, mean, sum(sizes) * (e + 1) + 1)
+    scales = d if config.objective.regularization == "reference" else 0
+    anchor = vit.depth * (2 * d * model.adapter_rank + vit.tokens * model.prompts + scales) + 3 * width * width
+    basis = e * min(config.objective.orthogonality_rank, e)
+    trainable = mean + fusion + max(sizes) * e + 1
+    return Parameters(backbone, trainable, mean, sum(sizes) * (e + 1) + 1, anchor, basis)
 
 
 def checkpoint_bytes(config: RunConfig, classes: int = 0) -> int:
-    """Size of a task's `before` or `after` checkpoint: trained values, anchor, mean and prototypes."""
-    held = parameters(config, classes)
-    return FLOAT32 * (2 * held.adaptation + held.mean + held.prototypes)
+    """Size of a task's `before` or `after` checkpoint: trained values and buffers."""
+    count = parameters(config, classes)
+    return FLOAT32 * (count.trainable + count.buffers)
 
 
 def _kept(model: ModelConfig, rows: int, width: int) -> int:
@@ -94,26 +107,26 @@ def activation_bytes(config: RunConfig) -> int:
 
 
 def training_bytes(config: RunConfig, classes: int = 0) -> int:
-    """Estimate the memory of training: all parameters, of the trained ones six copies (see below), and activations.
+    """Estimate the memory of training: all parameters, of the trained ones five copies (see below), and activations.
 
-    The six: values, momentum, gradient, anchor, and values and momentum being written.
+    The five: values, momentum, gradient, and values and momentum being written.
 
     Args:
         config: network, batch size, arithmetic.
         classes: classes of the stream; 0 takes `data.classes`.
     """
-    held = parameters(config, classes)
-    values = held.backbone + 6 * held.adaptation + held.mean + held.prototypes
+    count = parameters(config, classes)
+    values = count.backbone + 5 * count.trainable + count.buffers
     return FLOAT32 * values + activation_bytes(config)
 
 
 def evaluation_bytes(config: RunConfig, classes: int = 0) -> int:
     """Estimate the memory of evaluation: parameters, and what a block of each stream holds of a batch at a time."""
-    held, vit = parameters(config, classes), config.model.backbone
+    count, vit = parameters(config, classes), config.model.backbone
     width = 2 if config.compute.dtype == "bfloat16" else FLOAT32
     rows = vit.tokens + config.model.prompts
     image = _kept(config.model, rows, width) + 2 * config.model.sections * rows * vit.dim * width
-    values = held.backbone + 2 * held.adaptation + held.mean + held.prototypes
+    values = count.backbone + count.trainable + count.buffers
     return FLOAT32 * values + config.compute.eval_batch_size * image
 
 

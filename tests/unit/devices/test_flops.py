@@ -85,11 +85,11 @@ def test_flops_are_those_that_xla_counts_without_its_elementwise_share(case: tup
 def test_parameters_are_counted_exactly(case: tuple) -> None:
     config, _, _, (trainable, frozen) = case
     sizes = {path: x.size for path, x in frozen.buffers.items()}
-    means, prototypes = (
-        sum(size for path, size in sizes.items() if path.startswith(kind)) for kind in ("mean/", "prototypes/")
-    )
+    kinds = ("mean/", "prototypes/", "anchor/", "basis")
+    buffers = [sum(size for path, size in sizes.items() if path.startswith(kind)) for kind in kinds]
+    assert sum(buffers) == sum(sizes.values())
     found = [sum(x.size for x in tree.values()) for tree in (frozen.backbone, trainable)]
-    assert memory.parameters(config) == memory.Parameters(*found, means, prototypes)
+    assert memory.parameters(config) == memory.Parameters(*found, *buffers)
 
 
 def test_tasks_are_cut_as_the_scenario_cuts_them() -> None:
@@ -125,7 +125,8 @@ def test_memory_grows_with_the_batch_and_shrinks_with_remat_and_bfloat16() -> No
     assert memory.evaluation_bytes(config) > memory.evaluation_bytes(
         replace(config, compute=replace(config.compute, eval_batch_size=16))
     )
-    assert memory.checkpoint_bytes(config) == 4 * (2 * 7444369 + 346512 + 153701)
+    anchor = 12 * (2 * 768 * 16 + 197 * 10 + 768) + 3 * 1536**2  # kernels, and the prompts' norm scales
+    assert memory.checkpoint_bytes(config) == 4 * (7444369 + 346512 + 153701 + anchor + 1536 * 40)
 
 
 @pytest.mark.slow
