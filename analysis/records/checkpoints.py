@@ -157,28 +157,28 @@ class Records:
         self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
         done = self._done(seed)
         task = self.task(seed, max(checkpoint - 1, 0))
-        adaptation, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
+        trainable, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
         last = self._last(seed, done)
         known = {name: last.buffers[name] for name in learner.class_buffers}
         frozen = frozen._replace(buffers=frozen.buffers | known)
-        moved = adaptation if every else self._depends(output, adaptation, frozen)
-        params = {path: x for path, x in adaptation.items() if path in moved and jnp.issubdtype(x.dtype, jnp.floating)}
-        rest = {path: x for path, x in adaptation.items() if path not in params}
+        moved = trainable if every else self._depends(output, trainable, frozen)
+        params = {path: x for path, x in trainable.items() if path in moved and jnp.issubdtype(x.dtype, jnp.floating)}
+        rest = {path: x for path, x in trainable.items() if path not in params}
         classes = self.run.context.scenarios[seed].offsets[done]
         apply_fn = Partial(Evaluate(replace(learner, dtype=dtype), output, classes), frozen=frozen, rest=rest)
         return jax.tree.map(_double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
 
-    def _depends(self, output: str, adaptation: Tree, frozen: Frozen) -> Iterable[str]:
+    def _depends(self, output: str, trainable: Tree, frozen: Frozen) -> Iterable[str]:
         """Paths of the parameters by which the outputs have a derivative: a matter of the network, so found once."""
         learner = self.run.learner
         if isinstance(learner, NTKCL):
-            return [path for path in adaptation if output == "proxy" or not path.startswith(PARTS["head"])]
+            return [path for path in trainable if output == "proxy" or not path.startswith(PARTS["head"])]
         if output not in self._used:
             x = jax.ShapeDtypeStruct((1, learner.image_size, learner.image_size, 3), jnp.float32)
-            reals = {path: value for path, value in adaptation.items() if jnp.issubdtype(value.dtype, jnp.floating)}
+            reals = {path: value for path, value in trainable.items() if jnp.issubdtype(value.dtype, jnp.floating)}
 
             def derivative(step: Tree, *rest: Any) -> Array:
-                fn = lambda moved: learner.apply_fn({**adaptation, **moved}, *rest, output)  # noqa: E731
+                fn = lambda moved: learner.apply_fn({**trainable, **moved}, *rest, output)  # noqa: E731
                 return jax.jvp(fn, (reals,), (step,))[1]
 
             self._used[output] = frozenset(sorted(reals)[at] for at in leaves_used(derivative, reals, frozen, x))

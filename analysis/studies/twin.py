@@ -40,10 +40,10 @@ class LinearNetwork(Network):
         >>> from ntkcl_jax.config import BackboneConfig, ModelConfig
         >>> tiny = BackboneConfig(image_size=8, patch_size=4, dim=8, depth=2, heads=2)
         >>> net = Network(ModelConfig(backbone=tiny, adapter_rank=2, prompts=2), task_classes=2, classes=4)
-        >>> adaptation, frozen = net.init(jax.random.key(0))
+        >>> trainable, frozen = net.init(jax.random.key(0))
         >>> twin, images = LinearNetwork.of(net), jnp.ones((1, 8, 8, 3))
-        >>> same = twin.features(adaptation, expanded(frozen, adaptation), images)
-        >>> bool((same.hybrid == net.features(adaptation, frozen, images).hybrid).all())
+        >>> same = twin.features(trainable, expanded(frozen, trainable), images)
+        >>> bool((same.hybrid == net.features(trainable, frozen, images).hybrid).all())
         True
     """
 
@@ -53,12 +53,12 @@ class LinearNetwork(Network):
         return cls(**{field.name: getattr(network, field.name) for field in fields(Network)})
 
     def features(
-        self, adaptation: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
     ) -> Features:
         """The three views of images to first order; the same key drops the same units as in the network.
 
         Args:
-            adaptation: the trainable tree θ.
+            trainable: the trainable tree θ.
             frozen: backbone, running mean, prototypes, and the origin θ₀; see `expanded`.
             images: pixels in [0, 1].
             key: dropout key; None switches dropout off.
@@ -69,8 +69,8 @@ class LinearNetwork(Network):
         origin = frozen.origin
         if origin is None:
             raise ValueError("a linearised network needs frozen.origin, the tree that it is expanded at; got None")
-        head = {path: value for path, value in adaptation.items() if path not in origin}
-        step = {path: adaptation[path] - value for path, value in origin.items()}
+        head = {path: value for path, value in trainable.items() if path not in origin}
+        step = {path: trainable[path] - value for path, value in origin.items()}
 
         def exact(at: Tree) -> Features:
             return super(LinearNetwork, self).features({**head, **at}, frozen, images, key)

@@ -59,14 +59,14 @@ def model(k: int, backbone: BackboneConfig = BACKBONE, zeros: bool = False) -> t
     network = Network(ModelConfig(backbone=backbone, adapter_rank=RANK), task_classes=2, classes=2)
 
     def made() -> tuple[Tree, Frozen, Tree, jax.Array]:
-        adaptation, frozen = network.init(jax.random.key(0))
+        trainable, frozen = network.init(jax.random.key(0))
         rng = np.random.default_rng(0)
         params = {
             path: jnp.asarray(rng.normal(0, 0.05, value.shape), jnp.float32)
-            for path, value in adaptation.items()
+            for path, value in trainable.items()
             if "adapters" in path
         }
-        rest = {path: value for path, value in adaptation.items() if path not in params}
+        rest = {path: value for path, value in trainable.items() if path not in params}
         return params, frozen, rest, jnp.asarray(rng.normal(0, backbone.dim**-0.5, (backbone.dim, k)), jnp.float32)
 
     shapes = jax.eval_shape(made) if zeros else None

@@ -85,20 +85,20 @@ def pieces(made: Middle) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...],
         pull = regularization(tree, anchor, objective.regularization)
         return total + objective.lambda_dis * alike + objective.lambda_orth * apart + objective.lambda_reg * pull
 
-    def optimise(tree: Tree, gradient: Tree, moments: Any) -> tuple[Tree, Any]:
-        step, moments = update.update(gradient, moments, tree)
-        return jax.tree.map(lambda value, change: value - 1e-3 * change, tree, step), moments
+    def optimise(tree: Tree, gradient: Tree, opt_state: Any) -> tuple[Tree, Any]:
+        step, opt_state = update.update(gradient, opt_state, tree)
+        return jax.tree.map(lambda value, change: value - 1e-3 * change, tree, step), opt_state
 
     begun = jax.jit(start)(batch.images)
     wide = jnp.ones((len(batch.labels), config.feature_dim))
-    moments = update.init(trainable)
+    opt_state = update.init(trainable)
     return {
         "shared start": (start, (batch.images,), False),
         "mean streams": (means, (begun,), False),
         "channel stream": (channel, (trainable, begun), True),
         "patch stream": (patch, (trainable, begun), True),
         "fusion, heads and losses": (losses, (trainable, (wide, 0.5 * wide)), True),
-        "optimizer": (optimise, (trainable, trainable, moments), False),
+        "optimizer": (optimise, (trainable, trainable, opt_state), False),
     }
 
 

@@ -151,9 +151,9 @@ def is_regularized(path: str, variant: Variant) -> bool:
     return path.endswith("/kernel") or (variant == "reference" and path.endswith("/norm_scale"))
 
 
-def regularization(adaptation: Tree, anchor: Tree, variant: Variant) -> Float[Array, ""]:
+def regularization(trainable: Tree, anchor: Tree, variant: Variant) -> Float[Array, ""]:
     """Squared distance of the regularized parameters to the anchor, `sum ||p - p_anchor||^2`."""
     return sum(
-        (jnp.sum((adaptation[p] - anchor[p]) ** 2) for p in sorted(adaptation) if is_regularized(p, variant)),
+        (jnp.sum((trainable[p] - anchor[p]) ** 2) for p in sorted(trainable) if is_regularized(p, variant)),
         jnp.zeros(()),
     )

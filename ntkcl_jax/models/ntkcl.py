@@ -96,8 +96,8 @@ class Network:
         >>> from ntkcl_jax.config import BackboneConfig
         >>> tiny = BackboneConfig(image_size=8, patch_size=4, dim=8, depth=2, heads=2)
         >>> net = Network(ModelConfig(backbone=tiny, adapter_rank=2, prompts=2), task_classes=2, classes=4)
-        >>> adaptation, frozen = net.init(jax.random.key(0))
-        >>> net.apply_fn(adaptation, frozen, jnp.zeros((3, 8, 8, 3))).shape
+        >>> trainable, frozen = net.init(jax.random.key(0))
+        >>> net.apply_fn(trainable, frozen, jnp.zeros((3, 8, 8, 3))).shape
         (3, 4)
     """
 
@@ -139,7 +139,7 @@ class Network:
         Returns:
             The trainable tree, and what is frozen: the backbone, and the running mean and prototypes as buffers.
         """
-        kinds = {"adaptation": Adaptation, "prototypes": Prototype}
+        kinds = {"trainable": Adaptation, "prototypes": Prototype}
         if backbone is None:
             kinds["backbone"] = nnx.Param
 
@@ -148,24 +148,24 @@ class Network:
             return {name: {path_of(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
 
         trees = jax.jit(values)(key)
-        adaptation = trees["adaptation"]
+        trainable = trees["trainable"]
         means = [path_of(path) for path, variable in self.abstract() if type(variable) is RunningMean]
-        mean = {path: jnp.array(adaptation[path.replace("mean/", "current/", 1)]) for path in means}
-        return adaptation, Frozen(trees["backbone"] if backbone is None else backbone, mean | trees["prototypes"])
+        mean = {path: jnp.array(trainable[path.replace("mean/", "current/", 1)]) for path in means}
+        return trainable, Frozen(trees["backbone"] if backbone is None else backbone, mean | trees["prototypes"])
 
-    def module(self, adaptation: Tree, frozen: Frozen) -> AdaptedViT:
+    def module(self, trainable: Tree, frozen: Frozen) -> AdaptedViT:
         """Put parameters back into the Flax module (cheap; works on tracers)."""
-        return merged(*_skeleton(self), {**adaptation, **frozen.backbone, **frozen.buffers})
+        return merged(*_skeleton(self), {**trainable, **frozen.backbone, **frozen.buffers})
 
     def backbone_fn(self, backbone: Tree, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Feature of the untouched backbone (float32) for images with pixels in [0, 1]."""
         return rebuilt(backbone, lambda: self.build(jax.random.key(0)).backbone)(images)
 
     def features(
-        self, adaptation: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
     ) -> Features:
         """The three views of images (pixels in [0, 1]); dropout is on only when a key is given."""
-        return self.module(adaptation, frozen).features(images, key)
+        return self.module(trainable, frozen).features(images, key)
 
     def apply_fn(
         self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], output: str = "scores"
