@@ -35,8 +35,9 @@ test test-slow: export OPENBLAS_NUM_THREADS = 1
 test: $(READY) ## run the tests and the examples in docstrings, without the slow ones
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser" $(ARGS)
 
-test-slow: $(READY) ## run only the slow tests
+test-slow: $(READY) ## run only the slow tests, then all others with the array shapes in all signatures checked
 	$(BIN)/pytest -n 2 --dist loadfile -m slow $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser" --shape-checks $(ARGS)
 
 test-browser: $(READY) ## open the report in headless Chromium, which must be installed
 	$(BIN)/pytest -m browser $(ARGS)

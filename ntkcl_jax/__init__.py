@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ntkcl_jax.config.devices import MeshConfig
     from ntkcl_jax.config.presets import preset, with_variants
     from ntkcl_jax.data import Arrays
+    from ntkcl_jax.devices.host_memory import keep_freed_memory
     from ntkcl_jax.runs.recorded import load_run
     from ntkcl_jax.training.run import train
 
@@ -23,12 +24,13 @@ _HOMES = {
     "Arrays": "ntkcl_jax.data",
     "MeshConfig": "ntkcl_jax.config.devices",
     "RunConfig": "ntkcl_jax.config",
+    "keep_freed_memory": "ntkcl_jax.devices.host_memory",
     "load_run": "ntkcl_jax.runs.recorded",
     "preset": "ntkcl_jax.config.presets",
     "train": "ntkcl_jax.training.run",
     "with_variants": "ntkcl_jax.config.presets",
 }
-__all__ = ["Arrays", "MeshConfig", "RunConfig", "load_run", "preset", "train", "with_variants"]
+__all__ = ["Arrays", "MeshConfig", "RunConfig", "keep_freed_memory", "load_run", "preset", "train", "with_variants"]
 
 
 def __getattr__(name: str) -> Any:
