@@ -210,7 +210,11 @@ class NTKCL(Learner):
         terms["regularization"] = regularization(trainable, anchor, objective.regularization)
         # The proxy head is as wide as the largest task: columns beyond the stream's last class fall off.
         wide = jnp.full((len(batch.labels), self.classes + self.task_classes), -jnp.inf, logits[2].dtype)
-        return terms, features, jax.lax.dynamic_update_slice(wide, logits[2], (0, task.offset))[:, : self.classes]
+        return (
+            terms,
+            features,
+            jax.lax.dynamic_update_slice_in_dim(wide, logits[2], task.offset, axis=1)[:, : self.classes],
+        )
 
     def end(self, state: LearnerState, task: Task, views: Views) -> LearnerState:
         """Update the running mean (not after the last task, as in the release), write the prototypes, move the anchor.

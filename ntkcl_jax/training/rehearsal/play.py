@@ -24,6 +24,9 @@ from ntkcl_jax.training.rehearsal.stage import Size
 from ntkcl_jax.training.run import train
 from ntkcl_jax.training.step import train_step
 
+STEPS = ("train_step", "eval_step", "feature_step")
+"""Programs that each task runs, costly to compile or not."""
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -38,7 +41,7 @@ class Rehearsal:
         memory: `process_peak`, `device_peak` and `device_limit` (None where the backend doesn't tell), `step_planned`
             (XLA's arguments, results and scratch of a training step; None without NTK-CL), `estimated`, `free`.
         compile_s: seconds of compiling, by program, the costly ones, longest first.
-        compilations: how often each of them was compiled.
+        compilations: how often each of them, and each of `STEPS`, was compiled.
         programs: number of programs compiled in all.
         later_programs: of them, those compiled after the first task of their method.
         recompiled: costly programs that were compiled after the first task.
@@ -160,7 +163,7 @@ def rehearse(
             "free": free,
         },
         compile_s=heard.costly,
-        compilations={name: heard.times(name) for name in heard.costly},
+        compilations={name: heard.times(name) for name in (*heard.costly, *STEPS) if heard.times(name)},
         programs=len(heard.found),
         later_programs=len(heard.later),
         recompiled=heard.again,

@@ -28,6 +28,7 @@ from ntkcl_jax.config.codec import to_json
 from ntkcl_jax.config.methods import METHODS
 from ntkcl_jax.config.presets import PRESETS, VARIANT_PARTS
 from ntkcl_jax.errors import ConfigError
+from ntkcl_jax.runs.folder import FORMAT
 from ntkcl_jax.training.metrics import TaskEvaluation, summarise
 
 PAPER = next(line for line in lines(SWEEPS["variants"], ["digits"], ["paper"], {}))
@@ -49,7 +50,7 @@ def write_run(folder: Path, config: RunConfig, right: dict[int, int], **changes:
     """
     facts = {"commit": "c1", "modified": False, "weights": "w1", "images": "i1"} | changes
     header = {
-        "format": 1,
+        "format": FORMAT,
         "config": to_json(replace(config, seeds=tuple(right))),
         "weights": {"name": "nano", "sha256": facts["weights"]},
         "data": {"fingerprint": facts["images"]},

@@ -78,9 +78,9 @@ def test_each_lesson_holds_features_of_the_state_that_its_task_left(tmp_path: An
             return np.asarray(task.apply_fn(task.after, task.frozen, images, "features"))
 
         own = features(task.train_images)
-        means += [own[task.train_labels == c].mean(axis=0) for c in task.labels]
+        means += [own[task.train_labels == c].mean(axis=0).astype(np.float64) for c in task.labels]
         tests = [run.task(t) for t in range(number + 1)]
-        seen = features(np.concatenate([t.test_images for t in tests]))
+        seen = features(np.concatenate([t.test_images for t in tests])).astype(np.float64)
         labels = np.concatenate([t.test_labels for t in tests])
         scores = [[x @ m / np.linalg.norm(x) / np.linalg.norm(m) for m in means] for x in seen]
         offsets = run.context.scenarios[0].offsets[: number + 2]

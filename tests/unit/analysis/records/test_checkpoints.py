@@ -14,6 +14,7 @@ from analysis import empirical_ntk
 from analysis.errors import RecordError
 from analysis.kernels.functions import group_leaves
 from analysis.records.checkpoints import Records, default_groups, open_run, tree_sha256
+from ntkcl_jax.methods.ntkcl import NTKCL
 from ntkcl_jax.models.ntkcl import Network
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.training.run import train
@@ -33,7 +34,7 @@ def evaluate(apply_fn: Partial, params: dict, x: jax.Array) -> jax.Array:
     return apply_fn(params, x)
 
 
-direct = jax.jit(Network.apply_fn, static_argnums=(0, 4))
+direct = jax.jit(NTKCL.apply_fn, static_argnums=(0, 4))
 jacobian = jax.jit(jax.jacrev(lambda params, apply_fn, x: apply_fn(params, x)))
 
 
