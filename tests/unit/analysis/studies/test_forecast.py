@@ -157,7 +157,7 @@ def test_a_baseline_that_training_here_does_not_give_is_refused(run: Path, tmp_p
     second = meta["evaluations"][1]
     second["correct"][0] = (second["correct"][0] + 1) % second["images"][0]
     checkpoint.save(folder, trees, meta)
-    with pytest.raises(RecordError, match="other predictions after task 1"):
+    with pytest.raises(RecordError, match="other predictions of sequential after task 1"):
         compute_forecast(path, ForecastRequest(method="sequential"), quiet=True)
     checkpoint.remove(folder)
     with pytest.raises(RecordError, match="--methods ntkcl sequential"):
