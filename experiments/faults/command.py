@@ -4,7 +4,7 @@
     python -m experiments.faults --kills 8 --processes 1
 
 The run (two seeds; NTK-CL, adapters and sequential) is started by the real command, disturbed, and taken up again. What
-it leaves is compared with what an undisturbed run leaves: every array of every checkpoint, results.json, baselines,
+it leaves is compared with what an undisturbed run leaves: every array of every checkpoint, results.json,
 figures and the lines of metrics.jsonl without what a clock puts into them. A child that can't go on must say so in one
 line with exit code 2; where that line says what to delete, it is deleted. Folders of runs that were lost are kept below
 --out, where faults.json tells what came of each fault.

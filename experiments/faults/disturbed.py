@@ -68,7 +68,7 @@ class Left:
 
     Attributes:
         arrays: type, shape and bytes of each checkpoint's arrays, by name.
-        files: bytes of results, baselines and figures, by name.
+        files: bytes of results and figures, by name.
         records: lines of `metrics.jsonl`, in order.
     """
 
@@ -99,7 +99,7 @@ def left(run: Path) -> Left:
     if times != sorted(times):
         raise Lost("time goes back in metrics.jsonl")
     lines = [json.dumps({k: v for k, v in record.items() if k not in BY_CLOCK}) for record in records]
-    files = [p for p in (run / "results.json", *run.glob("baselines/*"), *run.glob("figures/*")) if p.exists()]
+    files = [p for p in (run / "results.json", *run.glob("figures/*")) if p.exists()]
     return Left(arrays, {str(p.relative_to(run)): p.read_bytes() for p in files}, lines)
 
 

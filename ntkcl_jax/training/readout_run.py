@@ -97,7 +97,11 @@ class StoredReadout:
         task = len(self.evaluations) - 1
         meta = {"evaluations": [e.to_record() for e in self.evaluations], "seed": seed, "task": task}
         checkpoint.save(folder.readout(seed, task, *pair), {"readout": self.state}, meta)
-        for earlier in range(task):
+        self.drop_earlier(folder, seed, pair)
+
+    def drop_earlier(self, folder: RunFolder, seed: int, pair: tuple[str, str]) -> None:
+        """Delete what was stored after tasks before the last one."""
+        for earlier in range(len(self.evaluations) - 1):
             checkpoint.remove(folder.readout(seed, earlier, *pair))
 
 
@@ -126,6 +130,7 @@ class ReadoutRun:
         readout = self.readout()
         stored = StoredReadout.newest(run.folder, run.seed, self.pair, tasks, readout.init())
         stored = stored or StoredReadout(readout.init())
+        stored.drop_earlier(run.folder, run.seed, self.pair)  # of a process that died between storing and deleting
         if len(stored.evaluations) == tasks:
             return list(stored.evaluations)
         done = len(stored.evaluations)  # records of a process that died before it stored what they tell
