@@ -1,9 +1,9 @@
 """Numbers that others have published, beside which a table's own ones stand."""
 
-import importlib
-import importlib.util
+import sys
 from dataclasses import dataclass
 
+from ntkcl_jax.config.methods import HEAD, LEARNERS, NAMED, READOUTS, Method
 from ntkcl_jax.config.presets import PRESETS
 
 FROZEN = "lowest and highest of arXiv:2210.04428 and the tables of RanPAC, MOS and MoAL"
@@ -30,8 +30,9 @@ def reported(preset: str, method: str) -> Reported | None:
     """Look up what is published for a method on a preset.
 
     NTK-CL's and the frozen prototypes' numbers are in `ntkcl_jax.config.benchmarks`. Those of other methods, as its
-    table has them, are in `PUBLISHED` of its module `ntkcl_jax.methods.<method>`: (average, final) in [0, 1] by
-    benchmark, on ImageNet-21K weights, whose presets have the benchmarks' names.
+    table has them, are in `PUBLISHED` of the module of the method's learner, or of its readout where that isn't the
+    learner's head: (average, final) in [0, 1] by benchmark, on ImageNet-21K weights, whose presets have the benchmarks'
+    names.
 
     Args:
         preset: name of the preset.
@@ -42,10 +43,11 @@ def reported(preset: str, method: str) -> Reported | None:
         return exactly(known.average, known.final, NTKCL) if known else None
     if method == "prototypes":
         return Reported(None, known.frozen, FROZEN) if known and known.frozen else None
-    name = f"ntkcl_jax.methods.{method.replace('-', '_')}"
-    if importlib.util.find_spec(name) is None:
+    if method not in NAMED:  # frozen/ranpac, say, isn't what was published as RanPAC
         return None
-    module = importlib.import_module(name)
+    learner, readout = Method.of(method)
+    part = LEARNERS.load(learner) if readout == HEAD else READOUTS.load(readout)
+    module = sys.modules[part.__module__]
     found = getattr(module, "PUBLISHED", {}).get(preset)
     return exactly(*found, getattr(module, "SOURCE", f"table of {NTKCL}")) if found else None
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Batch, steps_per_epoch
 from ntkcl_jax.devices.hosts import broadcast
 from ntkcl_jax.devices.mesh import replicate
@@ -47,7 +48,7 @@ class LearnerRun:
         self.learner = context.learner(name)
         self.scenario = context.scenarios[seed]
         self.labels = self.scenario.relabel(context.source.train.labels)
-        self.evaluated = any(context.config.pair(method) == (name, "head") for method in context.config.methods)
+        self.evaluated = any(context.config.pair(method) == (name, HEAD) for method in context.config.methods)
 
     @property
     def sessions(self) -> int:

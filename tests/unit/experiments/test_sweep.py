@@ -126,6 +126,11 @@ def test_the_benchmarks_are_the_published_presets_with_their_numbers() -> None:
     frozen = by_name["cifar100", "prototypes"]
     assert frozen and frozen.final == pytest.approx((0.813, 0.837))
     assert reported("digits", "ntkcl") is None
+    ranpac = reported("cifar100", "ranpac")
+    assert ranpac is not None and (ranpac.average, ranpac.final) == (None, (0.922, 0.922))
+    assert reported("cifar100", "frozen/ranpac") is None  # its features weren't adapted, as published
+    tuned = ("l2p", "dualprompt", "coda-prompt", "ease", "inflora")
+    assert all(reported("cifar100", method) for method in tuned)
 
 
 def test_hyper_parameters_are_chosen_on_other_seeds_and_streams() -> None:
