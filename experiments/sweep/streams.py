@@ -18,7 +18,7 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.presets import PRESETS, preset
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.data.glyphs import PRETRAINING_FONTS, SCRIPT_STRENGTH, SCRIPTS, is_digit
-from ntkcl_jax.data.sources.digits import uci_digits
+from ntkcl_jax.data.sources.uci_digits import uci_digits
 from ntkcl_jax.data.strokes import distance_field, draw, font_characters
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.seeds import stream_seed

@@ -80,4 +80,4 @@ def _not_given(data: DataConfig) -> Arrays:
     raise DataError(f"data.source={data.source!r} needs arrays=Arrays(...)")
 
 
-ARRAYS = SourceKind("arrays handed to `train` or `load_run` from Python", _not_given)
+SOURCE = SourceKind("arrays handed to `train` or `load_run` from Python", _not_given)

@@ -306,7 +306,7 @@ def _arrays(data: DataConfig) -> Arrays:
     return Arrays(*read_cifar100(user_path(data.path)))
 
 
-CIFAR100 = SourceKind(
+SOURCE = SourceKind(
     "CIFAR-100's published archive `cifar-100-python.tar.gz` or its folder, read without unpickling",
     _arrays,
     reads_path=True,

@@ -132,7 +132,7 @@ def _read(data: DataConfig) -> Sides:
     return Sides(images, None, names)
 
 
-FOLDER = SourceKind(
+SOURCE = SourceKind(
     "a folder with `train/<class>/*` and `test/<class>/*`, or with `<class>/*` alone, which we split",
     _read,
     reads_path=True,

@@ -211,7 +211,7 @@ def _sides(data: DataConfig) -> Sides:
     return Sides(*read_hub(data.path, data.image_column, data.label_column, data.invert))
 
 
-HUGGINGFACE = SourceKind(
+SOURCE = SourceKind(
     "a Hugging Face dataset: a folder that `save_to_disk` made, parquet files, an image folder, or a hub name",
     _sides,
     reads_path=True,

@@ -254,4 +254,6 @@ def _sides(data: DataConfig) -> Sides:
     return Sides(*read_lists(user_path(data.path), data.train_list, data.test_list, data.invert))
 
 
-LISTS = SourceKind("the folder below which the images lie that lists of paths and labels name", _sides, reads_path=True)
+SOURCE = SourceKind(
+    "the folder below which the images lie that lists of paths and labels name", _sides, reads_path=True
+)

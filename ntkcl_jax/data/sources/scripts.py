@@ -12,4 +12,4 @@ def _drawn(data: DataConfig) -> Arrays:
     return Arrays(*parts, tuple(names))
 
 
-SCRIPTS = SourceKind("120 characters of nine writing systems, drawn from fonts of matplotlib", _drawn, side=28)
+SOURCE = SourceKind("120 characters of nine writing systems, drawn from fonts of matplotlib", _drawn, side=28)

@@ -91,7 +91,7 @@ def test_the_documented_source_trains_resumes_and_is_loaded(
     assert len(loaded.task(2).labels) == 2
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(place)])
     SOURCES.__dict__.pop("added", None)
-    with pytest.raises(ConfigError, match=r"one of digits, .*, got 'npz'; correct it, or install the package"):
+    with pytest.raises(ConfigError, match=r"one of arrays, .*, got 'npz'; correct it, or install the package"):
         load_run(run)
 
 
@@ -120,8 +120,8 @@ def test_a_wrong_name_is_told_beside_the_added_ones(
     typed = words(images, tmp_path / "run")
     typed[typed.index("npz")] = "nzp"
     assert cli.NTKCL.run(typed) == 2
-    assert "invalid choice 'nzp' for argument '--data.source'; expected one of ('digits'," in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"data\.source must be one of digits, .*arrays, npz, got 'nzp'"):
+    assert "invalid choice 'nzp' for argument '--data.source'; expected one of ('arrays'," in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"data\.source must be one of arrays, .*uci-digits, npz, got 'nzp'"):
         DataConfig(source="nzp")
 
 
@@ -200,7 +200,7 @@ def test_names_of_packages_come_after_ours(install: Install) -> None:
 @pytest.mark.parametrize("ask", [lambda: SOURCES.names, lambda: DataConfig(source="other")])
 def test_a_package_can_not_take_a_name_of_ours(install: Install, ask: Callable[[], object]) -> None:
     install("digits = my_source:NPZ\nother = my_source:NPZ", MODULE)
-    with pytest.raises(ConfigError, match=r"two called 'digits': .*digits:DIGITS and my_source:NPZ"):
+    with pytest.raises(ConfigError, match=r"two called 'digits': .*digits:SOURCE and my_source:NPZ"):
         ask()
 
 

