@@ -25,6 +25,9 @@ COLUMNS = 4
 LONGEST_LABEL = 48
 """Signs of a title or axis that a panel has room for."""
 
+FLAT = 0.02
+"""Part of a measure's range (where that is open: of its largest value) below which its values tell nothing apart."""
+
 Checkpoints = Mapping[str, Mapping[str, Any]]
 """One seed's part of `summary.json`: checkpoint number to figures."""
 
@@ -148,17 +151,52 @@ def drawn(checkpoints: Checkpoints) -> list[Measure]:
     return [measure for name, measure in found.items() if name in valued - compared]
 
 
+def still(checkpoints: Checkpoints, measure: Measure) -> bool:
+    """Whether all values of a measure, of all tasks and checkpoints, are one to the eye: its panel would tell nothing.
+
+    Example:
+        >>> at = lambda a, b: {"0": {"rank": [a, b]}, "1": {"rank": [b, b]}}
+        >>> rank = measures.by_name()["rank"]
+        >>> still(at(96, 96), rank), still(at(96, 90), rank)
+        (True, False)
+    """
+    if measure.references:  # what it is compared with tells something even where it doesn't move
+        return False
+    there = [values[measure.name] for values in checkpoints.values() if measure.name in values]
+    points = [of_task(values, i) for values in there for i in range(len(values))]  # what a panel's lines go through
+    known = np.array([value for value in points if value is not None])
+    ends = measure.lowest, measure.highest
+    scale = ends[1] - ends[0] if ends[0] is not None and ends[1] is not None else np.abs(known).max()
+    return bool(np.ptp(known) <= FLAT * scale)
+
+
+def still_says(checkpoints: Checkpoints, found: Sequence[Measure]) -> str:
+    """What to say instead of panels that would be flat; "" where there are none.
+
+    Example:
+        >>> still_says({"0": {"rank": [96, 96]}}, [measures.by_name()["rank"]])
+        'Much the same in every task and at every checkpoint: rank 96.'
+    """
+    means = {
+        m.title: np.mean([x for v in checkpoints.values() if (x := over_tasks(v[m.name])) is not None]) for m in found
+    }
+    told = "; ".join(f"{title} {value:.3g}" for title, value in means.items())
+    return f"Much the same in every task and at every checkpoint: {told}." if told else ""
+
+
 @style()
 def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
-    """Draw every measure of every task over checkpoints, and the groups' shares.
+    """Draw the measures of every task over checkpoints, and the groups' shares; those that don't move are told below.
 
     Args:
         checkpoints: figures of a seed.
         tasks: task numbers, from 0.
     """
-    shown = drawn(checkpoints)
+    valued = drawn(checkpoints)
+    flat = [measure for measure in valued if still(checkpoints, measure)]
+    shown = [measure for measure in valued if measure not in flat]
     grouped = bool(next(iter(checkpoints.values()))["groups"])
-    count = len(shown) + grouped
+    count = max(len(shown) + grouped, 1)
     rows = -(-count // COLUMNS)
     figure = Figure(figsize=(3.7 * min(count, COLUMNS), 3.4 * rows), layout="constrained")
     panels = np.ravel(figure.subplots(rows, min(count, COLUMNS), squeeze=False))
@@ -174,6 +212,7 @@ def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
     if grouped:
         share_panel(panels[count - 1], checkpoints)
         panels[count - 1].set_title("share of the trace, by parameters", fontsize=9)
+    figure.supxlabel(still_says(checkpoints, flat), fontsize=8)
     return figure
 
 

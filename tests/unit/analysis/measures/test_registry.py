@@ -17,7 +17,7 @@ from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, FunctionError, MeasureError
 from analysis.measures import Checkpoint, Measure, by_name
 from analysis.measures.catalogue import MEASURES
-from analysis.plots.kernels import drawn, line_panel, task_lines
+from analysis.plots.kernels import drawn, line_panel, still, still_says, task_lines
 from analysis.studies.summary import measures_csv, summarise, summary_table
 from tests.support import measures_page, plugins
 from tests.support.task_pairs import generators
@@ -81,8 +81,14 @@ def test_figures_files_and_table_show_what_was_declared():
     made = made_summary()
     names = {m.name for m in MEASURES}
     assert {row["measure"] for row in rows(made)} == names
-    shown = [m for m in MEASURES if m.name not in ("unrelated_ratio", "same_task_ratio")]
-    assert titles(made) == [m.title for m in shown] + ["share of the trace, by parameters", "", "", ""]
+    part = made["seeds"]["4"]["checkpoints"]
+    valued = [m for m in MEASURES if m.name not in ("unrelated_ratio", "same_task_ratio")]
+    shown = [m for m in valued if not still(part, m)]
+    assert [title for title in titles(made) if title] == [m.title for m in shown] + [
+        "share of the trace, by parameters"
+    ]
+    told = still_says(part, [m for m in valued if m not in shown])
+    assert all((m.title in told) == (m not in shown) for m in valued)
     header = summary_table(made).splitlines()[0]
     assert re.split(r"  +", header)[2:] == [m.column for m in MEASURES if m.column]
     assert max(map(len, summary_table(made).splitlines())) <= 100
