@@ -24,6 +24,12 @@ from ntkcl_jax.runs.context import RunContext, Side, make_context, task_name
 from ntkcl_jax.runs.folder import RunFolder, check_same_run
 
 
+# One program for all tasks and seeds; run operation by operation, a first call would compile hundreds of them.
+@functools.partial(jax.jit, static_argnames=("learner", "output"))
+def _apply(learner: Learner, trainable: Tree, frozen: Frozen, images: jax.Array, output: str) -> jax.Array:
+    return learner.apply_fn(trainable, frozen, images, output)
+
+
 @dataclass(frozen=True)
 class RecordedTask:
     """One task of one seed: a method's parameters before and after it, and the images that it brought.
@@ -54,9 +60,9 @@ class RecordedTask:
         """Evaluate the learner; see `ntkcl_jax.methods.base.Learner.apply_fn`.
 
         Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
-        `frozen` get the lowest score that there is.
+        `frozen` get the lowest score that there is. It is compiled once for each number of images.
         """
-        return self.learner.apply_fn(trainable, frozen, jnp.asarray(images), output)
+        return _apply(self.learner, trainable, frozen, jnp.asarray(images), output)
 
     @property
     def labels(self) -> range:
