@@ -91,7 +91,9 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
     current = _streams("", "current", depth) | _fusion("fusion_model")
     anchor = _streams("reg_", "current", depth) | _fusion("reg_fusion_model")
     mean = _streams("pre_", "mean", depth)
+    # `reg_` and `pre_` copies have no head: it is new for each task and isn't averaged
     heads = {name: name for name in ("proxy_fc.weight", "proxy_fc.sigma", "fc.weight", "fc.sigma")}
+    # What a backbone's account leaves out is just what is read here
     bare = {AUTHORS.bare(name): name for name in account.ignored}
     wanted = [name for table in (current, anchor, mean, heads) for name in table.values()]
     missing, more = [n for n in wanted if n not in bare], sorted(set(bare) - set(wanted))
@@ -117,6 +119,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
                 f"{where}: {bare[name]} has shape {value.shape}, expected at most ({most}, {model.feature_dim}); set "
                 "model.* and the number of classes to the file's"
             )
+        # This project's heads have all rows from the start, so that a new task doesn't change a shape
         return np.pad(value, ((0, most - len(value)), (0, 0))), len(value)
 
     proxy, _ = rows("proxy_fc.weight", task_classes)
@@ -129,6 +132,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
         {
             "prototypes/kernel": prototypes,
             "prototypes/scale": scales["fc"],
+            # Labels are places in the class order, so classes seen are a prefix
             "prototypes/seen": np.arange(classes) < seen,
         },
         read(anchor),

@@ -57,6 +57,7 @@ def read_whole(tensors: Tensors, *, heads: int | None = None, image_size: int | 
             f"{tensors.where} has {account.layout.title}, but lacks {what}, so its architecture is unknown; give "
             "another file"
         )
+    # Heads change no shape: a wrong number would convert without a word and give wrong features
     if heads and found.heads and heads != found.heads:
         raise WeightsError(f"{tensors.where} has {found.heads} attention heads, got --heads {heads}; leave it out")
     config = found.config(heads, image_size)
@@ -155,6 +156,7 @@ def convert(
         located = locate(source)
         tensors, notes = open_tensors(located.path), located.notes
     read = read_whole(tensors, heads=heads, image_size=image_size)
+    # Readers of PyTorch's files look for `format` in the header
     metadata = header(read.config, read.heads) if layout is OWN else {"format": "pt"}
     _write(layout.scatter(read.tree, read.config), target, metadata)
     return {
@@ -168,6 +170,7 @@ def convert(
 def _write(state: NumpyTree, target: Path, metadata: dict[str, str]) -> None:
     """Write beside the target and rename, so that a cut-off write leaves nothing that looks whole."""
     try:
+        # On the target's own disk, since only there is a rename one step
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".weights-") as folder:
             beside = Path(folder) / target.name
             save_file(state, beside, metadata=metadata)
