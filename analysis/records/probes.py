@@ -61,6 +61,7 @@ class Probes:
     @property
     def sha256(self) -> str:
         """SHA-256 of everything here: equal for equal pixels, labels and tasks."""
+        # Not the seed: what counts is which images these are
         facts = [self.side, *self.tasks, *self.offsets, *self.labels.tolist(), *self.hashes]
         return hashlib.sha256("/".join(map(str, facts)).encode()).hexdigest()
 

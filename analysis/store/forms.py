@@ -301,6 +301,7 @@ def made_of(value: Any, form: type[Read]) -> Read:
     if version is not None and isinstance(value, dict) and value.get("format", version) != version:
         raise ValueError(f"format is {short_name(value['format'], 40)}, expected {version}")
     try:
+        # Keys of JSON are text: `str_keys` reads those of seeds and checkpoints as numbers
         return convert(value, form, str_keys=True)
     except UnicodeError:  # half of a surrogate pair
         raise ValueError("expected names in Unicode, got a key that is none") from None

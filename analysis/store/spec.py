@@ -74,7 +74,7 @@ class KernelSpec:
 
     def __post_init__(self) -> None:
         """Refuse fields that don't fit together."""
-        for problem in self._problems():
+        for problem in self._problems():  # the first one; later checks may count on earlier ones
             raise StoreError(f"expected {problem}; correct the kernel's spec")
 
     def _problems(self) -> Iterator[str]:

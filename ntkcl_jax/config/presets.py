@@ -78,6 +78,7 @@ def _nano(name: str, data: DataConfig) -> RunConfig:
     """
     config = RunConfig(
         preset=name,
+        # Characters aren't the same mirrored; a crop of a twentieth, as photos bear it, would show a stroke
         data=replace(data, resize=28, crop_scale=(0.6, 1.0), flip=False),
         model=ModelConfig(backbone=BACKBONES["nano"]),
         objective=ObjectiveConfig(lambda_dis=0.03, lambda_orth=1e-4, lambda_reg=0.1),

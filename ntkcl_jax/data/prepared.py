@@ -49,7 +49,7 @@ class PreparedImages:
         """Batches in the order of `indices`, the last one padded; of each, `rows` (see `train_batches`)."""
         part = rows or slice(0, batch_size)
         for at in range(0, len(indices), batch_size):
-            # Cut first, then this host's rows: hosts agree on the batches, and none prepares another's images
+            # Cut first, then this host's rows: hosts agree on the batches, and of a streamed side decode only their own
             chosen = slice(at, at + batch_size)
             yield padded(self.images(indices[chosen][part]), labels[chosen][part], part.stop - part.start)
 

@@ -87,6 +87,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
     """
     account = take_account(tensors, AUTHORS)
     backbone, _ = to_tree(tensors, model.backbone, account)
+    # `reg_`: where the task began, which L_reg pulls to; `pre_`: the running mean (docs/method.md, sections 3 and 5)
     depth, where = model.backbone.depth, tensors.where
     current = _streams("", "current", depth) | _fusion("fusion_model")
     anchor = _streams("reg_", "current", depth) | _fusion("reg_fusion_model")
@@ -109,6 +110,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
             value = tensors.read(bare[name])
             if value.shape != expected:
                 raise WeightsError(f"{where}: {bare[name]} has shape {value.shape}, expected {expected}; set model.*")
+            # PyTorch's (out, in) to (in, out)
             out[path] = np.ascontiguousarray(value.T) if path.endswith("/kernel") else value
         return out
 

@@ -96,7 +96,7 @@ def _normalize(mean: Any, std: Any) -> str | None:
     if not all(isinstance(x, list) and len(x) == 3 and all(type(v) in (int, float) for v in x) for x in (mean, std)):
         return None
     for name, known in NORMALIZATIONS.items():
-        # Some files round the numbers, others write 0.48500001
+        # Rounded numbers count too
         if all(abs(a - b) < 1e-3 for a, b in zip([*mean, *std], [*known[0], *known[1]], strict=True)):
             return name
     return f"mean {mean} and deviation {std}, which none of {', '.join(NORMALIZATIONS)} is"

@@ -89,6 +89,7 @@ def show(weights: str) -> dict[str, Any]:
         "bytes": located.path.stat().st_size,
         "sha256": located.sha256,
         "format": f"{read.tensors.kind}, {read.account.layout.title}",
+        # The file's own facts; the image size follows from the grid of positions and the patch
         "architecture": {**vars(found), "heads": found.heads, "image_size": read.config.image_size},
         "options": found.options(),
         "dtypes": sorted({read.tensors.dtypes[name] for name in used}),
@@ -155,6 +156,7 @@ def convert(
     else:
         located = locate(source)
         tensors, notes = open_tensors(located.path), located.notes
+    # Read into our own layout and written from it, so each kind of file needs only its own two ways
     read = read_whole(tensors, heads=heads, image_size=image_size)
     # Readers of PyTorch's files look for `format` in the header
     metadata = header(read.config, read.heads) if layout is OWN else {"format": "pt"}

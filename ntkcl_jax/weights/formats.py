@@ -205,7 +205,7 @@ def _architecture(layout: Layout, shapes: Mapping[str, Shape], tensors: Tensors)
         height, width, channels, dim = layout.patch(patch)
     except ValueError:
         return None
-    # A flattened patch doesn't tell its side for sure; the header does
+    # Flattened, a patch of four channels looks like a larger one of a single channel: the header knows better
     if config is not None:
         height = width = config.patch_size
         channels = config.channels

@@ -147,6 +147,7 @@ class Layout:
 
     def bare(self, name: str) -> str:
         """Name without the prefixes of wrappers."""
+        # Wrappers nest: `module.` of data parallelism around `_orig_mod.` of a compiled model around a network
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
         return name
@@ -214,6 +215,5 @@ class Layout:
                     f"expected {path} with shape {expected[path]}, got {came}; give the backbone's config"
                 )
             arrays = self.to_theirs(path, np.asarray(tree[path]), config, len(group))
-            # safetensors writes a buffer as it lies in memory, whatever the strides
             out.update({name: np.ascontiguousarray(x) for name, x in zip(group, arrays, strict=True)})
         return out

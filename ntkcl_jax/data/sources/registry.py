@@ -72,6 +72,7 @@ def _sides(found: Any, data: DataConfig) -> Sides:
     """Give `Arrays` the form of the others; refuse what another package made wrong."""
     if isinstance(found, Arrays):
         assert found.class_names is not None  # Arrays numbers the classes if nobody names them
+        # Inverted here for every source that gives arrays; sources of files do it as they decode
         train = ArrayImages(found.train_images, found.train_labels, "train_images", data.invert)
         test = ArrayImages(found.test_images, found.test_labels, "test_images", data.invert)
         return Sides(train, test, found.class_names)
