@@ -33,6 +33,7 @@ def demo(args: list[str]) -> None:
     options = parse(Demo, "ntkcl demo", args)
     from ntkcl_jax.config.presets import preset
 
+    # The two baselines between which any method should be seen: no training, and nothing against forgetting
     config = preset("digits", seeds=options.seeds, methods=("ntkcl", "prototypes", "sequential"))
     _train(config, options, MeshConfig(data=1))  # it is too small to share
 
@@ -42,6 +43,7 @@ def train(args: list[str]) -> None:
     from ntkcl_jax.config.presets import PRESETS, preset
 
     if args[:1] in (["-h"], ["--help"]):
+        # tyro's help needs a preset, whose values it shows as defaults
         print("usage: ntkcl train PRESET --run-dir RUN [options]\n")
         print(_preset_lines())
         print("\nntkcl train PRESET --help lists every option with the preset's values.")
@@ -50,14 +52,17 @@ def train(args: list[str]) -> None:
     if not args or args[0].startswith("-"):
         raise ConfigError(f"expected a preset first, e.g. `ntkcl train digits --run-dir RUN`: {', '.join(PRESETS)}")
     config = preset(args[0])
+    # Looked for by hand: a rehearsal has other options and needs no --run-dir, which `Train` demands
     if "--rehearse" in args[1:]:
         _rehearse(args[0], config, [word for word in args[1:] if word != "--rehearse"])
         return
     from ntkcl_jax.terminal.options import parse_train
 
     options = parse_train(args[0], config, args[1:])
+    # Only now, when the words are understood: this imports JAX, which takes seconds
     from ntkcl_jax.devices.hosts import together
 
+    # Before any other use of JAX, which otherwise starts with this process's devices alone
     with together(options.hosts):
         _train(options.config, options, options.mesh)
 
@@ -88,6 +93,7 @@ def _train(config: Any, options: Any, mesh: Any) -> None:
     quiet = options.quiet or options.json
     with explained(config):
         results = train(config, options.run_dir, resume=options.resume, quiet=quiet, mesh=mesh)
+    # Every process gets the results; one of them draws and prints
     if not first():
         return
     from ntkcl_jax.plots.run import draw_run
@@ -211,6 +217,7 @@ def _show(results: dict[str, Any], as_json: bool) -> None:
 
 
 def _among_others() -> bool:
+    # A mistake in the words is told before JAX was imported: then there are no other processes, and no reason to do it
     if "ntkcl_jax.devices.hosts" not in sys.modules:
         return False
     from ntkcl_jax.devices.hosts import several

@@ -48,6 +48,7 @@ class Evaluate:
     ) -> Float[Array, "n k"]:
         """Evaluate the network; `rest` are trainable parameters that the outputs don't depend on."""
         out = self.learner.apply_fn({**params, **rest}, frozen, images, self.output)
+        # Classes learned come first in a run's numbering; those to come have no prototypes or untrained rows
         return out[:, : self.classes] if self.output == "scores" else out
 
 
@@ -59,8 +60,9 @@ class Records:
         self.run = run
         # A random backbone is drawn for each task again: keep the last few.
         self._task = functools.lru_cache(maxsize=4)(self._read_task)
+        # The number of finished tasks is part of the key: a running run's last task changes
         self._last = functools.lru_cache(maxsize=1)(lambda seed, done: self.task(seed, done - 1).frozen)
-        self._used: dict[str, frozenset[str]] = {}
+        self._used: dict[str, frozenset[str]] = {}  # by output
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -156,15 +158,19 @@ class Records:
             )
         self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
         done = self._done(seed)
+        # Checkpoint 0 has no task of its own: it is stored as what task 0 began with
         task = self.task(seed, max(checkpoint - 1, 0))
         trainable, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
         last = self._last(seed, done)
+        # One classifier for all checkpoints; adaptation and running mean stay the checkpoint's own
         known = {name: last.buffers[name] for name in learner.class_buffers}
         frozen = frozen._replace(buffers=frozen.buffers | known)
         moved = trainable if every else self._depends(output, trainable, frozen)
+        # Only real numbers have a derivative; all else goes along as a constant of the function
         params = {path: x for path, x in trainable.items() if path in moved and jnp.issubdtype(x.dtype, jnp.floating)}
         rest = {path: x for path, x in trainable.items() if path not in params}
         classes = self.run.context.scenarios[seed].offsets[done]
+        # Arrays are leaves, settings are static and equal: one compiled program serves all checkpoints and seeds
         apply_fn = Partial(Evaluate(replace(learner, dtype=dtype), output, classes), frozen=frozen, rest=rest)
         return jax.tree.map(_double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
 
@@ -174,6 +180,7 @@ class Records:
         if isinstance(learner, NTKCL):
             return [path for path in trainable if output == "proxy" or not path.startswith(PARTS["head"])]
         if output not in self._used:
+            # Traced only, with a single image's shape: nothing is computed
             x = jax.ShapeDtypeStruct((1, learner.image_size, learner.image_size, 3), jnp.float32)
             reals = {path: value for path, value in trainable.items() if jnp.issubdtype(value.dtype, jnp.floating)}
 
@@ -181,6 +188,7 @@ class Records:
                 fn = lambda moved: learner.apply_fn({**trainable, **moved}, *rest, output)  # noqa: E731
                 return jax.jvp(fn, (reals,), (step,))[1]
 
+            # `jax.tree.leaves` takes a dictionary's values in the order of its sorted keys
             self._used[output] = frozenset(sorted(reals)[at] for at in leaves_used(derivative, reals, frozen, x))
         return self._used[output]
 
@@ -216,6 +224,7 @@ class Records:
 
 def _double(leaf: Any) -> Any:
     array = np.asarray(leaf)
+    # NumPy, since JAX would cut to float32 outside of `enable_x64`; `jnp.issubdtype` knows bfloat16
     return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
@@ -266,7 +275,7 @@ def default_groups(
         if parts != PARTS:
             raise RecordError("expected groups part or none, as a baseline's layers share arrays; got layer")
         streams = (*groups.pop("channel"), *groups.pop("patch"))
-        layers = {int(path.split("/")[2]) for path in paths if path.startswith(streams)}
+        layers = {int(path.split("/")[2]) for path in paths if path.startswith(streams)}  # `current/adapters/3/up/bias`
         groups = {f"layer{i}": tuple(f"{stream}{i}/" for stream in streams) for i in sorted(layers)} | groups
     return {name: prefixes for name, prefixes in groups.items() if any(path.startswith(prefixes) for path in paths)}
 
@@ -282,6 +291,7 @@ def tree_sha256(tree: Any) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.asarray(leaf)
+        # Path, type and shape too: bytes alone don't tell where one array ends and whose they are
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

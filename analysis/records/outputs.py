@@ -31,11 +31,13 @@ class CentredScores:
     def __call__(self, params: Params, images: Float[Array, "n h w c"], *, scores: Partial) -> Float[Array, "n k"]:
         """Evaluate; the running mean is taken from `params` where they have one."""
         mean = {path: value for path, value in params.items() if path.startswith(MEAN)}
+        # The running mean is a buffer of the network, but an argument here: so Jacobians get columns for it
         if mean:
             frozen = scores.keywords["frozen"]
             frozen = frozen._replace(buffers=frozen.buffers | mean)
             scores = Partial(scores.func, **{**scores.keywords, "frozen": frozen})
         out = scores({path: value for path, value in params.items() if path not in mean}, images)
+        # [n, k]; docs/theory.md, section 7, has the definition
         return (out - out.mean(axis=1, keepdims=True)) / self.scale
 
 
@@ -65,6 +67,7 @@ def centred_scores(
     """
     scores, params = records.function(seed, checkpoint, "scores", dtype)
     frozen, weights = scores.keywords["frozen"], records.run.config.model.section_weights
+    # Scores are scale times Σ_s m_s cos (docs/method.md, section 2); both are divided out
     scale = float(frozen.buffers["prototypes/scale"][0]) * sum(weights)
     means = {path: value for path, value in frozen.buffers.items() if path.startswith(MEAN)} if with_mean else {}
     return Partial(CentredScores(scale), scores=scores), {**params, **means}
@@ -94,6 +97,7 @@ def mean_step(before: Params, step: Params, task: int, *, last: bool) -> Params:
     for path in (path for path in before if path.startswith(MEAN)):
         current = path.replace(MEAN, "current/", 1)
         start, mean = (np.asarray(before[name], np.float64) for name in (current, path))
+        # New minus old mean: t/(t + 1) m + c/(t + 1) - m = (c - m)/(t + 1), c = start + step
         moved[path] = np.zeros_like(mean) if last else (start + np.asarray(step[current]) - mean) / (task + 1)
     return moved
 

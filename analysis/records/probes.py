@@ -61,6 +61,7 @@ class Probes:
     @property
     def sha256(self) -> str:
         """SHA-256 of everything here: equal for equal pixels, labels and tasks."""
+        # Not the seed: what counts is which images these are
         facts = [self.side, *self.tasks, *self.offsets, *self.labels.tolist(), *self.hashes]
         return hashlib.sha256("/".join(map(str, facts)).encode()).hexdigest()
 
@@ -85,6 +86,7 @@ class Probes:
                 "pixels_sha256": sha256,
             }
             path = folder / f"seed{self.seed}" / f"{self.side}-task{task}-{rows.stop - rows.start}.json"
+            # Never replaced: kernels that are stored already are of the images recorded here
             if not path.exists():
                 write_json(path, facts)
                 continue
@@ -122,6 +124,7 @@ def probe_order(labels: Int[np.ndarray, "n"], seed: int, side: str, task: int) -
     place = {}
     for label in np.unique(labels).tolist():
         members = sorted(np.flatnonzero(labels == label).tolist(), key=lambda position: draw(label, position))
+        # By turn first, which makes rounds of one image a class; within a round classes stand by a hash, not by number
         place |= {position: (turn, draw("class", label)) for turn, position in enumerate(members)}
     return np.array(sorted(place, key=place.__getitem__), np.int64)
 
@@ -163,6 +166,7 @@ def choose_probes(
     if per_task < 1:
         raise RecordError(f"expected at least 1 probe a task, got {per_task}; give a larger --per-task")
     for task, labels in labels_by_task.items():
+        # Every task has the same number of probes; the offsets below count on it
         if len(labels) < per_task:
             raise RecordError(
                 f"expected at most {len(labels)} probes a task, as many as task {task} has {side} images; got "

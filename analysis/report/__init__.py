@@ -42,6 +42,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         raise StoreError("expected at least one run folder, got none; name one")
     out = user_path(out or Path(runs[0]) / "analysis" / "report.html")
     check_target(out)
+    # All runs are read and checked before the first file is written: a broken one leaves the old report as it was
     files = [read_run(Path(run)) for run in runs]
     sections = sections_of(files)
     headings = {key: heading for key, (heading, _) in sections.items()}

@@ -42,6 +42,7 @@ def correlation(x: Sequence[float | None], y: Sequence[float | None]) -> float |
         (1.0, None)
     """
     pairs = np.array([(a, b) for a, b in zip(x, y, strict=True) if len(known([a, b])) == 2])
+    # Two points always lie on a line; without spread there is none to divide by
     if len(pairs) < 3 or not pairs.std(axis=0).all():
         return None
     return float(np.corrcoef(pairs.T)[0, 1])
@@ -95,9 +96,10 @@ def kernel_facts(summary: SummaryFile) -> KernelFacts:
     seeds = list(summary.seeds.values())
     first, last = [seed.first for seed in seeds], [seed.last for seed in seeds]
     drift = mean(value for seed in seeds for figures in seed.checkpoints.values() for value in figures.drift)
+    # Above the diagonal only: the matrix is symmetric, and a task's ratio with itself is 1
     tasks, ratios = seeds[0].tasks, np.triu(np.nan_to_num(floats(last[0].inter_intra_ratio)), 1)
     several = len(tasks) > 1
-    t, k = divmod(int(np.argmax(ratios)), len(tasks))
+    t, k = divmod(int(np.argmax(ratios)), len(tasks))  # place in the flattened matrix to row and column
     return KernelFacts(
         mean(value for figures in first for value in pairs_of(figures.inter_intra_ratio)),
         mean(value for figures in last for value in pairs_of(figures.inter_intra_ratio)),
@@ -164,6 +166,7 @@ class GapFacts:
 def gap_facts(gaps: GapsFile) -> GapFacts:
     """Reduce `gaps.json` to a few numbers."""
     every = gaps.every
+    # Nothing comes after a seed's last task, so it would only dilute what later tasks did
     earlier = [gap for seed in gaps.seeds.values() for gap in seed.by_task[:-1]]
     cross = [sum(v for name, v in stack(gap).items() if name.startswith("cross")) for gap in earlier]
     bounds = known(gap.bound.value for gap in every)
@@ -230,6 +233,7 @@ def forecast_facts(forecast: ForecastFile) -> ForecastFacts:
     pairs = [pair for seed in forecast.seeds.values() for pair in seed.pairs]
     change = [(pair.predicted_loss_change, pair.measured_loss_change) for pair in pairs]
     judged = [(pair.relative_error, pair) for pair in pairs if pair.relative_error is not None]
+    # By the error alone: pairs with equal errors can't be compared
     error, worst = max(judged, key=lambda one: one[0], default=(None, None))
     return ForecastFacts(
         len(pairs), median(pair.cosine for pair in pairs), median(pair.relative_error for pair in pairs),

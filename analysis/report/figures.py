@@ -55,10 +55,12 @@ def kernel_heatmap(kernel: TaskKernel, names: Sequence[str], low: float) -> Figu
         low: lower end of the colour scale, shared by the figures that are compared.
     """
     figure, axes = new_figure((4.6, 4.3))
+    # Without interpolation, since every pixel is a pair of images of its own
     image = axes.imshow(kernel.cosines, vmin=low, vmax=1, cmap="cividis", interpolation="none")
     n = len(kernel.tasks)
     groups = _runs([f"{t}/{c}" for t, c in zip(kernel.tasks, kernel.labels, strict=True)])
     blocks = _runs(kernel.tasks.tolist())
+    # Between classes a thin line, between tasks a bold one; pixel i reaches from i - 0.5 to i + 0.5
     for edges, width, shade in ((groups, 0.4, 0.5), (blocks, 1.4, 1.0)):
         for start, _ in edges[1:]:
             axes.axhline(start - 0.5, color="white", lw=width, alpha=shade)
@@ -74,6 +76,7 @@ def kernel_heatmap(kernel: TaskKernel, names: Sequence[str], low: float) -> Figu
     else:
         axes.set_yticks(middle, [str(kernel.tasks[start] + 1) for start, _ in blocks])
         axes.set_ylabel("task")
+    # Lines at the edge must not widen the axes; the first row stays at the top
     axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -155,9 +158,11 @@ def methods_figure(curves: Mapping[str, Mapping[str, Sequence[tuple[int, float]]
     figure = Figure(figsize=(7.4, 6.0), layout="constrained")
     titles = {"inter_intra_ratio": "inter-task / intra-task kernel", **{n: title for n, (title, _) in LABELS.items()}}
     for axes, (name, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
+        # There may be more methods than colours
         for colour, (method, values) in zip(cycle(COLOURS), curves.items(), strict=False):
             x, y = [c for c, _ in values[name]], [value for _, value in values[name]]
             axes.plot(x, y, "o-", ms=3.5, lw=1.3, color=colour, label=method)
+        # With zero on the axis, so that small changes don't look large; all zeros would give it no height
         shown = [0.0, *(value for values in curves.values() for _, value in values[name])]
         axes.set(title=title, xlabel="checkpoint (tasks learned)", ylim=(1.1 * min(shown), 1.1 * max(shown) or 1))
         axes.grid(alpha=0.25)
@@ -173,6 +178,7 @@ def share_figure(checkpoints: Mapping[int, KernelFigures]) -> Figure:
     for values in plain.values():
         values["groups"] = {label(name, 24): group for name, group in values["groups"].items()}
     share_panel(axes, plain)
+    # `share_panel` puts one inside, which on a small figure hides the lines
     legend = axes.get_legend()
     if legend is not None:
         legend.remove()

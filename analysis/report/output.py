@@ -28,6 +28,7 @@ def render(figure: Figure) -> dict[str, bytes]:
         >>> sorted(render(Figure(figsize=(1, 1))))
         ['png', 'svg']
     """
+    # Without a salt the ids in an SVG are drawn at random; `style` takes both settings back afterwards
     matplotlib.rcParams.update({"svg.hashsalt": "ntkcl", "svg.fonttype": "path"})
     FigureCanvasAgg(figure)
     made = {}
@@ -49,6 +50,7 @@ def write(path: Path, content: bytes) -> Path:
     Raises:
         StoreError: the folder can't be written.
     """
+    # A name of its own, as two reports may be written at once; in the same folder, so that the rename is one step
     partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

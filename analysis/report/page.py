@@ -60,6 +60,7 @@ def render_page(runs: Sequence[RunView], sections: Mapping[str, str], comparison
 
 def _environment() -> Environment:
     made = Environment(
+        # An unknown name in the template is an error rather than an empty place in the page
         loader=PackageLoader("analysis.report", ""), autoescape=True, undefined=StrictUndefined, finalize=printable,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
@@ -88,4 +89,5 @@ def data_uri(svg: bytes) -> str:
         >>> data_uri(b"<svg/>")
         'data:image/svg+xml;base64,PHN2Zy8+'
     """
+    # As an image, not inline: nothing in it can run, and ids of two figures can't meet
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

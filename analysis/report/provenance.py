@@ -54,6 +54,7 @@ def _versions(versions: dict[str, str] | None) -> str:
 
 
 def _line(value: str) -> str:
+    # Split first: line ends become blanks, where `plain_text` alone would write `?`
     text = " ".join(plain_text(part) for part in value.split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
@@ -61,7 +62,7 @@ def _line(value: str) -> str:
 def seeds_note(files: RunFiles) -> str:
     """Which seed the figures show, and where all the numbers are."""
     seeds = [seed for made in (files.summary, files.gaps, files.forecast) if made for seed in made.seeds]
-    every = [str(seed) for seed in dict.fromkeys(seeds)]
+    every = [str(seed) for seed in dict.fromkeys(seeds)]  # each once, in order
     where = "All numbers, unrounded, are in analysis/tables of the run folder, the figures in analysis/figures."
     if len(every) < 2:
         return where

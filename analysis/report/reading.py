@@ -78,6 +78,7 @@ class RunFiles:
     @property
     def name(self) -> str:
         """Name of the folder, for people."""
+        # Resolved, since a run given as `.` or `..` has no name
         return clean(self.run.resolve().name or str(self.run))
 
     def class_names(self, seed: int) -> list[str]:
@@ -118,9 +119,11 @@ def read_run(run: Path) -> RunFiles:
     if config is None:
         raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
     home = run / "analysis"
+    # Only what a learner classifies by itself has kernels of its own; a readout above it shares the learner's
     methods = [method for method in config.config.methods if Method.of(method).readout == HEAD]
     found = {method: read_form(analysis_folder(run, method) / "summary.json", SummaryFile) for method in methods}
     summaries = {method: summary for method, summary in found.items() if summary}
+    # Without NTK-CL, the first method that was analysed, else the first that could be
     method = "ntkcl" if "ntkcl" in methods else next(iter(summaries), [*methods, "ntkcl"][0])
     summary = summaries.pop(method, None)
     new_data = {
@@ -150,6 +153,7 @@ def _added(path: Path, summary: SummaryFile) -> dict[int, dict[str, Numbers | Ma
     """
     names = [name for name, measure in by_name().items() if measure.package]
     seed, part = summary.first_seed
+    # The file again, as plain JSON: `SummaryFile` passes over keys that it doesn't know
     checkpoints = read_json(path)["seeds"][str(seed)]["checkpoints"] if names else {}
     found: dict[int, dict[str, Numbers | Matrix]] = {}
     for number, figures in checkpoints.items():
@@ -157,7 +161,7 @@ def _added(path: Path, summary: SummaryFile) -> dict[int, dict[str, Numbers | Ma
             pairs = by_name()[name].kind == "pair"
             try:
                 values = msgspec.convert(figures[name], Matrix if pairs else Numbers)
-                check_shape(name, values, *[len(part.tasks)] * (1 + pairs))
+                check_shape(name, values, *[len(part.tasks)] * (1 + pairs))  # T, or T x T
             except ValueError as error:
                 raise StoreError(f"{path}: checkpoint {number}, {name}: {error}; make it again") from error
             found.setdefault(int(number), {})[name] = values
@@ -181,11 +185,14 @@ def _kernel(stored: StoredKernel, run: Path, side: str) -> TaskKernel:
     """Read a kernel pair of tasks by pair of tasks, so that one with many outputs needn't fit in memory."""
     spec = stored.spec
     kernel = np.block([[_samples(stored.block(t, k)) for k in spec.tasks] for t in spec.tasks])
+    # A diagonal is a sum of squares; by rounding it may fall below zero where an image has no gradient
     diagonal = np.sqrt(np.maximum(np.diag(kernel), 0))
     size = np.outer(diagonal, diagonal)
+    # An image without gradient has no direction: its cosines are 0
     cosines = np.divide(kernel, size, out=np.zeros_like(kernel), where=size > 0)
     labels = np.concatenate([_labels(run, spec, task, side) for task in spec.tasks])
     tasks = np.concatenate([np.full(_count(spec, task), task) for task in spec.tasks])
+    # Probes go round the classes; here each class stands together. Stable, so that within one the order is kept
     order = np.concatenate(
         [np.flatnonzero(tasks == t)[np.argsort(labels[tasks == t], kind="stable")] for t in spec.tasks]
     )
@@ -193,6 +200,7 @@ def _kernel(stored: StoredKernel, run: Path, side: str) -> TaskKernel:
 
 
 def _samples(block: Float[np.ndarray, "n1 n2 *k"]) -> Float[np.ndarray, "n1 n2"]:
+    # [n1, n2, k] diagonal, [n1, n2, k, k] full, [n1, n2] trace or pseudo: all become the kernel of images
     return block.mean(axis=2) if block.ndim == 3 else sample_kernel(block) if block.ndim == 4 else block
 
 

@@ -75,6 +75,7 @@ def spread(items: Sequence[Item], most: int = PANELS) -> list[Item]:
     """
     if len(items) <= most:
         return list(items)
+    # Both ends belong to it: most - 1 equal steps
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
@@ -85,6 +86,7 @@ def accuracy(files: RunFiles) -> Part:
         again = files.config.command or ("ntkcl", "train", clean(files.config.config.preset))
         line = shlex.join([*(word for word in again if word != "--resume"), "--resume"])
         return Part(missing=printable(line))
+    # The drawing functions are shared with `ntkcl`, which has JSON's dictionaries
     plain = to_builtins(files.results, str_keys=True)
     curves = accuracy_curves(plain)
     curves.set_size_inches(5.2, 3.6)
@@ -101,6 +103,7 @@ def kernels(files: RunFiles) -> Part:
     if not files.kernels or not files.summary:
         return Part(missing=command("ntk-analysis kernels", files))
     seed, _ = files.summary.first_seed
+    # One colour scale for both checkpoints, else they couldn't be compared
     low = min(0.0, *(float(kernel.cosines.min()) for kernel in files.kernels))
     names = files.class_names(seed)
     made = [
@@ -144,6 +147,7 @@ def _ratios(seed: int, tasks: Sequence[int], checkpoints: Checkpoints) -> list[P
 
 def _spectra(seed: int, tasks: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
     shown = list(dict.fromkeys((min(checkpoints), max(checkpoints))))
+    # One axis for both checkpoints; it is logarithmic, so zeros have no place on it
     values = [v for number in shown for line in checkpoints[number].spectrum for v in line if v > 0]
     limits = (min(values) / 1.5, max(values) * 1.5) if values else None
     return [
@@ -195,6 +199,7 @@ def gaps(files: RunFiles) -> Part:
         return Part(missing=command("ntk-analysis gaps", files))
     seed, first = files.gaps.first_seed
     network = [gap.network for gap in first.by_task]
+    # One axis for theory and network: the heights of their bars are to be compared
     limits = theory_figures.budget_limits([*first.by_task, *network])
     made = [
         Panel(
@@ -242,6 +247,7 @@ def forecast(files: RunFiles) -> Part:
     if not files.forecast:
         return Part(tables=others, missing=command("ntk-analysis forecast", files))
     made = []
+    # The first seed only, as in all figures; the table has every one
     for seed, part in list(files.forecast.seeds.items())[:1]:
         pairs = [p for p in part.pairs if p.predicted_loss_change is not None and p.measured_loss_change is not None]
         if pairs:
@@ -297,6 +303,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
 
 def sections_of(files: Sequence[RunFiles]) -> dict[str, tuple[str, Callable[[RunFiles], Part]]]:
     """The sections of a report: without what only NTK-CL has, with the methods' comparison, as the runs demand."""
+    # Side by side, a section stands if one run has something to show in it
     lacking = () if any(one.method == "ntkcl" for one in files) else ("gaps", "bounds", "forecast", "curves")
     compared = {"methods": ("Kernels of all methods", methods)} if any(one.others for one in files) else {}
     return {key: part for key, part in SECTIONS.items() if key not in lacking} | compared

@@ -49,7 +49,7 @@ class Table:
             >>> Table("t", "", ["task", "loss"], [["=1+1", 0.5], ["a", None]]).csv()
             b"task,loss\r\n'=1+1,0.5\r\na,\r\n"
         """
-        memory = io.StringIO(newline="")
+        memory = io.StringIO(newline="")  # the writer's own line ends, whatever the system
         writer = csv.writer(memory)
         writer.writerow(self.header)
         writer.writerows([[_safe(value) for value in row] for row in self.rows])
@@ -57,6 +57,7 @@ class Table:
 
 
 def _safe(value: Value) -> Value:
+    # Names come from folders that somebody else made; numbers may begin with a minus sign
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
@@ -69,7 +70,7 @@ def cell(value: float | None) -> str:
     """
     if value is None:
         return "–"
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
+    return str(value) if isinstance(value, int) else f"{value:.3g}"  # whole numbers count something: not 1.2e+03
 
 
 def rounded_percent(value: float | None) -> float | None:
@@ -201,6 +202,7 @@ def of_gaps(gaps: GapsFile) -> list[Table]:
     for seed, part in gaps.seeds.items():
         for title, gap in zip(part.names, part.by_task, strict=True):
             task = gap.task + 1
+            # A gap is itself the budget of theory's learner
             for learner, budget in (("theory", gap), ("network", gap.network)):
                 at = [seed, learner, task]
                 budgets.append([*at, clean(title), *(value(budget) for value in BUDGET_COLUMNS.values())])
@@ -259,7 +261,7 @@ def of_forecast(forecast: ForecastFile, name: str, title: str) -> Table:
     rows: list[Sequence[Value]] = []
     for seed, part in forecast.seeds.items():
         for pair in part.pairs:
-            new = pair.new + 1 if isinstance(pair.new, int) else clean(pair.new)
+            new = pair.new + 1 if isinstance(pair.new, int) else clean(pair.new)  # a task, or the name of new data
             numbers = [value(pair) for value in PAIR_COLUMNS.values()]
             rows.append([*([seed] if several else []), pair.old + 1, new, *numbers])
     header = [*(["seed"] if several else []), "old task", "new task", *PAIR_COLUMNS]

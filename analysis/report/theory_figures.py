@@ -30,6 +30,7 @@ def stack(budget: Budget) -> dict[str, float]:
         `own` (task-specific), `from K` for each later task K (from 1), `cross_own` and `cross_between` (sums).
     """
     parts = {"own": budget.task_specific}
+    # S, I_k, and the sums of C_k and of X_kl (docs/theory.md, section 1.1)
     parts |= {f"from {k + 1}": value for k, value in sorted(budget.interplay.items())}
     parts["cross_own"] = sum(known(budget.cross.own.values()), 0.0)
     parts["cross_between"] = sum(known(budget.cross.between.values()), 0.0)
@@ -60,7 +61,9 @@ def budget_figure(budgets: Sequence[Budget], tasks: Sequence[int], title: str, l
     at = np.arange(len(tasks))
     for name, (text, look) in looks.items():
         values = np.array([parts.get(name, 0.0) for parts in stacks])
+        # Two stacks from zero, since cross terms may be negative: the diamond shows what they add up to
         base = np.where(values >= 0, top, bottom)
+        # Many later tasks would make a legend longer than the figure; their colours keep the order
         named = text if name in ("own", "cross_own", "cross_between") or len(later) <= FEW else None
         axes.bar(at, values, bottom=base, width=0.66, label=named, **look)
         top, bottom = top + np.maximum(values, 0), bottom + np.minimum(values, 0)
@@ -75,6 +78,7 @@ def budget_figure(budgets: Sequence[Budget], tasks: Sequence[int], title: str, l
 def budget_limits(budgets: Sequence[Budget]) -> tuple[float, float]:
     """Axis that holds every stack, with room."""
     stacks = [list(stack(budget).values()) for budget in budgets]
+    # Positive and negative parts are stacked apart, so each side has its own height
     high = max([sum(max(v, 0) for v in parts) for parts in stacks] + known(b.total for b in budgets), default=0)
     low = min((sum(min(v, 0) for v in parts) for parts in stacks), default=0)
     room = 0.06 * (high - low) or 1.0
@@ -92,7 +96,9 @@ def forecast_figure(pairs: Sequence[ForecastPair]) -> Figure:
     x = floats([pair.measured_loss_change for pair in pairs])
     y = floats([pair.predicted_loss_change for pair in pairs])
     old = floats([pair.old + 1 for pair in pairs])
+    # Numbers before names, which can't be compared with each other
     new = sorted({pair.new for pair in pairs}, key=lambda name: (isinstance(name, str), name))
+    # One range for both axes, so that the line of equal values is the diagonal
     low, high = min(x.min(), y.min(), 0), max(x.max(), y.max(), 0)
     room = 0.08 * (high - low) or 1e-3
     ends = (low - room, high + room)
@@ -102,6 +108,7 @@ def forecast_figure(pairs: Sequence[ForecastPair]) -> Figure:
     for i, k in enumerate(new):
         chosen = np.array([pair.new == k for pair in pairs])
         axes.scatter(x[chosen], y[chosen], s=26, color=task_colour(i, len(new)), label=_new_name(k, len(new)), zorder=3)
+    # [n, n] distances between points, infinite to themselves: only one with room around it gets a number
     gaps = np.hypot(x[:, None] - x, y[:, None] - y) + np.where(np.eye(len(x)), np.inf, 0.0)
     for a, b, t, gap in zip(x, y, old, gaps.min(axis=1), strict=True):
         if gap > 0.07 * (ends[1] - ends[0]):  # room for a digit
@@ -131,19 +138,21 @@ def curve_figure(gap: Gap) -> Figure:
     for (name, (line, colour, _)), values in zip(CURVES.items(), predicted, strict=True):
         if np.isfinite(values).any():
             axes.plot(sizes, values, line, color=colour, lw=1.6, label=name)
+    # One subset has no deviation: a dot without bars
     spread = np.nan_to_num(floats(curve.measured_std))
     look: dict[str, Any] = {"fmt": "o", "ms": 4.5, "capsize": 2.5, "lw": 1}
     if len(sizes):
         axes.errorbar(sizes, measured, spread, color="black", label="kernel regression", **look)
     axes.set_xscale("log")
     ticks = sorted(set(curve.sizes))
-    ticks = ticks[:: 1 + len(ticks) // 5]
+    ticks = ticks[:: 1 + len(ticks) // 5]  # about five have room
     heights = [*known(np.ravel(predicted)), *known(measured + spread)]
     if network.loss is not None:
         axes.plot(network.images, network.loss, "*", ms=12, color=COLOURS[1], label="trained network", ls="")
         ticks.append(network.images)
         heights.append(network.loss)
     axes.set_xticks(ticks, [str(size) for size in ticks])
+    # A logarithmic axis would write numbers of its own between these
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(0, 1.1 * max(heights, default=1.0) or 1.0)
     axes.grid(alpha=0.25)

@@ -20,11 +20,12 @@ def number(value: float | None, digits: int = 3) -> str:
         >>> number(0.123456), number(12345.6), number(-0.0), number(None)
         ('0.123', '12300', '0', 'unknown')
     """
-    if value is None or value != value:
+    if value is None or value != value:  # NaN alone differs from itself
         return UNKNOWN
     if value == 0:
         return "0"
     short = f"{value:.{digits}g}"
+    # `g` writes 12345 as 1.23e+04: people read 12300
     return f"{float(short):.0f}" if "e" in short and 1e-4 <= abs(value) < 1e6 else short
 
 
@@ -55,6 +56,7 @@ def points(value: float | None) -> str:
         >>> points(0.0325), points(0.01)
         ('3.3 points', '1.0 points')
     """
+    # 3.25 may be stored a little below: halves round up, as readers expect
     return UNKNOWN if value is None else f"{100 * value + 1e-9:.1f} points"
 
 
@@ -97,7 +99,7 @@ def _forgetting(files: RunFiles) -> str:
     if forgetting is None:
         return "How much it forgot isn't known: that takes results of at least two tasks."
     words = ((0.01, "hardly anything"), (0.05, "little"), (0.15, "a good deal"), (float("inf"), "much"))
-    much = next(word for limit, word in words if forgetting < limit)
+    much = next(word for limit, word in words if forgetting < limit)  # negative too: then nothing was lost
     fell = "fell" if forgetting >= 0 else "rose"
     return (
         f"It forgot {much}: accuracy on an earlier task {fell} by {points(abs(forgetting))} on average between its "
@@ -123,6 +125,7 @@ def closeness(facts: KernelFacts) -> str:
         return "With a single task there is no interplay between tasks to see in the kernels."
     low, high = facts.unrelated, facts.same
     share = "share directions"
+    # A ratio says little by itself: see where it lies between floor and ceiling (docs/theory.md, section 4)
     if low is not None and high is not None and high > low:
         between = (facts.last - low) / (high - low)
         steps = ((0.15, "hardly share any directions"), (0.6, "share part of their directions"))

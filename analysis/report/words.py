@@ -110,6 +110,7 @@ def accuracy_says(files: RunFiles) -> str:
         return ""
     matrix = floats(files.results.summary[shown_method(files)].accuracy_matrix.mean)
     last = matrix[-1]
+    # From the diagonal down: above it a task isn't learned yet. The last row counts, so no fall is negative
     falls = [(float(matrix[t:, t].max() - last[t]), t) for t in range(len(last))]
     text = f"The final accuracies of single tasks lie between {percent(last.min())} and {percent(last.max())}"
     if len(last) < 2:
@@ -126,6 +127,7 @@ def kernels_says(kernels: tuple[TaskKernel, ...]) -> str:
     for kernel in kernels:
         same_task = kernel.tasks[:, None] == kernel.tasks
         same_class = kernel.labels[:, None] == kernel.labels
+        # An image's cosine with itself is 1 and says nothing about its class
         alike = same_class & ~np.eye(len(same_class), dtype=bool)
         groups = (
             (alike, "within a class"),
@@ -167,6 +169,7 @@ def spectra_says(summary: SummaryFile) -> str:
     """How much of the shown spectrum the largest eigenvalues hold, first and last checkpoint of the first seed."""
     _, seed = summary.first_seed
     ends = [seed.first, seed.last] if len(seed.checkpoints) > 1 else [seed.first]
+    # Eigenvalues descend, so the first five are the largest
     shares = [mean(sum(v[:5]) / sum(v) for v in figures.spectrum if sum(v) > 0) for figures in ends]
     said = " at the first checkpoint and ".join(percent(share, 0) for share in shares)
     where = " at the last" if len(shares) > 1 else ""
@@ -224,6 +227,7 @@ def bounds_says(gaps: GapsFile) -> str:
     )
     if not count:
         return text + " No bound could be computed."
+    # Most tasks have the same note: each is told once
     notes = list(dict.fromkeys(clean(gap.bound.note, 200) for gap in gaps.every if gap.bound.note))[:3]
     why = f" About the bounds: {'; '.join(notes)}." if notes else ""
     empty = "all are" if below == 0 else f"{count - below} of {count} are"
@@ -271,6 +275,7 @@ def curves_says(gaps: GapsFile) -> str:
     said = (
         f"The median distance from kernel regression is {', '.join(parts)}." if parts else "No point can be compared."
     )
+    # The last dot has most images: nearest to what the network was trained on
     ends = [(curve.network.loss, (known(curve.measured) or [None])[-1]) for curve in every]
     both = [(a, b) for a, b in ends if a is not None and b is not None]
     better = sum(a < b for a, b in both)

@@ -41,6 +41,7 @@ def stored_checksum(path: Path) -> str | None:
     """
     try:
         with open(path, "rb") as f:
+            # Read from the file's end: chunks are large, and `intact` holds the checksum against the numbers
             if f.seek(0, os.SEEK_END) < CHECKSUM_BYTES:
                 return None
             f.seek(-CHECKSUM_BYTES, os.SEEK_END)
@@ -63,12 +64,14 @@ class KernelArrays:
 
     def __init__(self, folder: Path, spec: KernelSpec, *, create: bool) -> None:
         self.folder, self.spec = folder, spec
+        # A chunk for each pair of tiles, all outputs in it: what is computed at once is written at once
         shape = [*[min(spec.tile, spec.n)] * 2, *spec.shape[2:]]
         metadata = {
             "shape": list(spec.shape),
             "data_type": "float64",
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            # Of a fixed order and not compressed, so that equal numbers are equal files on every machine
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
             "fill_value": "NaN",  # never stored, so a tile of zeros (a group without gradient) isn't an absent one
         }
@@ -86,6 +89,7 @@ class KernelArrays:
             )
             for name in spec.arrays
         }
+        # All opened, or written, at once; a future's error shows when it is asked
         self.arrays = {name: future.result() for name, future in waiting.items()}
 
     def write(self, i: int, j: int, blocks: Mapping[str, Float64[np.ndarray, "..."]]) -> None:
@@ -121,6 +125,7 @@ class KernelArrays:
                 f"kernel {self.spec.place} has the parameter groups {stored}, got {group!r}; name one of them, or "
                 "compute the kernel with that group"
             )
+        # [n1, n2, *outputs]; every entry is written below, by one tile or another
         out = np.empty((rows.stop - rows.start, columns.stop - columns.start, *self.spec.shape[2:]))
         try:
             for i, wanted in self._tiles(rows):
@@ -139,6 +144,7 @@ class KernelArrays:
 
     def _read_row(self, array: Any, i: int, rows: slice, columns: slice, out: Float64[np.ndarray, "n1 n2 ..."]) -> None:
         """Read the images `rows` of tile i into the beginning of `out`."""
+        # Below the diagonal the transposed part of tile (j, i) is read, and turned over afterwards
         parts = [
             (part, i <= j, array[(rows, part) if i <= j else (part, rows)].read()) for j, part in self._tiles(columns)
         ]

@@ -28,6 +28,7 @@ def cannot_write(path: Path, error: Exception) -> StoreError:
 
 def damaged(path: Path, why: str) -> StoreError:
     """Say that a file of the analysis isn't what was written, and what to do."""
+    # The kernel's own folder, which lies right below checkpoint<C>: as a whole it can be made again
     homes = [p for p in (path, *path.parents) if p.parent.name.startswith("checkpoint")]
     what = f"the folder {homes[0]}" if homes and homes[0] != path else "it"
     return StoreError(f"{path} {why}; delete {what} and compute it again")
@@ -63,7 +64,7 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "w", encoding="utf-8", newline="\n") as f:
             f.write(text)
-            f.flush()
+            f.flush()  # out of Python's buffer, which fsync doesn't see
             if sync:
                 os.fsync(f.fileno())
         partial.replace(path)

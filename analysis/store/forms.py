@@ -124,6 +124,7 @@ class ConfigFile(Form, frozen=True, kw_only=True):
         classes = len(self.data.class_names)
         for seed, scenario in self.scenarios.items():
             order, sizes = scenario.class_order, scenario.task_sizes
+            # Else names would be looked up beyond their list when the report is drawn
             if max(order, default=-1) >= classes or sum(sizes) > len(order):
                 raise ValueError(f"classes and task sizes of seed {seed} don't fit together")
 
@@ -206,6 +207,7 @@ class MethodResults(Form, frozen=True, kw_only=True):
         check_shape("accuracy_after_task.mean", self.accuracy_after_task.mean, self.tasks)
         check_shape("accuracy_after_task.std", self.accuracy_after_task.std, self.tasks)
         for t, row in enumerate(self.accuracy_matrix.mean):
+            # Tasks after t aren't learned yet: above the diagonal anything may stand
             for k, value in enumerate(row[: t + 1]):
                 if value is None or not 0 <= value <= 1:
                     raise ValueError(f"accuracy_matrix.mean[{t}][{k}]: expected a fraction from 0 to 1")
@@ -299,10 +301,12 @@ def made_of(value: Any, form: type[Read]) -> Read:
     if version is not None and isinstance(value, dict) and value.get("format", version) != version:
         raise ValueError(f"format is {short_name(value['format'], 40)}, expected {version}")
     try:
+        # Keys of JSON are text: `str_keys` reads those of seeds and checkpoints as numbers
         return convert(value, form, str_keys=True)
     except UnicodeError:  # half of a surrogate pair
         raise ValueError("expected names in Unicode, got a key that is none") from None
     except ValidationError as error:
+        # msgspec writes "Expected `int`, got `str` - at `$.seeds[...].tasks[0]`": keys of objects are left out
         what, _, at = str(error).rpartition(" - at ")
         if not what:
             what, at = at, ""
@@ -327,6 +331,7 @@ def _place(value: Any, form: type[Form], error: str, path: str) -> str:
         if gap:
             left = list(here.items())
             while len(left) > 1:  # by halves, as a file can have any number of keys
+                # Only one half stays in the value: if the error is the same, the wrong key is in it, else in the other
                 half = len(left) // 2
                 here.clear()
                 here.update(left[:half])
@@ -335,6 +340,7 @@ def _place(value: Any, form: type[Form], error: str, path: str) -> str:
             here.update(left)
             if _refusal(value, form) != error:
                 return place.removeprefix(".")
+            # One key is left, and with it alone the error is the same
             key, here = left[0]
             name = short_name(key, 40)
         else:

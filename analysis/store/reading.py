@@ -41,13 +41,16 @@ class StoredKernel(Readable):
     def __init__(self, path: Path) -> None:
         self.path = path
         manifest = read_json(path / MANIFEST)
+        # Files that are really below the folder: a forged manifest can't make others be read
         there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
         for name, recorded in manifest.items():
             if name not in there:  # one that leads elsewhere isn't either
                 raise damaged(path / name, "is missing")
             if fingerprint(path / name) != recorded:
                 raise damaged(path / name, "has changed since it was written")
+        # Only now, when kernel.json is known to be the one that was written
         self.spec = read_spec(path)
+        # Counted before `expected_files` lists them: a forged spec could ask for billions
         if len(self.spec.arrays) * self.spec.tiles * (self.spec.tiles + 1) // 2 > len(manifest):
             raise damaged(path / MANIFEST, "doesn't list every tile")
         unlisted = [name for name in expected_files(self.spec) if name not in manifest]
@@ -58,6 +61,7 @@ class StoredKernel(Readable):
             self.kernel_arrays = KernelArrays(path, self.spec, create=False)
         except ValueError as error:
             raise damaged(path, f"can't be read ({reason(error)})") from error
+        # The manifest has what stands at the end of each chunk; the numbers before it are held against that here
         for pair in self.spec.pairs:
             for name, file in chunk_files(self.spec, *pair).items():
                 if not self.kernel_arrays.intact(*pair, name):
@@ -72,6 +76,7 @@ class StoredKernel(Readable):
         """
         path = self.path / TIMINGS
         seconds = read_json(path).get("seconds") if path.exists() else None
+        # `type`, since True counts as an integer; the file is outside of what the manifest covers
         if seconds is not None and not (type(seconds) in (int, float) and seconds >= 0):
             raise damaged(path, f"has no seconds but {str(seconds)[:20]!r}")
         return seconds
@@ -83,6 +88,7 @@ class Analysis:
     def __init__(self, run: Path, method: str = "ntkcl") -> None:
         """Name the run and the method; `load_analysis` is the way here."""
         self.run, self.folder = run, analysis_folder(run, method)
+        # Verifying reads all of a kernel: once for all blocks that are asked for
         self._opened = functools.lru_cache(StoredKernel)
 
     @property
@@ -118,6 +124,7 @@ class Analysis:
             StoreError: no such kernel, several to choose from, or a damaged one.
         """
         there = [spec for spec in self.kernels if (spec.seed, spec.checkpoint) == (seed, checkpoint)]
+        # No silent choice between several: their shapes differ
         fitting = [spec for spec in there if outputs in (None, spec.outputs)]
         if len(fitting) == 1:
             return self._opened(self.folder / "kernels" / fitting[0].place)

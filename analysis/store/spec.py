@@ -74,7 +74,7 @@ class KernelSpec:
 
     def __post_init__(self) -> None:
         """Refuse fields that don't fit together."""
-        for problem in self._problems():
+        for problem in self._problems():  # the first one; later checks may count on earlier ones
             raise StoreError(f"expected {problem}; correct the kernel's spec")
 
     def _problems(self) -> Iterator[str]:
@@ -162,6 +162,7 @@ class KernelSpec:
         """
         for field in fields(self):
             was, now = getattr(self, field.name), getattr(other, field.name)
+            # A finished kernel may be of other tiles or code; one under work mustn't mix two: resuming keeps the bits
             if was == now or (field.name in HOW and not tiles):
                 continue
             if field.name == "versions":
@@ -171,6 +172,7 @@ class KernelSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Fields as JSON values."""
+        # Pairs in the spec, so that it can be hashed; an object in JSON, for people
         return asdict(self) | {"versions": dict(self.versions)}
 
     @classmethod
@@ -218,6 +220,7 @@ def code_version() -> dict[str, Any]:
     git = facts["git"]
     return {
         "versions": tuple(sorted(facts["versions"].items())),
+        # Changes that aren't committed are another code, though nobody can say which
         "commit": git and git["commit"] + ("+modified" if git["modified"] else ""),
     }
 

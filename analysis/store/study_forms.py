@@ -104,6 +104,7 @@ class KernelSeed(Form, frozen=True, kw_only=True):
                 check_shape(f"checkpoints.{number}.{name}", getattr(figures, name), count, count)
             for name in ("effective_dimension", "target_alignment", "drift", "spectrum"):
                 check_shape(f"checkpoints.{number}.{name}", getattr(figures, name), count)
+            # Figures draw a line for each group over all checkpoints
             if set(figures.groups) != set(self.first.groups):
                 raise ValueError(f"checkpoints.{number}.groups: expected the same groups at every checkpoint")
             for group in figures.groups.values():
@@ -303,6 +304,7 @@ class GapSeed(Form, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check what types can't say."""
         check_shape("names", self.names, len(self.tasks))
+        # Figures and tables pair `names`, `tasks` and `by_task` by place
         if not self.tasks or tuple(gap.task for gap in self.by_task) != self.tasks:
             raise ValueError("by_task: expected the tasks in the order of 'tasks'")
 
@@ -354,7 +356,7 @@ class Modes(Form, frozen=True, kw_only=True):
         of_95: modes that hold 95 % of it.
     """
 
-    of_95: int | None = field(name="95")
+    of_95: int | None = field(name="95")  # no name that Python could have
 
 
 class Concentration(Form, frozen=True, kw_only=True):

@@ -95,10 +95,12 @@ class KernelStore:
             self._check_same(partial, spec, resume)
         fresh = not partial.exists()
         try:
+            # The description first: tiles without one can't be told whose they are, and aren't trusted
             if not (partial / KERNEL).exists():
                 write_json(partial / KERNEL, {"format": FORMAT, "spec": spec.to_json()})
             return OpenKernel(final, partial, spec)
         except (StoreError, OSError, ValueError) as error:
+            # What this call has begun is removed again; what was there before stays, with all that it cost
             if not fresh:
                 if isinstance(error, StoreError):
                     raise
@@ -133,9 +135,11 @@ class OpenKernel(Readable):
 
     def has(self, i: int, j: int) -> bool:
         """Tell whether a tile pair is there, whole and unaltered; if not, compute it (again)."""
+        # Read and checked once in a process; `finish` looks at everything again
         if (i, j) not in self._verified:
             files, recorded = chunk_files(self.spec, i, j), self._recorded(i, j)
             for name, file in files.items():
+                # Both: the chunk is the one that was recorded, and its numbers agree with its checksum
                 known = fingerprint(self.partial / file) == recorded.get(file, "")
                 if not (known and self.kernel_arrays.intact(i, j, name)):
                     return False
@@ -145,6 +149,7 @@ class OpenKernel(Readable):
     def _recorded(self, i: int, j: int) -> Mapping[str, Any]:
         """Checksums of a tile's chunks by file, as far as they are known."""
         marker = self._marker(i, j)
+        # The markers go when the manifest is written; it has the same checksums
         if not marker.exists():
             return self._listed
         try:
@@ -168,6 +173,7 @@ class OpenKernel(Readable):
             HealthError: a number that isn't finite.
             StoreError: the folder can't be written.
         """
+        # All blocks are checked before the first is written
         values = self._checked(i, j, blocks)
         files = chunk_files(self.spec, i, j)
         try:
@@ -175,6 +181,7 @@ class OpenKernel(Readable):
             checksums = {file: fingerprint(self.partial / file) for file in files.values()}
         except (OSError, ValueError) as error:
             raise cannot_write(self.partial, error) from error
+        # After the chunks, as it makes the tile count; `has` notices what a power cut may leave of either
         write_json(self._marker(i, j), checksums, sync=False)
         self._verified.add((i, j))
 
@@ -213,6 +220,7 @@ class OpenKernel(Readable):
                 f"{self.partial} lacks {len(missing)} of {len(self.spec.pairs)} tiles, the first at {missing[0]}; "
                 "resume to compute them"
             )
+        # Any step from here on may be the last: the manifest stands before the markers go, the name comes at the end
         write_json(self.partial / KERNEL, {"format": FORMAT, "spec": self.spec.to_json(), "health": health})
         write_json(self.partial / TIMINGS, {"seconds": seconds})
         files = expected_files(self.spec)
@@ -220,11 +228,13 @@ class OpenKernel(Readable):
             write_json(self.partial / MANIFEST, {name: fingerprint(self.partial / name) for name in files})
             kept = [self.partial / name for name in (*files, TIMINGS, MANIFEST)]
             with ThreadPoolExecutor(SYNC_THREADS) as pool:
+                # Chunks were written without waiting for the disk; after the rename they have to be there for good
                 list(pool.map(sync_file, kept))
             for file in {p for p in self.partial.rglob("*") if p.is_file()}.difference(kept):
                 file.unlink(missing_ok=True)  # checksums of single tiles, and what killed processes had in hand
             with contextlib.suppress(FileNotFoundError):
                 (self.partial / TILES).rmdir()
+            # One step: readers see a whole kernel or none
             self.partial.rename(self.final)
         except OSError as error:
             raise cannot_write(self.final, error) from error

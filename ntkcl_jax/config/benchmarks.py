@@ -74,6 +74,7 @@ def _numbers(
     """Turn percentages as they are printed into shares."""
 
     def made(numbers: tuple[float, float], frozen: tuple) -> Published:
+        # Several papers, or a single one: then lowest and highest are the same
         low_high = (min(frozen) / 100, max(frozen) / 100) if frozen else None
         return Published(numbers[0] / 100, numbers[1] / 100, low_high)
 

@@ -60,8 +60,10 @@ def from_json(cls: type[T], values: Any, remedy: str = "restore it from a copy")
     try:
         return msgspec.convert(values, cls)
     except ValueError as error:  # msgspec's own, or text that isn't UTF-8 where words are to choose from
+        # msgspec writes "Expected `int`, got `str` - at `$.optimizer.epochs`", without a place at the top level
         what, at, place = str(error).rpartition(" - at `$")
         what, place = (what, place.rstrip("`")) if at else (place, "")
+        # msgspec doesn't say which words there are; inside a list `_words` can't follow the place
         if what.startswith("Invalid enum value") and "[" not in place:
             what = f"expected one of {_words(cls, place)}, got{what.removeprefix('Invalid enum value')}"
         what = reason(ValueError(what[:1].lower() + what[1:]))
@@ -118,6 +120,7 @@ def parse_json(content: str | bytes) -> Any:
         value = json.loads(text, parse_int=_integer, parse_float=_number, parse_constant=_number)
     except RecursionError:
         raise ValueError(f"it nests more than {JSON_DEPTH} deep") from None
+    # Level by level, without recursion, which a deep value would exhaust
     level = _containers([value])
     for _ in range(JSON_DEPTH):
         level = _containers(inner for outer in level for inner in (outer.values() if type(outer) is dict else outer))
@@ -134,7 +137,7 @@ def read_json(path: Path) -> Any:
         ValueError: it holds no such JSON.
     """
     with open(path, "rb") as f:
-        return parse_json(f.read(JSON_BYTES + 1))
+        return parse_json(f.read(JSON_BYTES + 1))  # one more than allowed: longer files are refused, not cut
 
 
 def _containers(values: Iterable[Any]) -> list[Any]:
@@ -142,6 +145,7 @@ def _containers(values: Iterable[Any]) -> list[Any]:
 
 
 def _integer(digits: str) -> int:
+    # By length first: turning very many digits into an integer takes quadratic time
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
         raise ValueError(f"{digits[:20]}... is an integer of more than 64 bits")
     return int(digits)

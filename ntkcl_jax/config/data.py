@@ -79,6 +79,7 @@ class DataConfig:
         require(0 < low <= high <= 1, f"data.crop_scale must satisfy 0 < low <= high <= 1, got {self.crop_scale}")
         low, high = self.crop_ratio
         require(0 < low <= high, f"data.crop_ratio must satisfy 0 < low <= high, got {self.crop_ratio}")
+        # Installed packages are looked through only for a name that isn't ours: a broken one can't hurt others
         if self.source not in SOURCES.own:
             require(
                 self.source in SOURCES.names,

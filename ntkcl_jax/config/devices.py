@@ -38,6 +38,7 @@ class HostsConfig:
             given = self.processes != 0 or self.process != -1
             require(not given, "hosts.processes and hosts.process need hosts.coordinator=HOST:PORT")
             return
+        # From the right: an IPv6 address has colons of its own
         host, _, port = self.coordinator.rpartition(":")
         require(
             bool(host) and port.isdigit() and 0 < int(port) < 2**16,

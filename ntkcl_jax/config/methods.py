@@ -43,6 +43,7 @@ LEARNERS = Registry(
         "ease": "ntkcl_jax.methods.ease:Ease",
         "inflora": "ntkcl_jax.methods.inflora:InfLora",
     },
+    # `backbone` is a folder beside the learners' checkpoints; a learner can't take a short name that means another pair
     reserved=("backbone", *(name for name, pair in NAMED.items() if name != pair.partition("/")[0])),
 )
 """What trains inside the frozen backbone; subclasses of `ntkcl_jax.methods.base.Learner`."""
@@ -92,6 +93,7 @@ class Method(NamedTuple):
         learner, _, readout = NAMED.get(name, name).partition("/")
         readout = readout or HEAD
         known = learner in LEARNERS.names and (readout == HEAD or readout in READOUTS.names)
+        # `ease/` isn't short for `ease`: a readout was meant and left out
         if not known or NAMED.get(name, name).endswith("/"):
             raise ConfigError(
                 f"unknown method {name!r}; choose from {', '.join(METHODS)}, or LEARNER/READOUT with a learner of "

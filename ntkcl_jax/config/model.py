@@ -113,6 +113,7 @@ class ModelConfig:
         for name in ("adapter_dropout", "fusion_dropout"):
             rate = getattr(self, name)
             require(0 <= rate < 1, f"model.{name} must be in [0, 1), got {rate}")
+        # `paper` attends over sections of width D, `reference` over a whole feature (docs/method.md, section 2)
         width = self.backbone.dim if self.fusion == "paper" else self.feature_dim
         require(
             width % self.fusion_heads == 0,

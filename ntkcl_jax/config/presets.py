@@ -58,6 +58,7 @@ def with_variants(config: RunConfig, **variants: str) -> RunConfig:
     if unknown:
         raise ConfigError(f"no part called {unknown[0]} has variants; choose from {', '.join(VARIANT_PARTS)}")
     if "all" in variants:
+        # Parts that are named win over `all`
         variants = dict.fromkeys(VARIANT_PARTS, variants["all"]) | variants
         del variants["all"]
     model = {part: form for part, form in variants.items() if part in ("fusion", "initialisation")}
@@ -77,6 +78,7 @@ def _nano(name: str, data: DataConfig) -> RunConfig:
     """
     config = RunConfig(
         preset=name,
+        # Characters aren't the same mirrored; a crop of a twentieth, as photos bear it, would show a stroke
         data=replace(data, resize=28, crop_scale=(0.6, 1.0), flip=False),
         model=ModelConfig(backbone=BACKBONES["nano"]),
         objective=ObjectiveConfig(lambda_dis=0.03, lambda_orth=1e-4, lambda_reg=0.1),
@@ -100,6 +102,7 @@ def _scripts() -> RunConfig:
 
 
 def _characters() -> RunConfig:
+    # Inverted, since the shipped backbone was trained on light strokes on a dark ground
     data = DataConfig(source="folder", path="data", classes_per_task=16, invert=True)
     return _nano("characters", data)
 
@@ -149,6 +152,7 @@ def _cell(benchmark: str, pretraining: Pretraining) -> tuple[str, Preset]:
     about, name = BENCHMARKS[benchmark], benchmark + (IN1K if pretraining == "in1k" else "")
     weights = "ImageNet-21K" if pretraining == "in21k" else "ImageNet-1K-tuned"
     first = about.first_task or about.per_task
+    # Task 0, then as many as the rest fills, the last perhaps in part
     tasks = 1 + -(-(about.classes - first) // about.per_task)
     cut = f"{tasks} tasks x {about.per_task}" if first == about.per_task else f"{first} classes, then {about.per_task}"
     make = functools.partial(_published, name, benchmark, pretraining)

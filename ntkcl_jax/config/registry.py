@@ -49,6 +49,7 @@ class Registry:
             ConfigError: two parts have one name, or one has a name that none can have.
         """
         found: dict[str, EntryPoint] = {}
+        # Sorted: the order in which packages are found differs between machines, names in `--help` mustn't
         for point in sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value)):
             if not PLAIN.fullmatch(point.name) or point.name in self.reserved:
                 raise ConfigError(
@@ -77,6 +78,7 @@ class Registry:
         Raises:
             ConfigError: there is none of that name, or it can't be imported.
         """
+        # Ours first, without a look at installed packages, which takes time and may fail
         if name in self.own:
             module, _, attribute = self.own[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
@@ -104,6 +106,7 @@ class Registry:
         """
         found = self.load(name)
         wanted = f"{base.__module__}.{base.__qualname__}"
+        # `issubclass` raises for what is no class at all
         if not (isinstance(found, type) and issubclass(found, base)):
             raise ConfigError(f"expected the {self.kind} {name!r} to be a subclass of {wanted}, got {found!r}")
         where = f"{found.__module__}.{found.__qualname__}"

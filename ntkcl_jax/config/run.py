@@ -108,6 +108,7 @@ class RunConfig:
         require(len(self.seeds) > 0, "seeds must name at least one seed")
         require(len(set(self.seeds)) == len(self.seeds), f"seeds must differ, got {self.seeds}")
         require(all(0 <= s < 2**32 for s in self.seeds), f"seeds must be in [0, 2**32), got {self.seeds}")
+        # Half a hash would otherwise only fail after a download, as another file's
         pinned = self.weights_sha256.lower()
         require(
             not pinned or (len(pinned) == 64 and set(pinned) <= set("0123456789abcdef")),
@@ -119,6 +120,7 @@ class RunConfig:
     def pair(self, method: str) -> Method:
         """Learner and readout of a method in this run: without a first session `ranpac` takes the bare backbone."""
         found = Method.of(method)
+        # Another learner rather than a switch in it: so its frozen features are shared with `ridge` and `prototypes`
         if found.learner == "first-session" and not self.baselines.first_session:
             return found._replace(learner="frozen")
         return found

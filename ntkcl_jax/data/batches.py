@@ -95,8 +95,10 @@ def train_batches(
         raise DataError(f"each image needs one label, got {len(indices)} images and {len(labels)} labels")
     if on_device and image_set.uniform_size is None:
         raise DataError("cropping on the device needs images of one size in memory; set data.transform_on=host")
+    # Every host has the same order of the same images, and decodes and crops its own rows only
     part = rows or slice(0, batch_size)
     length, whole = part.stop - part.start, image_set.uniform_size
+    # A permutation of places, not of `indices`: a place also numbers an image's own crop and flip
     order = _random(stream_seed(seed, "batches", task, epoch)).permutation(len(indices))
     augmentation = stream_seed(seed, "augmentation", task, epoch)
 
@@ -106,6 +108,7 @@ def train_batches(
         return crop_box(rng, height, width, data.crop_scale, data.crop_ratio), flip
 
     def batch(step: int) -> Batch:
+        # Slices stop at the end by themselves: the last batch, and rows beyond it, come out shorter or empty
         positions = order[step * batch_size : (step + 1) * batch_size][part]
         if image_set.uniform_size is None:
             images = [image_set.load(int(index)) for index in indices[positions]]
@@ -114,6 +117,7 @@ def train_batches(
         drawn = [draw(int(at), *image.shape[:2]) for at, image in zip(positions, images, strict=True)]
         if not on_device:
             cropped = [train_transform_host(image, size, *one) for image, one in zip(images, drawn, strict=True)]
+            # A host whose rows are all padding takes part with no image; `stack` would refuse an empty list
             pixels = np.stack(cropped) if cropped else np.zeros((0, size, size, 3), np.uint8)
             return padded(pixels, labels[positions], length)
         assert whole is not None  # checked above
@@ -131,11 +135,13 @@ def _read_ahead(batch: Callable[[int], Batch], steps: range, threads: int) -> It
 
     # An element is a whole batch: with an element for each image, grain alone would cost more than cropping 28 pixels
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(lambda step: batch(int(step)))
+    # Bounds the memory too: batches that nobody has taken yet wait here, in order whatever thread made them
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=PREFETCHED_PER_THREAD * threads)
     iterator = iter(dataset.to_iter_dataset(options))
     try:
         yield from iterator
     finally:
+        # Also when the loop over the batches stops early: grain's threads would read on
         iterator.close()
 
 
@@ -147,10 +153,13 @@ def _random(seed: int, position: int = 0) -> np.random.Generator:
 def padded(images: UInt8[np.ndarray, "m h w 3"], labels: Integer[np.ndarray, " m"], length: int) -> Batch:
     """Make a batch of `length` rows of fewer images: black ones that don't count fill it up."""
     missing = length - len(images)
+    # One shape for every batch, so that one compiled step serves all; losses and metrics count valid rows only
     valid = np.arange(length) < len(images)
     if missing:
         images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+        # Label 0 because it has to index something; `valid` takes it out again
         labels = np.concatenate([labels, np.zeros(missing, labels.dtype)])
+    # JAX has no int64 unless x64 is switched on
     return Batch(images, labels.astype(np.int32), valid)
 
 
@@ -203,15 +212,18 @@ def prepare(
     Raises:
         DataError: an image can't be read or resized (names it), or they don't fit in memory.
     """
+    # Before `empty`: the system may grant more than there is, and end the process when the pages are written
     check_memory(len(indices) * size * size * 3)
     out = np.empty((len(indices), size, size, 3), np.uint8)
 
+    # Each call writes a row of its own, so the threads need no lock
     def work(position: int) -> None:
         index = int(indices[position])
         image = image_set.load(index)
         try:
             out[position] = test_transform(image, data.resize, size)
         except DataError as error:
+            # The transform knows the pixels, not the file: its name is added here
             raise DataError(f"{image_set.names(index)}: {error}") from error
 
     in_threads(work, len(indices), data.workers, progress)

@@ -35,6 +35,7 @@ def decode(file: Path, content: bytes | None = None) -> UInt8[np.ndarray, "h w 3
     """
     try:
         with Image.open(file if content is None else io.BytesIO(content)) as image:
+            # The header has told the size; no pixel is decoded yet
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{file} has {image.width} x {image.height} pixels, more than {MAX_PIXELS}; shrink or remove it"
@@ -49,16 +50,20 @@ def decode(file: Path, content: bytes | None = None) -> UInt8[np.ndarray, "h w 3
 
 def _to_rgb(image: Image.Image, file: Path) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow's own conversion to 8 bits clips at 255. 64 bits, for the product below
         values = np.asarray(image).astype(np.int64)
         if np.min(values) < 0 or np.max(values) > 65535:
             raise DataError(f"{file} holds 32-bit integers, not 8- or 16-bit grey; save it as an 8-bit image")
         clear = image.info.get("transparency")
         if isinstance(clear, int):
+            # One grey value stands for transparent: white lies beneath
             values[values == clear] = 65535
+        # Rounded to the nearest, in whole numbers
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise DataError(f"{file} holds floating-point pixels, whose white is unknown; save it as an 8-bit image")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        # `convert("RGB")` alone would drop the alpha channel and show the colour beneath it
         layers = image.convert("RGBA")
         white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layers).convert("RGB")

@@ -61,6 +61,8 @@ SCRIPT_STRENGTH = 1.2
 _NUMBER_WORDS = frozenset(
     "DIGIT DIGITS NUMBER NUMERAL FRACTION ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split()
 )
+# Ranges of code points, half-open: Latin with its extensions, Greek and Cyrillic; below, punctuation, currency,
+# arrows, operators, shapes and symbols
 _LETTER_BLOCKS = ((0x41, 0x250), (0x250, 0x2B0), (0x370, 0x530), (0x1D00, 0x1D26), (0x2C60, 0x2C80))
 _SYMBOL_BLOCKS = ((0x21, 0xC0), (0x2010, 0x2060), (0x20A0, 0x20C0), (0x2100, 0x2400), (0x25A0, 0x2768),
                   (0x27C0, 0x2800), (0x2900, 0x2C00))  # fmt: skip
@@ -76,6 +78,7 @@ def is_digit(character: str) -> bool:
         >>> [is_digit(c) for c in "7²Ⅳ½①A"]
         [True, True, True, True, True, False]
     """
+    # NFKD takes circled, raised and fraction forms apart into their digits
     parts = character + unicodedata.normalize("NFKD", character)
     if any(unicodedata.category(part).startswith("N") for part in parts):
         return True
@@ -98,6 +101,7 @@ def is_pretraining_character(character: str) -> bool:
         return False
     if category in ("Lu", "Ll", "Lo") and any(low <= code < high for low, high in _LETTER_BLOCKS):
         script = unicodedata.name(character, "").split(" ")[0]
+        # The blocks hold a few letters of other scripts; a decomposition means an accent or a ligature
         return script in ("LATIN", "GREEK", "CYRILLIC") and not unicodedata.decomposition(character)
     return category[0] in "SP" and any(low <= code < high for low, high in _SYMBOL_BLOCKS)
 
@@ -117,6 +121,7 @@ def looks(characters: Iterable[str]) -> tuple[list[str], Float[np.ndarray, "n 78
         if font is not None:
             with contextlib.suppress(DataError):  # a blank glyph
                 drawn[character] = distance_field(character, font)
+    # At strength 0 nothing of what is drawn at random counts
     images = draw(np.stack(list(drawn.values())), np.random.default_rng(0), strength=0.0)
     return list(drawn), images.reshape(len(drawn), -1).astype(np.float32) / 255
 
@@ -170,7 +175,9 @@ def render_scripts() -> tuple[
                 raise DataError(
                     f"expected U+{ord(letter):04X} in {' or '.join(fonts)}, found it in none; install matplotlib >= 3.8"
                 )
+            # The fonts that have the letter take turns
             fields += [own[i % len(own)] for i in range(count)]
+        # Seed 0, not the run's: the data are the same for every run
         rng = np.random.default_rng(stream_seed(0, "scripts", part))
         images.append(draw(np.stack(fields), rng, SCRIPT_STRENGTH))
         labels.append(np.repeat(np.arange(len(letters)), count))

@@ -14,7 +14,7 @@ from ntkcl_jax.data.decode import decode
 from ntkcl_jax.data.splits import key_of, places_by_label
 from ntkcl_jax.errors import DataError
 
-HASHING_THREADS = 4
+HASHING_THREADS = 4  # reading and hashing let go of Python's lock, so threads overlap them
 
 
 class ImageSet(ABC):
@@ -55,6 +55,7 @@ class ImageSet(ABC):
     @functools.cached_property
     def contents(self) -> list[bytes]:
         """Hash of each image's content, equal for copies; the first use reads every image once."""
+        # One image in memory at a time. The shape counts: the same bytes may be 2 x 8 or 4 x 4 pixels
         images = map(self.load, range(len(self)))
         return [hashlib.sha256(str(image.shape).encode() + image.tobytes()).digest() for image in images]
 
@@ -106,11 +107,13 @@ class ArrayImages(ImageSet):
 
     def subset(self, indices: Integer[np.ndarray, " m"]) -> "ArrayImages":
         """The images at `indices`, copied."""
+        # The pixels kept are inverted already: not again
         return ArrayImages(self.images[indices], self.labels[indices], self._name)
 
     def digest(self) -> str:
         """SHA-256 (hex) over shape, pixels and labels."""
         whole = hashlib.sha256(f"arrays {self.images.shape}".encode())
+        # A buffer, not `tobytes`: no second copy of all images
         whole.update(np.ascontiguousarray(self.images).data)
         whole.update(self.labels.astype("<i8").tobytes())
         return whole.hexdigest()
@@ -152,8 +155,10 @@ class FileImages(ImageSet):
         Raises:
             DataError: a file can't be read.
         """
+        # Inversion counts because the files' bytes, unlike pixels kept in memory, don't show it
         whole = hashlib.sha256(f"files {len(self)} {self.invert}".encode())
         for file, line in zip(self.files, self.contents, strict=True):
+            # Relative to the root, so that a moved folder keeps its fingerprint; a name can't hold the zero byte
             whole.update(bytes(file.relative_to(self.root)) + b"\0" + line)
         whole.update(self.labels.astype("<i8").tobytes())
         return whole.hexdigest()
@@ -202,6 +207,7 @@ def copies(contents: list[bytes], among: list[bytes]) -> list[tuple[int, int]]:
         >>> copies([b"cat", b"ant"], [b"bee", b"ant", b"ant"])
         [(1, 1)]
     """
+    # Backwards, so that the first of several equal ones stays
     places = {content: place for place, content in reversed(list(enumerate(among)))}
     return [(at, places[content]) for at, content in enumerate(contents) if content in places]
 
@@ -219,9 +225,11 @@ def in_threads(
     """
     with ThreadPoolExecutor(threads) as pool:
         try:
+            # `map` gives results in order, so which error is raised doesn't depend on the threads
             for done, _ in enumerate(pool.map(work, range(count)), start=1):
                 if progress is not None:
                     progress(done, count)
+        # Ctrl-C too: leaving the `with` would first do all the work that is still queued
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

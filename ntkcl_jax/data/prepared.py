@@ -30,6 +30,7 @@ class PreparedImages:
         """
         self.image_set, self.data, self.size = image_set, data, size
         small = len(image_set) * size * size * 3 <= CACHE_BYTES
+        # All of the side, whatever the scenario takes of it: places in the cache are places in the side
         self.cache = prepare(image_set, np.arange(len(image_set)), data, size, progress) if small else None
 
     def images(self, indices: Integer[np.ndarray, " n"]) -> np.ndarray:
@@ -48,6 +49,7 @@ class PreparedImages:
         """Batches in the order of `indices`, the last one padded; of each, `rows` (see `train_batches`)."""
         part = rows or slice(0, batch_size)
         for at in range(0, len(indices), batch_size):
+            # Cut first, then this host's rows: hosts agree on the batches, and of a streamed side decode only their own
             chosen = slice(at, at + batch_size)
             yield padded(self.images(indices[chosen][part]), labels[chosen][part], part.stop - part.start)
 
@@ -55,7 +57,7 @@ class PreparedImages:
 def checked_positions(positions: Sequence[int] | Int[np.ndarray, "m"], count: int) -> Int[np.ndarray, "m"]:
     """Refuse what isn't a list of places among `count`; NumPy would count negative ones from the end."""
     array = np.asarray(positions)
-    array = array.astype(int) if array.size == 0 else array
+    array = array.astype(int) if array.size == 0 else array  # an empty list comes as float64
     whole = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
     if not whole or ((array < 0) | (array >= count)).any():
         came = array[(array < 0) | (array >= count)][0] if whole else f"{array.dtype} of shape {array.shape}"

@@ -63,13 +63,13 @@ class Scenario:
     def task_of_class(self) -> Int64[np.ndarray, " c"]:
         """Task that brings each label; can't be written to."""
         tasks = np.repeat(np.arange(self.num_tasks), self.task_sizes)
-        tasks.flags.writeable = False
+        tasks.flags.writeable = False  # cached and shared; the class is frozen, this keeps its array so
         return tasks
 
     @cached_property
     def _position(self) -> Int64[np.ndarray, " c"]:
         """Label of each source label."""
-        position = np.empty(self.num_classes, np.int64)
+        position = np.empty(self.num_classes, np.int64)  # the inverse permutation; every place gets written
         position[list(self.class_order)] = np.arange(self.num_classes)
         return position
 
@@ -94,6 +94,7 @@ class Scenario:
             DataError: a source label isn't in the class order.
         """
         source_labels = np.asarray(source_labels)
+        # A negative one would count from the end instead of failing
         if source_labels.size and not 0 <= source_labels.min() <= source_labels.max() < self.num_classes:
             raise DataError(
                 f"source labels must lie in 0..{self.num_classes - 1}, got "
@@ -130,7 +131,9 @@ def make_scenario(num_classes: int, data: DataConfig, seed: int) -> Scenario:
         raise ConfigError(f"data.{field} puts {first} classes into task 0, but the source has {num_classes}; lower it")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"the class order needs a seed in [0, 2**32), got {seed}")
+    # Not a named stream: NumPy promises that this old generator's numbers never change
     order = np.random.RandomState(seed).permutation(num_classes) if data.shuffle_classes else np.arange(num_classes)
+    # Differences of the starts are the sizes; what is left over becomes a smaller last task
     starts = [0, *range(first, num_classes, data.classes_per_task), num_classes]
     sizes = tuple(int(size) for size in np.diff(starts))
     return Scenario(class_order=tuple(order.tolist()), task_sizes=sizes)

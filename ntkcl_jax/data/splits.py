@@ -34,6 +34,7 @@ def places_by_label(labels: Integer[np.ndarray, " n"]) -> dict[int, Int64[np.nda
         >>> {label: places.tolist() for label, places in places_by_label(np.array([7, 2, 7])).items()}
         {2: [1], 7: [0, 2]}
     """
+    # Stable, so that places within a label stay ascending
     order = np.argsort(labels, kind="stable")
     values, starts = np.unique(labels[order], return_index=True)
     return dict(zip(values.tolist(), np.split(order, starts[1:]), strict=False))  # no image: a part, but no label
@@ -64,6 +65,7 @@ def hashed_split(
         >>> hashed_split(keys, labels, share=0.2, seed=0, class_names=["cat"]).tolist()
         [False, False, False, True, False]
     """
+    # `surrogateescape`: names that aren't UTF-8 get their own bytes back
     order = [hashlib.sha256(f"{seed}\n{key}".encode("utf-8", "surrogateescape")).digest() for key in keys]
     test = np.zeros(len(keys), bool)
     for label, places in places_by_label(labels).items():
@@ -73,6 +75,7 @@ def hashed_split(
                 f"class {class_names[label]!r} has a single image ({keys[members[0]]}), which can't train "
                 "and test; add images or remove the class"
             )
+        # Not `round`, which would take halves to the even number
         count = min(max(math.floor(share * len(members) + 0.5), 1), len(members) - 1)
         test[sorted(members, key=lambda i: (order[i], keys[i]))[:count]] = True
     return test
@@ -94,4 +97,5 @@ def split_sha256(sides: Iterable[tuple[str, Sequence[str], Iterable[str]]]) -> s
         for side, keys, class_names in sides
         for key, name in zip(keys, class_names, strict=True)
     ]
+    # Sorted, so that only what is where counts
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -44,6 +44,7 @@ def font_characters(font: str) -> frozenset[str]:
     from matplotlib.ft2font import FT2Font
 
     characters = frozenset(map(chr, FT2Font(str(font_path(font))).get_charmap()))
+    # TeX's encodings put other shapes under most codes
     if font.startswith("cm"):
         return frozenset(c for c in characters if c.isascii() and c.isalpha())
     return characters
@@ -76,11 +77,13 @@ def distance_field(character: str, font: str) -> Float[np.ndarray, "64 64"]:
     from scipy.ndimage import distance_transform_edt
 
     fine = 2  # the ink is drawn at twice the field's resolution
+    # A font's em says little about the size of a glyph: measure at 100, then scale so that the ink fills the box
     probe = _pil_font(font, 100)
     left, top, right, bottom = probe.getbbox(character)
     longest = max(right - left, bottom - top)
     if longest < 1:
         raise DataError(f"expected ink for U+{ord(character):04X} in {font}, got an empty glyph; choose another font")
+    # Bounded, since a glyph that is nearly a dot would ask for an enormous font
     drawer = _pil_font(font, min(1200, max(8, round(100 * fine * GLYPH_SIDE / longest))))
     left, top, right, bottom = drawer.getbbox(character)
     side = fine * FIELD_SIDE
@@ -90,7 +93,9 @@ def distance_field(character: str, font: str) -> Float[np.ndarray, "64 64"]:
     ink = np.asarray(canvas) >= 128
     if not ink.any():
         raise DataError(f"expected ink for U+{ord(character):04X} in {font}, got an empty glyph; choose another font")
+    # The transform measures to the centre of the nearest pixel across the edge, which lies half a pixel further off
     signed = np.where(ink, distance_transform_edt(ink) - 0.5, 0.5 - distance_transform_edt(~ink))
+    # Mean over each 2 x 2 fine pixels, then from fine pixels to field pixels
     blocks = signed.reshape(FIELD_SIDE, fine, FIELD_SIDE, fine).mean((1, 3)) / fine
     return blocks.astype(np.float32)
 
@@ -125,8 +130,10 @@ def draw(
 
     half_tan = spread(0.19)  # tan of half the angle: up to 21.5 degrees, without calling sin and cos
     cos, sin = (1 - half_tan**2) / (1 + half_tan**2), 2 * half_tan / (1 + half_tan**2)
+    # The order of the draws is part of the images: another one would give other data from the same seed
     shear, stretch, size = spread(0.35), 1 + spread(0.25), 20.0 * (1 + spread(0.22))
     zoom = GLYPH_SIDE / size  # field pixels for each image pixel
+    # Rotation x shear x stretch, of determinant 1: image pixels to directions in the field, the size comes by `zoom`
     matrix = np.stack(
         [cos * stretch, (shear * cos - sin) / stretch, sin * stretch, (shear * sin + cos) / stretch], axis=-1
     ).reshape(n, 2, 2)
@@ -134,27 +141,32 @@ def draw(
     knots = rng.uniform(-1, 1, (n, 5, 5, 2)) * (rng.uniform(0, 3.2, (n, 1, 1, 1)) * strength)
     place = np.linspace(0, 4, SIDE)[:, None] - np.arange(5)[None, :]
     weight = np.clip(1 - np.abs(place), 0, 1)
-    weight = weight * weight * (3 - 2 * weight)
+    weight = weight * weight * (3 - 2 * weight)  # smoothstep: neighbours still add up to 1
     warp = np.tensordot(np.tensordot(knots, weight, (1, 1)), weight, (1, 1)).transpose(0, 2, 3, 1)  # (n, y, x, 2)
     axis = np.arange(SIDE) - (SIDE - 1) / 2
     grid = np.stack(np.meshgrid(axis, axis), axis=-1)  # (y, x, [x, y])
     points = grid + warp + (rng.uniform(-2.5, 2.5, (n, 1, 1, 2)) * strength)
+    # [n, 784, (x, y)] in field pixels, about the field's centre
     where = (points.reshape(n, -1, 2) @ matrix.transpose(0, 2, 1)) * zoom[:, None, None] + (FIELD_SIDE - 1) / 2
     distance = _look_up(fields, where) / zoom[:, None]
     # A stroke of constant half width h has mean inner distance h / 2.
     inside = fields > 0
     half = 2 * (fields * inside).sum((1, 2)) / np.maximum(inside.sum((1, 2)), 1) / zoom
+    # Wished half width in image pixels, drawn evenly in its logarithm; a glyph loses at most half of its own
     low, high = 0.4, 1.9
     wish = low * (high / low) ** rng.uniform(0, 1, n)
+    # Beyond strength 1 shapes go on to be distorted, but pens don't
     change = np.clip(wish - half, -0.5 * half, 1.6) * min(strength, 1.0)
     soft = 0.9 + (rng.uniform(-0.3, 1.1, n) * min(strength, 1.0))
     bright = 1 - rng.uniform(0, 0.45, n) * min(strength, 1.0)
+    # The edge, at distance 0, is half lit; over `soft` pixels across it the light goes from none to full
     light = np.clip(0.5 + (distance + change[:, None]) / soft[:, None], 0, 1) * bright[:, None]
     return np.rint(255 * light).astype(np.uint8).reshape(n, SIDE, SIDE)
 
 
 def _look_up(fields: Float[np.ndarray, "n 64 64"], where: Float[np.ndarray, "n p 2"]) -> Float[np.ndarray, "n p"]:
     """Read fields between their pixels (bilinear); points outside get the border's value."""
+    # Just below the last pixel, so that the corner to the lower right is still inside
     where = np.clip(where, 0, FIELD_SIDE - 1.001)
     corner = where.astype(np.int64)
     x, y = (where - corner).transpose(2, 0, 1).astype(np.float32)

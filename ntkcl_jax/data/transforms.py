@@ -20,7 +20,7 @@ from ntkcl_jax.errors import DataError
 if TYPE_CHECKING:
     import jax
 
-TRIES = 10
+TRIES = 10  # as torchvision's RandomResizedCrop
 
 
 def crop_box(
@@ -103,7 +103,9 @@ def test_transform(image: UInt8[np.ndarray, "h w 3"], resize: int, size: int) ->
         raise DataError(f"data.resize={resize} is smaller than the network's image size {size}; use at least {size}")
     height, width = image.shape[:2]
     short = min(height, width)
+    # Rounded down as in torchvision; the shorter side comes out exactly
     new_height, new_width = int(resize * height / short), int(resize * width / short)
+    # The longer side grows with the ratio: a 40,000 x 1 image would take gigabytes
     if new_height * new_width > MAX_PIXELS:
         raise DataError(f"an image of {width} x {height} pixels is too narrow for data.resize={resize}; remove it")
     if (new_height, new_width) != (height, width):
@@ -129,6 +131,7 @@ def preprocessing(data: DataConfig, size: int) -> dict[str, str]:
         "crop": f"centre {size} x {size}",
         "normalize": f"{data.normalize}: from [0, 1] minus {list(mean)} over {list(std)}",
     }
+    # Sorted keys: the id mustn't depend on the order in which the facts stand above
     return {"id": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12], **facts}
 
 
@@ -158,12 +161,14 @@ def crop_resize_device(
 
     def resize(image: Float[jax.Array, "h w 3"], box: Float32[jax.Array, " 4"]) -> Float[jax.Array, "size size 3"]:
         top, left, height, width = box
+        # The box is data, not shape: crops of all sizes share one compiled program
         columns = _triangle_weights(image.shape[1], left, width, size)
         rows = _triangle_weights(image.shape[0], top, height, size)
         # `highest`: TF32 or bfloat16 products would miss by more than a byte's rounding
         image = jnp.einsum("ow,hwc->hoc", columns, image, precision="highest")
         return jnp.round(jnp.einsum("oh,hwc->owc", rows, image, precision="highest"))
 
+    # Rounded first, then scaled: the values are those of bytes
     out = jax.vmap(resize)(images.astype(jnp.float32), boxes) / 255
     return jnp.where(flips[:, None, None, None], out[:, :, ::-1], out)
 
@@ -175,8 +180,11 @@ def _triangle_weights(
     import jax.numpy as jnp
 
     step = extent / size
+    # [size] centres of output pixels, in the input's coordinates, where pixel i covers i to i + 1
     centres = start + (jnp.arange(size) + 0.5) * step
     pixels = jnp.arange(length)
+    # Widened by the step when shrinking (antialias); at least one pixel wide when enlarging
     weights = jnp.maximum(0, 1 - jnp.abs(pixels + 0.5 - centres[:, None]) / jnp.maximum(step, 1))
+    # Nothing from outside the box, as if it had been cut out first; the rest is renormalised as Pillow does
     weights = jnp.where((pixels >= start) & (pixels < start + extent), weights, 0)
     return weights / weights.sum(1, keepdims=True)

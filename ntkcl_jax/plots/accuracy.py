@@ -54,20 +54,24 @@ def accuracy_curves(results: Mapping[str, Any]) -> Figure:
         colour, marker = _look(method, number)
         after = summary["accuracy_after_task"]
         mean = 100 * np.array(after["mean"], dtype=float)
+        # None with a single seed: no band
         std = 100 * np.array([0.0 if s is None else s for s in after["std"]])
         x = np.arange(1, len(mean) + 1)
+        # Not clipped: markers at 100 % would be cut in half by the frame
         axes.plot(x, mean, color=colour, marker=marker, markersize=5, linewidth=1.8, clip_on=False, zorder=3)
         if std.any():
             axes.fill_between(x, mean - std, np.minimum(mean + std, 100), color=colour, alpha=0.18, linewidth=0)
         ends.append((float(x[-1]), float(mean[-1]), label(method, 24), colour))
         lowest = min(lowest, float((mean - std).min()))
     tasks = int(max(x for x, *_ in ends))
+    # Down to a whole ten with some room, so that differences among high accuracies can be seen
     bottom = max(0.0, 10 * np.floor((lowest - 2) / 10))
     axes.set(xlim=(0.8, tasks + 0.2), ylim=(bottom, 100), xticks=range(1, tasks + 1))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")
     axes.set_title(_over_seeds("Accuracy as tasks arrive", "band", summaries))
+    # Names stand at the ends of lines, so no legend is needed; lines that end together are moved apart
     heights = _apart([y for _, y, *_ in ends], gap=(100 - bottom) * 0.055, low=bottom, high=100)
     for (x, _, name, colour), y in zip(ends, heights, strict=True):
         axes.annotate(
@@ -98,6 +102,7 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     side = max(3.2, 0.62 * tasks)
     figure = Figure(figsize=(side + 2.2, 0.75 * side + 1.6), layout="constrained")
     axes = figure.add_subplot()
+    # Scale fixed and beyond 100: equal colours mean equal accuracies in all figures, and numbers stay legible
     axes.imshow(np.ma.masked_invalid(values), cmap="Blues", vmin=0, vmax=125, aspect="auto")
     for t, k in zip(*np.nonzero(np.isfinite(values)), strict=True):
         shade = "white" if values[t, k] > 75 else "black"
@@ -135,6 +140,7 @@ def forgetting_bars(results: Mapping[str, Any]) -> Figure:
         mean, std = 100 * forgetting["mean"], 100 * (forgetting["std"] or 0.0)
         seeds = [of_seed[method]["forgetting"] for of_seed in results.get("seeds", {}).values() if method in of_seed]
         ticks = [100 * f for f in seeds if f is not None]
+        # Its place among all methods, so that it has the colour that it has in the curves
         colour, _ = _look(method, list(summaries).index(method))
         axes.barh(number, mean, height=0.55, color=colour, alpha=0.75)
         if std:
@@ -145,6 +151,7 @@ def forgetting_bars(results: Mapping[str, Any]) -> Figure:
         reach += [min([mean - std, *ticks]), right]
         value = percent(forgetting["mean"], forgetting["std"], digits=1)
         axes.annotate(value, (right, number), xytext=(7, 0), textcoords="offset points", va="center")
+    # At least a point wide: bars that are all zero would give an axis without width
     room = max(max(reach) - min(reach), 1.0)
     axes.set_xlim(min(reach) - (0.03 * room if min(reach) < 0 else 0), max(reach) + 0.22 * room)
     axes.axvline(0, color=GREY, linewidth=0.8)
@@ -203,7 +210,7 @@ def save_figures(
     summaries, _ = summary_of(results)
     figures = {"accuracy_curves": accuracy_curves(results)}
     for method in summaries:
-        name = re.sub(r"[^A-Za-z0-9-]+", "_", method)
+        name = re.sub(r"[^A-Za-z0-9-]+", "_", method)  # `ease/ridge` is no file's name
         figures[f"accuracy_matrix_{name}"] = accuracy_matrix_figure(results, method)
     if any(s["forgetting"]["mean"] is not None for s in summaries.values()):
         figures["forgetting"] = forgetting_bars(results)
@@ -245,6 +252,7 @@ def _apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> l
     """Move labels as little as a sweep can, so that neighbours are `gap` apart and within [low, high] if they fit."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = list(wanted)
+    # Upwards from the lowest, then down from the highest, so that what was pushed beyond the top comes back
     for before, i in zip([None, *order], order, strict=False):
         placed[i] = max(wanted[i], low if before is None else placed[before] + gap)
     for after, i in zip([None, *reversed(order)], reversed(order), strict=False):
@@ -254,6 +262,7 @@ def _apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> l
 
 def label(name: str, limit: int) -> str:
     """Shorten a name, draw unknown signs as a box, and keep `$` from starting mathematics."""
+    # A missing glyph would be drawn as a box too, but with a warning for each
     known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_char_index
     text = "".join(c if known(ord(c)) else "□" for c in short_name(name, limit))
     return text.replace("$", r"\$")

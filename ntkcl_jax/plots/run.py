@@ -45,6 +45,7 @@ def sample_rows(run: RecordedRun) -> list[SampleRow]:
     rows = []
     for t in range(min(run.num_tasks, ROWS)):
         classes = list(scenario.classes(t))[:SAMPLES]
+        # As many of each class as fill the row, the rest is cut off
         each = -(-SAMPLES // len(classes))
         chosen = np.concatenate([np.flatnonzero(labels == c)[:each] for c in classes])[:SAMPLES]
         rows.append(

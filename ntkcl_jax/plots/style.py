@@ -32,7 +32,7 @@ _STYLE: dict[Any, Any] = {
 def style() -> Generator[None]:
     """Draw (or decorate a drawing) with the project's style, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()
+        matplotlib.rcdefaults()  # first back to matplotlib's own, then ours
         matplotlib.rcParams.update(_STYLE)
         yield
 
@@ -45,7 +45,7 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
         OSError: the file can't be written.
     """
     memory = io.BytesIO()
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # ties itself to the figure, so that no display is asked for
     figure.savefig(memory, format="png", dpi=dpi, metadata={"Software": None})
     fresh = path.with_name(path.name + ".tmp")
     fresh.write_bytes(memory.getvalue())

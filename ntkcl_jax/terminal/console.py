@@ -13,7 +13,7 @@ from ntkcl_jax.errors import reason
 from ntkcl_jax.terminal.progress import plain_text
 
 USER_ERROR = 2
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + the signal's number, as shells have it: SIGINT, SIGTERM
 TERMINATED = 143
 
 
@@ -70,9 +70,11 @@ class Program:
                 ("terminated" if ended else "interrupted") + hint, TERMINATED if ended else INTERRUPTED
             )
         except BrokenPipeError:
+            # Python flushes standard output once more as it ends, and would complain of the same pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
+            # Each kind of device and allocator has its own error for this
             if exhausted(error):
                 return self.complain(f"the memory ran out ({reason(error)}); {self.smaller}", USER_ERROR)
             if isinstance(error, OSError) and error.filename is not None:  # a path that the user may mend
@@ -92,6 +94,7 @@ class Program:
             sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
         code = self.run(sys.argv[1:])
         if code and self.among_others():  # they may be dead, or wait for this one in the middle of a step
+            # `os._exit` flushes nothing, and doesn't wait for JAX's shutdown, in which hosts wait for each other
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -99,4 +102,5 @@ class Program:
 
 
 def _terminate(*_: object) -> None:
+    # As an exception, so that `with` and `finally` clean up as after Ctrl-C: batch systems end jobs this way
     raise Terminated

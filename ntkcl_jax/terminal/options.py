@@ -175,6 +175,7 @@ def _sources() -> Choices:
 
 def parse_train(name: str, config: RunConfig, args: list[str]) -> Train:
     """Read `ntkcl train`'s options over a preset."""
+    # The preset's values are the defaults; only the folder has none
     default = Train(run_dir=tyro.MISSING, config=config)
     return parse(Train, f"ntkcl train {name}", args, default, choices=_sources())
 

@@ -49,6 +49,7 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None, c
     """
 
     def read(args: list[str]) -> T:
+        # Without a default of the whole, each field's own default counts
         given = tyro.MISSING_NONPROP if default is None else default
         return tyro.cli(what, prog=prog, args=args, default=given, registry=_restricted(choices or {}))
 
@@ -56,7 +57,7 @@ def parse(what: type[T], prog: str, args: list[str], default: T | None = None, c
         with contextlib.redirect_stderr(io.StringIO()):
             return read(args)
     except SystemExit as end:
-        if not end.code:
+        if not end.code:  # --help: its text is on standard output already
             raise
     # tyro draws a box of many lines, fitted to the terminal, and tells a mistake as data only to a hook that it calls
     # private (1.0.17). Drawn once more on endless paper the box has one line for each thing it says. The words are
@@ -88,6 +89,7 @@ def _restricted(choices: Choices) -> ConstructorRegistry:
 def _endless_paper() -> Generator[io.StringIO]:
     """Catch what is printed, without colours and line breaks: no terminal, and very wide."""
     before = os.environ.get("COLUMNS")
+    # Where Python looks for a terminal's width first; put back below, as it is the whole process's
     os.environ["COLUMNS"] = str(10**9)
     paper = io.StringIO()
     try:
@@ -114,7 +116,7 @@ def _one_line(box: str) -> str:
     title, *lines = [line.rstrip() for line in box.rstrip().split("\n")]
     blocks: list[list[str]] = [[]]
     for line in lines[1:]:
-        if line.strip("- ") or not line:
+        if line.strip("- ") or not line:  # anything but a rule
             blocks[-1].append(line)
         else:
             blocks.append([])
@@ -127,9 +129,11 @@ def _one_line(box: str) -> str:
             return f"expected {' and '.join(options[0])}, got {', '.join(came) or 'none'}"
         case "Value error" if options[1:] and options[1]:
             said = blocks[0][0].partition(": ")[2]
+            # tyro quotes the words as Python would, in a list or alone, at the end
             came = re.search(r"\[(['\"].*['\"])\]", said) or re.search(r"(['\"].*['\"])$", said)
             return f"expected {options[1][0]}, got {came[1] if came else said}"
         case "Unrecognized options":
+            # The first block tells the mistake, the last points to --help
             meant = [option for block in options[1:-1] for option in block][:SUGGESTIONS]
             mistake += f"; perhaps you meant {' or '.join(meant)}" if meant else ""
     return mistake[:1].lower() + mistake[1:]

@@ -33,6 +33,7 @@ def header(name: str) -> str:
     benchmark, published = BENCHMARKS[about], made.published
     frozen = "not published"
     if published.frozen:
+        # A set, since a single published value stands for both ends
         frozen = " to ".join(f"{100 * share:.1f}" for share in sorted(set(published.frozen))) + " %"
     lines = (
         f"ntkcl train {name} --run-dir runs/{name} --weights WEIGHTS --data.path DATA",

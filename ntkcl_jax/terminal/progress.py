@@ -22,6 +22,7 @@ def seconds(duration: float) -> str:
     """
     if not math.isfinite(duration):
         return "unknown"
+    # Rounded before the unit is chosen: 59.7 s is 1 min 0 s, not 60 s
     tenths = round(max(0.0, duration) * 10)
     if tenths < 100:
         return f"{tenths / 10:.1f} s"
@@ -126,11 +127,13 @@ class Progress:
             return
         if self._bars is not None:
             for line in lines:
+                # Square brackets in a class's name are no markup of rich's
                 self._bars.console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
             return
         try:
             encoding = getattr(self._stream, "encoding", None) or "utf-8"
             for line in lines:
+                # What this stream's encoding lacks becomes `?` instead of an error in the middle of a run
                 self._stream.write(line.encode(encoding, "replace").decode(encoding) + "\n")
             self._stream.flush()
         except (OSError, ValueError):  # the reader went away (closed pipe): the run matters more than its progress
@@ -148,6 +151,7 @@ class Progress:
             The stage; call its `advance`.
         """
         bars = self._bars
+        # What it shows with is set below: the bar needs the stage's cleaned title first
         stage = Stage(title, total, lambda: None, self._clock)
         if bars is None:
             try:

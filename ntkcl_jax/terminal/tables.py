@@ -57,6 +57,7 @@ def accuracy_table(results: Mapping[str, Any], *, markdown: bool = False, width:
         [title, *(percent(s[name]["mean"], s[name]["std"]) for s in summaries.values())] for title, name in _HEADLINES
     ]
     headline.append(["seeds", *(str(s["final_accuracy"]["n"]) for s in summaries.values())])
+    # Methods of an unfinished run have come to different tasks
     tasks = max(len(s["accuracy_after_task"]["mean"]) for s in summaries.values())
     after = [[f"task {t + 1}", *(_after(s, t) for s in summaries.values())] for t in range(tasks)]
 
@@ -88,6 +89,7 @@ def summary_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             f"expected results with a 'summary' of at least one method and 'task_names', got {sorted(results)}; "
             "finish the run or evaluate it again"
         )
+    # All methods are checked before a line is written: an old file gives one message, no half table
     wanted = [name for _, name in _HEADLINES] + ["accuracy_after_task"]
     for method, summary in summaries.items():
         missing = [name for name in wanted if name not in summary]
@@ -119,6 +121,7 @@ def short_name(name: str, limit: int) -> str:
     text = " ".join(plain_text(part) for part in str(name).split())
     if len(text) <= limit:
         return text
+    # The ends tell more than the middle: numbered names differ at their end
     head = limit // 2
     tail = limit - head - 1
     return text[:head] + "…" + (text[-tail:] if tail else "")
@@ -140,6 +143,7 @@ def _fit(fixed: list[list[str]], columns: list[list[str]], width: int) -> list[l
     """Deal columns (head first) over tables of at most `width` characters, each starting with the fixed ones."""
     blocks = [list(fixed)]
     for column in columns:
+        # At least one column of numbers in each table, however narrow the terminal
         if len(blocks[-1]) > len(fixed) and _width([*blocks[-1], column]) > width:
             blocks.append(list(fixed))
         blocks[-1].append(column)

@@ -87,11 +87,14 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
     """
     account = take_account(tensors, AUTHORS)
     backbone, _ = to_tree(tensors, model.backbone, account)
+    # `reg_`: where the task began, which L_reg pulls to; `pre_`: the running mean (docs/method.md, sections 3 and 5)
     depth, where = model.backbone.depth, tensors.where
     current = _streams("", "current", depth) | _fusion("fusion_model")
     anchor = _streams("reg_", "current", depth) | _fusion("reg_fusion_model")
     mean = _streams("pre_", "mean", depth)
+    # `reg_` and `pre_` copies have no head: it is new for each task and isn't averaged
     heads = {name: name for name in ("proxy_fc.weight", "proxy_fc.sigma", "fc.weight", "fc.sigma")}
+    # What a backbone's account leaves out is just what is read here
     bare = {AUTHORS.bare(name): name for name in account.ignored}
     wanted = [name for table in (current, anchor, mean, heads) for name in table.values()]
     missing, more = [n for n in wanted if n not in bare], sorted(set(bare) - set(wanted))
@@ -107,6 +110,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
             value = tensors.read(bare[name])
             if value.shape != expected:
                 raise WeightsError(f"{where}: {bare[name]} has shape {value.shape}, expected {expected}; set model.*")
+            # PyTorch's (out, in) to (in, out)
             out[path] = np.ascontiguousarray(value.T) if path.endswith("/kernel") else value
         return out
 
@@ -117,6 +121,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
                 f"{where}: {bare[name]} has shape {value.shape}, expected at most ({most}, {model.feature_dim}); set "
                 "model.* and the number of classes to the file's"
             )
+        # This project's heads have all rows from the start, so that a new task doesn't change a shape
         return np.pad(value, ((0, most - len(value)), (0, 0))), len(value)
 
     proxy, _ = rows("proxy_fc.weight", task_classes)
@@ -129,6 +134,7 @@ def read_authors(tensors: Tensors, model: ModelConfig, *, classes: int, task_cla
         {
             "prototypes/kernel": prototypes,
             "prototypes/scale": scales["fc"],
+            # Labels are places in the class order, so classes seen are a prefix
             "prototypes/seen": np.arange(classes) < seen,
         },
         read(anchor),

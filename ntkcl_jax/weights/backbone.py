@@ -64,6 +64,7 @@ def locate(weights: str, sha256: str = "") -> Located:
     if not path.is_file():
         open_tensors(path)  # says what is wrong
     try:
+        # Hashed before anything in it is read, so that a file which was swapped never gets to a parser
         found = file_sha256(path)
     except OSError as error:
         raise WeightsError(f"{path} can't be read ({error.strerror}); check its permissions") from error
@@ -72,6 +73,7 @@ def locate(weights: str, sha256: str = "") -> Located:
             f"{weights} has SHA-256 {found}, expected {sha256}; it is another file, or a damaged one: download it again"
         )
     if weights in SHIPPED:
+        # Checked even if nothing is pinned: a damaged installation would silently give other features
         expected = json.loads(path.with_suffix(".json").read_text())["sha256"]
         if found != expected:
             raise WeightsError(f"{path} is damaged (SHA-256 {found[:12]}…, not {expected[:12]}…); reinstall ntkcl-jax")
@@ -121,6 +123,7 @@ def to_tree(tensors: Tensors, config: BackboneConfig, account: Account | None = 
         WeightsError: a name is missing, unknown or given twice, or an array is damaged or of another shape.
     """
     account = account or take_account(tensors)
+    # Names and shapes first: what a header claims costs no memory until it fits the config
     check(tensors, account, config)
     tree = account.layout.gather(lambda name: tensors.read(account.used[name]), config.depth)
     _refuse_zeros(tree, tensors.where)
@@ -131,16 +134,18 @@ def to_tree(tensors: Tensors, config: BackboneConfig, account: Account | None = 
     if account.ignored:
         more = f" and {len(account.ignored) - 4} more" if len(account.ignored) > 4 else ""
         notes.append(f"left out, as no part of the backbone: {', '.join(account.ignored[:4])}{more}")
+    # Last, since all that came before is about the file as it is
     old, side = tree[POSITIONS].shape[1], config.image_size // config.patch_size
     if old != config.tokens:
         tree[POSITIONS] = resize_positions(tree[POSITIONS], side)
-        was = round((old - 1) ** 0.5)
+        was = round((old - 1) ** 0.5)  # without the class token; `check` let only square grids through
         notes.append(f"position embeddings resampled from {was} x {was} to {side} x {side} patches (bicubic)")
     return tree, tuple(notes)
 
 
 def _refuse_zeros(tree: NumpyTree, where: str) -> None:
     """An unfinished download can be as long as a whole one; no trained map, scale or grid is all zeros."""
+    # Biases may well be zeros (a qkv map trained without), so they tell nothing
     ends = ("/kernel", "/scale", POSITIONS)
     empty = [path for path, value in tree.items() if path.endswith(ends) and not value.any()]
     if empty:

@@ -41,9 +41,9 @@ def read_beside(path: Path) -> dict[str, dict[str, Any]]:
     for name in NAMES:
         try:
             with open(path.parent / name, "rb") as f:
-                text = f.read(LIMIT + 1)
+                text = f.read(LIMIT + 1)  # one byte more tells that it is longer
             content = parse_json(text) if len(text) <= LIMIT else None
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # they only add to what the weights tell: a bad one is as good as none
             continue
         if isinstance(content, dict):
             found[name] = content
@@ -68,6 +68,7 @@ def told(files: dict[str, dict[str, Any]], dim: int, depth: int) -> Beside:
         Beside(heads=None, activation=None, normalize=None)
     """
     config = files.get("config.json", {})
+    # Hugging Face's words; else timm's below
     if config.get("hidden_size") == dim and config.get("num_hidden_layers") == depth:
         act = config.get("hidden_act")
         pixels = files.get("preprocessor_config.json", {})
@@ -77,6 +78,7 @@ def told(files: dict[str, dict[str, Any]], dim: int, depth: int) -> Beside:
             _normalize(pixels.get("image_mean"), pixels.get("image_std")),
         )
     if config.get("num_features") == dim and isinstance(config.get("architecture"), str):
+        # The whole name: variants such as `vit_base_patch16_clip_224` are other networks
         model = _TIMM_MODEL.fullmatch(config["architecture"])
         given, trained = (x if isinstance(x := config.get(n), dict) else {} for n in ("model_args", "pretrained_cfg"))
         heads = _count(given.get("num_heads")) or (TIMM_HEADS[model[1]] if model else None)
@@ -85,6 +87,7 @@ def told(files: dict[str, dict[str, Any]], dim: int, depth: int) -> Beside:
 
 
 def _count(value: Any) -> int | None:
+    # `type`, since True would count as 1 head
     return value if type(value) is int and value > 0 else None
 
 
@@ -93,6 +96,7 @@ def _normalize(mean: Any, std: Any) -> str | None:
     if not all(isinstance(x, list) and len(x) == 3 and all(type(v) in (int, float) for v in x) for x in (mean, std)):
         return None
     for name, known in NORMALIZATIONS.items():
+        # Rounded numbers count too
         if all(abs(a - b) < 1e-3 for a, b in zip([*mean, *std], [*known[0], *known[1]], strict=True)):
             return name
     return f"mean {mean} and deviation {std}, which none of {', '.join(NORMALIZATIONS)} is"

@@ -57,6 +57,7 @@ def read_whole(tensors: Tensors, *, heads: int | None = None, image_size: int | 
             f"{tensors.where} has {account.layout.title}, but lacks {what}, so its architecture is unknown; give "
             "another file"
         )
+    # Heads change no shape: a wrong number would convert without a word and give wrong features
     if heads and found.heads and heads != found.heads:
         raise WeightsError(f"{tensors.where} has {found.heads} attention heads, got --heads {heads}; leave it out")
     config = found.config(heads, image_size)
@@ -88,6 +89,7 @@ def show(weights: str) -> dict[str, Any]:
         "bytes": located.path.stat().st_size,
         "sha256": located.sha256,
         "format": f"{read.tensors.kind}, {read.account.layout.title}",
+        # The file's own facts; the image size follows from the grid of positions and the patch
         "architecture": {**vars(found), "heads": found.heads, "image_size": read.config.image_size},
         "options": found.options(),
         "dtypes": sorted({read.tensors.dtypes[name] for name in used}),
@@ -154,7 +156,9 @@ def convert(
     else:
         located = locate(source)
         tensors, notes = open_tensors(located.path), located.notes
+    # Read into our own layout and written from it, so each kind of file needs only its own two ways
     read = read_whole(tensors, heads=heads, image_size=image_size)
+    # Readers of PyTorch's files look for `format` in the header
     metadata = header(read.config, read.heads) if layout is OWN else {"format": "pt"}
     _write(layout.scatter(read.tree, read.config), target, metadata)
     return {
@@ -168,6 +172,7 @@ def convert(
 def _write(state: NumpyTree, target: Path, metadata: dict[str, str]) -> None:
     """Write beside the target and rename, so that a cut-off write leaves nothing that looks whole."""
     try:
+        # On the target's own disk, since only there is a rename one step
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".weights-") as folder:
             beside = Path(folder) / target.name
             save_file(state, beside, metadata=metadata)

@@ -133,6 +133,7 @@ def recognise(tensors: Tensors) -> Layout:
     def fits(layout: Layout) -> int:
         return len({layout.bare(name) for name in tensors.shapes} & layout.flat_names(1))
 
+    # The first block's names do, whatever the depth; where two kinds fit alike, the first of `LAYOUTS` is taken
     best = max(LAYOUTS, key=fits)
     if fits(best) >= ENOUGH:
         return best
@@ -171,11 +172,13 @@ def take_account(tensors: Tensors, layout: Layout | None = None) -> Account:
                 f"{tensors.where} has both {bare[layout.bare(name)]} and {name}; expected one backbone, so take the "
                 "other out"
             )
+    # By the file's own depth: too few or many blocks are another backbone, not unknown names
     expected = layout.flat_names(layout.depth(bare))
     ignored = {b for b in bare if re.fullmatch(layout.ignored, b) and b not in expected}
     shapes = {b: tensors.shapes[name] for b, name in bare.items()}
     architecture, beside = _architecture(layout, shapes, tensors), Beside()
     if architecture is not None:
+        # What the arrays tell goes before what the files beside them say
         beside = told(tensors.beside, architecture.dim, architecture.depth)
         architecture = replace(architecture, heads=architecture.heads or beside.heads)
     return Account(
@@ -194,6 +197,7 @@ def _architecture(layout: Layout, shapes: Mapping[str, Shape], tensors: Tensors)
     patch, positions, hidden = (
         shapes.get(table[path][0]) for path in (PATCHES, POSITIONS, block_path(0, "fc1", "bias"))
     )
+    # An incomplete file is no error yet: `check` names what is missing
     if patch is None or hidden is None or len(hidden) != 1:
         return None
     config, heads = read_header(tensors.metadata, tensors.where) if layout is OWN else (None, layout.heads(shapes))
@@ -201,6 +205,7 @@ def _architecture(layout: Layout, shapes: Mapping[str, Shape], tensors: Tensors)
         height, width, channels, dim = layout.patch(patch)
     except ValueError:
         return None
+    # Flattened, a patch of four channels looks like a larger one of a single channel: the header knows better
     if config is not None:
         height = width = config.patch_size
         channels = config.channels
@@ -257,6 +262,7 @@ def check(tensors: Tensors, account: Account, config: BackboneConfig) -> None:
     positions = layout.fixed[POSITIONS]
     for name, shape in expected.items():
         came = tensors.shapes[account.used[name]]
+        # Another grid is resampled later
         if name == positions and _side(came) and came[0] == 1 and came[2] == shape[2]:
             continue
         if came != shape:
@@ -275,6 +281,7 @@ def _check_architecture(where: str, found: Architecture, config: BackboneConfig,
         "hidden": int(config.dim * config.mlp_ratio),
         "heads": config.heads,
     }
+    # What the file doesn't tell (None) can't be wrong
     wrong = [n for n, value in wanted.items() if getattr(found, n) not in (value, None)]
     if not wrong:
         return

@@ -20,7 +20,7 @@ def _block(attention: int, norm2: int, mlp: int) -> Block:
         heads = f"{block}MultiHeadDotProductAttention_{attention}/"
         table: Table = {}
         for kind in KINDS:
-            scale = "scale" if kind == "kernel" else kind
+            scale = "scale" if kind == "kernel" else kind  # what Flax calls a norm's weights
             table |= {
                 block_path(i, "norm1", kind): (f"{block}LayerNorm_0/{scale}",),
                 block_path(i, "qkv", kind): tuple(f"{heads}{part}/{kind}" for part in ("query", "key", "value")),
@@ -35,9 +35,11 @@ def _block(attention: int, norm2: int, mlp: int) -> Block:
 
 
 def _to_ours(path: str, parts: Parts) -> np.ndarray:
+    # Flax has (in, out) as we do, convolutions (height, width, in, out): only axes of the input are joined
     if path == PATCHES or path.endswith("/proj/kernel"):
         return parts[0].reshape(-1, parts[0].shape[-1])
     if path.endswith("/qkv/kernel"):
+        # [dim, heads, width] each, to [dim, 3 dim]
         return np.concatenate([x.reshape(len(x), -1) for x in parts], axis=1)
     if path.endswith("/qkv/bias"):
         return np.concatenate([x.reshape(-1) for x in parts])
@@ -56,6 +58,7 @@ def _to_theirs(path: str, value: np.ndarray, config: BackboneConfig, count: int)
 
 
 def _heads(query: str, shapes: Mapping[str, Shape]) -> int | None:
+    # (dim, heads, width): the only kind of file whose shapes tell the heads
     shape = shapes.get(query, ())
     return shape[1] if len(shape) == 3 else None
 
@@ -78,5 +81,6 @@ def _layout(name: str, title: str, positions: str, block: Block) -> Layout:
     )
 
 
+# The original counts all modules of a block together, big_vision those of each type by itself
 GOOGLE = _layout("google", "Google's names", "Transformer/posembed_input/pos_embedding", _block(1, 2, 3))
 BIG_VISION = _layout("big_vision", "big_vision's names", "pos_embedding", _block(0, 1, 0))

@@ -31,6 +31,7 @@ TIMM_MODELS = (
     "deit_base_patch16_224.fb_in1k",
 )
 """Models of timm's organisation on the hub that are plain ViTs; others can be named with `hf:timm/...`."""
+# No part may begin with a dot or a slash, so none leads out of the repository
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _HF = re.compile(rf"hf:(?P<repo>{_WORD}/{_WORD})(@(?P<revision>{_WORD}))?/(?P<file>{_WORD}(/{_WORD})*)")
 _TIMM = re.compile(rf"timm:(?P<model>{_WORD})(@(?P<revision>{_WORD}))?")
@@ -106,6 +107,7 @@ def fetch(weights: str) -> tuple[Path, tuple[str, ...]]:
     """
     remote = parse_remote(weights)
     try:
+        # Optional, and slow to import: only for those who ask for remote weights
         hub: Any = importlib.import_module("huggingface_hub")
     except ImportError:
         raise WeightsError(
@@ -113,6 +115,7 @@ def fetch(weights: str) -> tuple[Path, tuple[str, ...]]:
             "its path"
         ) from None
     try:
+        # Asked before the download, which would make the answer yes
         cached = hub.try_to_load_from_cache(remote.repo, remote.file, revision=remote.revision)
         path = Path(hub.hf_hub_download(remote.repo, remote.file, revision=remote.revision))
     except Exception as error:  # the hub's, its HTTP library's and the system's kinds differ between versions

@@ -73,8 +73,9 @@ def from_torch(path: str, parts: Parts) -> np.ndarray:
         The variable.
     """
     if path == PATCHES:
+        # (out, in, height, width) to (height, width, in, out): a flattened patch is (height, width, channel)
         return parts[0].transpose(2, 3, 1, 0).reshape(-1, len(parts[0]))
-    value = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    value = np.concatenate(parts) if len(parts) > 1 else parts[0]  # along `out`: query, key, value
     return value.T if path.endswith("/kernel") else value
 
 
@@ -146,6 +147,7 @@ class Layout:
 
     def bare(self, name: str) -> str:
         """Name without the prefixes of wrappers."""
+        # Wrappers nest: `module.` of data parallelism around `_orig_mod.` of a compiled model around a network
         for prefix in self.prefixes:
             name = name.removeprefix(prefix)
         return name
@@ -163,12 +165,14 @@ class Layout:
 
     def depth(self, names: Container[str]) -> int:
         """Number of blocks in a row of which a file has at least one array."""
+        # At least one, so that a block which lacks arrays is called incomplete, not absent
         return next(i for i in itertools.count() if not any(n in names for g in self.block(i).values() for n in g))
 
     def shapes(self, config: BackboneConfig) -> dict[str, Shape]:
         """Shape of every array of a file, by name."""
         ours, out = shapes(config), {}
         for path, group in self.names(config.depth).items():
+            # A view of a single zero goes through the change of layout: shapes without memory, however large the config
             empty = np.broadcast_to(np.float32(0), ours[path])
             arrays = self.to_theirs(path, empty, config, len(group))
             out.update({name: array.shape for name, array in zip(group, arrays, strict=True)})
@@ -185,6 +189,7 @@ class Layout:
             Path to array.
         """
         return {
+            # Transposed views would keep the file's arrays alive, and be copied at every use
             path: np.ascontiguousarray(self.to_ours(path, tuple(read(name) for name in group)))
             for path, group in self.names(depth).items()
         }

@@ -17,6 +17,7 @@ def _block(i: int) -> Table:
 def _patch(shape: Shape) -> Shape:
     """A flattened patch: the side follows when the channels are three or one."""
     rows, dim = shape
+    # Never both: three squares side by side don't make a square
     for channels in (3, 1):
         side = round((rows / channels) ** 0.5)
         if side * side * channels == rows:
@@ -60,6 +61,7 @@ def read_header(metadata: Mapping[str, str], where: str) -> tuple[BackboneConfig
         return None, None
     try:
         fields = parse_json(metadata["backbone"])
+        # 1 divides every width: a stand-in where the header leaves the heads out, which is told apart below
         config = from_json(BackboneConfig, {"heads": 1, **fields})
         return config, fields.get("heads")
     except (ConfigError, ValueError, TypeError) as error:

@@ -65,5 +65,5 @@ def _arrays(loaded: Any, torch: Any, where: str) -> dict[str, np.ndarray]:
     found = {name: value for name, value in tensors if isinstance(name, str) and isinstance(value, torch.Tensor)}
     if not found:
         raise WeightsError(f"{where} holds no state dict (name to tensor); give another file")
-    half = {torch.bfloat16: torch.float32}
+    half = {torch.bfloat16: torch.float32}  # NumPy has no bfloat16
     return {name: value.detach().to(half.get(value.dtype, value.dtype)).numpy() for name, value in found.items()}

@@ -71,6 +71,7 @@ class Tensors:
                 f"{self.where}: {name} has type {self.dtypes[name]}, expected a float type; give weights that aren't "
                 "quantised"
             )
+        # float64 beyond float32's range becomes infinite here, which is told below instead of warned of
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.asarray(_guarded(self.where, f"a whole {self.kind} file", self.load, name)).astype(np.float32)
         if not np.isfinite(value).all():
@@ -153,6 +154,7 @@ def open_tensors(path: Path) -> Tensors:
             start = f.read(8)
     except OSError as error:
         raise WeightsError(f"{where} can't be read ({error.strerror}); check its permissions") from error
+    # By content, not by name: a pickle may be called model.safetensors
     if start[:2] == b"PK":
         return _guarded(where, "a whole .npz file", _open_npz, path)
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
@@ -163,12 +165,13 @@ def open_tensors(path: Path) -> Tensors:
 
 
 def _open_safetensors(path: Path, start: bytes) -> Tensors:
+    # The first 8 bytes are the header's length; checked before the reader makes room for it
     if len(start) == 8 and struct.unpack("<Q", start)[0] > HEADER_LIMIT:
         raise ValueError(f"its header claims more than {HEADER_LIMIT} bytes")
 
     def load(name: str) -> np.ndarray:
         with safe_open(path, framework="numpy") as f:
-            return f.get_tensor(name)
+            return f.get_tensor(name)  # opened anew for each array: nothing stays open between them
 
     shapes: dict[str, Shape] = {}
     dtypes: dict[str, str] = {}
@@ -186,14 +189,17 @@ def _open_npz(path: Path) -> Tensors:
     dtypes: dict[str, str] = {}
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        # `torch.save` writes zip archives too
         if any(member.filename.endswith("data.pkl") for member in members):
             raise WeightsError(f"{path} is PyTorch's pickle, which is never opened; `ntkcl weights convert` reads it")
         times, more = UNPACKED_LIMIT
+        # By the directory's sizes, before anything is unpacked; each member's header must agree with its own below
         if sum(member.file_size for member in members) > times * path.stat().st_size + more:
             raise ValueError(f"it unpacks to more than {times} times its size, as weights never do")
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name in shapes:
+                # Else one would be checked and the other read
                 raise ValueError(f"{name} is in it twice")
             with archive.open(member) as f:
                 shapes[name], dtypes[name] = _npy_header(f, member)
@@ -207,6 +213,7 @@ def _npy_header(f: Any, member: zipfile.ZipInfo) -> tuple[Shape, str]:
     shape, _, dtype = read(f)
     if dtype.hasobject:
         raise ValueError(f"{member.filename} holds Python objects")
+    # Else a small file could make the reader allocate what its header claims
     if f.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
         raise ValueError(f"{member.filename} has another size than its header says")
     return shape, dtype.name

@@ -26,6 +26,7 @@ def resize_positions(positions: Float[np.ndarray, "1 l d"], side: int) -> Float[
     if old == side:
         return positions
     d = positions.shape[2]
+    # [row, column, d], without the class token, which has no place on the grid
     grid = positions[0, 1:].reshape(old, old, d)
     # On the host: a resize in bfloat16 matrix units (TPU) would lose half of the digits.
     with jax.default_device(jax.local_devices(backend="cpu")[0]), jax.default_matmul_precision("highest"):

@@ -45,8 +45,10 @@ class Arrays:
         for side in ("train", "test"):
             images = _checked_images(f"{side}_images", getattr(self, f"{side}_images"))
             labels = checked_labels(f"{side}_labels", getattr(self, f"{side}_labels"), len(images))
+            # The class is frozen; only here, while it is made, are the checked arrays put in place
             object.__setattr__(self, f"{side}_images", images)
             object.__setattr__(self, f"{side}_labels", labels)
+        # A class that only the test side has must count too, so that `check_classes` can name it
         highest = int(max(self.train_labels.max(), self.test_labels.max()))
         names = tuple(map(str, range(highest + 1) if self.class_names is None else self.class_names))
         check_classes(self.train_labels, self.test_labels, names)
@@ -62,7 +64,7 @@ def _checked_images(name: str, value: Any) -> UInt8[np.ndarray, "n h w c"]:
             f"{name} must have shape (n, h, w), (n, h, w, 1) or (n, h, w, 3), none of them 0, got "
             f"{np.asarray(value).shape}; move the channels last, e.g. images.transpose(0, 2, 3, 1)"
         )
-    if images.dtype == np.uint8:
+    if images.dtype == np.uint8:  # not copied
         return images
     if not np.issubdtype(images.dtype, np.floating):
         raise DataError(f"{name} must be uint8, or float in [0, 1], got {images.dtype}; use images.astype(np.uint8)")
@@ -73,6 +75,7 @@ def _checked_images(name: str, value: Any) -> UInt8[np.ndarray, "n h w c"]:
             f"{name} given as float must lie in [0, 1], got {images.min():g} to {images.max():g}; scale it first, e.g. "
             "divide by 255"
         )
+    # `astype` alone would cut: 254 / 255 times 255 may come out just below 254
     return np.rint(images * 255).astype(np.uint8)
 
 

@@ -92,6 +92,7 @@ class Source:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over class names, labels and content; the first use reads every file once."""
+        # Sides in this order; class names by JSON, which shows where one ends
         parts = [json.dumps(self.class_names), self.train.digest(), self.test.digest()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -107,6 +108,7 @@ def checked_labels(name: str, value: Any, count: int) -> Int64[np.ndarray, " n"]
     Raises:
         DataError: they aren't `count` integers from 0 on.
     """
+    # Before any conversion: `astype` would make 1 of 1.7 and of True
     labels = np.asarray(value)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{name} must be integers of shape (n,), got {labels.dtype} of shape {labels.shape}")
@@ -131,6 +133,7 @@ def check_classes(
         highest = max(labels.tolist(), default=-1)
         if highest >= len(class_names):
             raise DataError(f"label {highest} has no name: class_names has {len(class_names)} entries; add names")
+        # On both sides: a class without test images has no accuracy, one without training images can't be learnt
         missing = np.setdiff1d(np.arange(len(class_names)), labels)
         if len(missing):
             raise DataError(

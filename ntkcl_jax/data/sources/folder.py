@@ -43,6 +43,7 @@ def read_folder(path: Path, invert: bool = False) -> tuple[FileImages, FileImage
             f"{path}/train and {path}/test must have the same classes; only in train: {_some(only_train)}; only in "
             f"test: {_some(only_test)}; add or remove these folders"
         )
+    # Sorted names number the classes: folders are listed in another order on every file system
     names = tuple(sorted(train))
     return _image_set(path, train, names, invert), _image_set(path, test, names, invert), names
 
@@ -60,6 +61,7 @@ def read_classes(path: Path, invert: bool = False) -> tuple[FileImages, tuple[st
     Raises:
         DataError: the folder is missing, a class has no image, or a link is broken.
     """
+    # A folder `train` without folders in it is a class of that name
     inner = path / "train"
     split = inner if inner.is_dir() and any(entry.is_dir() for entry in _visible(inner)) else path
     classes = _list_split(split, ONE_SIDE)
@@ -84,6 +86,7 @@ def _list_split(split: Path, layout: str = LAYOUT) -> dict[str, list[Path]]:
 def _list_class(folder: Path) -> list[Path]:
     entries = _visible(folder)
     files = [entry for entry in entries if _is_image(entry) and not entry.is_dir()]
+    # Folders without images do no harm; links are left alone, since they may form a circle
     for entry in set(entries) - set(files):
         if entry.is_dir() and not entry.is_symlink() and any(map(_is_image, _visible(entry))):
             raise DataError(
@@ -108,6 +111,7 @@ def _is_image(entry: Path) -> bool:
 
 def _visible(folder: Path) -> list[Path]:
     try:
+        # Hidden entries are what systems leave behind (.DS_Store, .ipynb_checkpoints), the latter with copies of images
         return sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"can't list {folder}: {error.strerror}; check its permissions") from error
@@ -126,6 +130,7 @@ def _some(names: list[str], shown: int = 5) -> str:
 
 def _read(data: DataConfig) -> Sides:
     path = user_path(data.path)
+    # A path that is no folder goes there too, to be refused in the words for it
     if (path / "train").is_dir() or (path / "test").is_dir() or not path.is_dir():
         return Sides(*read_folder(path, data.invert))
     images, names = read_classes(path, data.invert)  # not split yet: its folders are classes

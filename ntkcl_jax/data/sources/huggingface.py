@@ -56,8 +56,10 @@ class HubImages(ImageSet):
         self.name, self.invert = name, invert
 
     def _encoded(self, index: int) -> bytes:
+        # Rows are read from mapped files when they are asked for; the dataset is shared by all subsets
         cell = self.rows[int(self.places[index])][self.column]
         try:
+            # Parquet holds the bytes themselves, an image folder only paths
             content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
         except (OSError, TypeError, KeyError) as error:
             raise DataError(f"can't read {self.names(index)} ({error}); download the dataset again") from error
@@ -119,9 +121,11 @@ def read_hub(
     column = _column(train.features, image_column, library.Image, "image", ())
     label = _column(train.features, label_column, library.ClassLabel, "label", LABEL_NAMES)
     opened = [(f"{path} train", train)] + ([(f"{path} {test_name}", sides[test_name])] if test_name else [])
+    # A ClassLabel's names; None where the column holds plain numbers or words
     known = getattr(train.features[label], "names", None)
     labels, names = _numbered([(where, list(rows[label])) for where, rows in opened], known)
     made = [
+        # Left encoded: the library would turn images by their EXIF orientation, and hashes need the bytes
         HubImages(rows.cast_column(column, library.Image(decode=False)), column, y, np.arange(len(y)), where, invert)
         for (where, rows), y in zip(opened, labels, strict=True)
     ]
@@ -147,6 +151,7 @@ def _open(library: Any, path: str) -> dict[str, Any]:
     folder = user_path(path)
     library.disable_progress_bars()
     try:
+        # `save_to_disk` leaves one file for a dict of sides, the other for a single one
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
             opened = library.load_from_disk(str(folder))
         elif folder.is_dir():
@@ -166,6 +171,7 @@ def _open(library: Any, path: str) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         remedy = "is it whole?" if folder.is_dir() else "check the name and the network, or give a local folder"
         raise DataError(f"can't open the dataset {path} ({reason}); {remedy}") from error
+    # One side without a name trains, and is split here
     return dict(opened) if isinstance(opened, dict) else {"train": opened}
 
 
@@ -179,6 +185,7 @@ def _column(features: Any, wanted: str, kind: type, what: str, preferred: Sequen
         return wanted
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(found) != 1:
+        # A usual name decides among several; where no column is a ClassLabel, among all of them
         found = [name for name in preferred if name in (found or features)][:1] if preferred else found
     if len(found) != 1:
         raise DataError(f"expected one {what} column among {', '.join(features)}; set data.{what}_column")
@@ -195,6 +202,7 @@ def _numbered(
         names = sorted(set(values))
         place = {name: i for i, name in enumerate(names)}
         return [np.array([place[value] for value in side], np.int64) for _, side in written], tuple(names)
+    # Without names there can't be more classes than rows, which keeps an absurd label from making as many names
     classes = len(names) or len(values)
     for where, side in written:
         for row, value in enumerate(side):

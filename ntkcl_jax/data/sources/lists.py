@@ -32,9 +32,10 @@ PLACES = (".", "annotations", "splits")
 """Where they are looked for, below `data.path`."""
 IMAGE_FOLDERS = (".", "images")
 """Where listed paths may start, below `data.path`."""
+# Up to the first ending of an image, since paths may hold blanks; what follows a blank or comma is the label
 _WITH_SUFFIX = re.compile(rf"^(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))(?:[\s,]+(.*))?$", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d{1,18}")
-_PETS_COLUMNS = 4
+_NUMBER = re.compile(r"-?\d{1,18}")  # as many digits as surely fit into int64
+_PETS_COLUMNS = 4  # image, class from 1, species, breed within the species
 YAML_DEPTH = 2
 """Nesting of a list in YAML: a mapping of lists."""
 
@@ -75,10 +76,13 @@ def read_lists(
         raise DataError(f"no list of training images in {path} (looked for {tried}); set data.train_list")
     if test_list and not test_files:
         raise DataError(f"no list {test_list} in {path}; check data.test_list")
+    # Several lists of a side (DomainNet's six domains) count as one
     sides = [[entry for file in files for entry in _read(file)] for files in (train_files, test_files)]
+    # The first image decides for all: lists of one data set are written on one machine
     root, dropped = _locate(path, sides[0][0])
     found = [[_resolve(root, dropped, entry) for entry in side] for side in sides]
     _refuse_repeated(sides, found)
+    # Both sides together, so that a name has one number on both
     labels, names = _labels([entry for side in sides for entry in side], [f for side in found for f in side])
     cut = len(sides[0])
     train = FileImages(root, found[0], labels[:cut], invert)
@@ -87,10 +91,12 @@ def read_lists(
 
 def _list_files(path: Path, pattern: str, side: str) -> list[Path]:
     if pattern:
+        # A plain file first: its name may hold signs that a pattern would take for its own
         for base in (path, Path()):
             there = base / user_path(pattern)
             if there.is_file():
                 return [there]
+        # `glob` refuses absolute patterns, and `..` would leave the data folder
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             return []
         return sorted(file for file in path.glob(pattern) if file.is_file())
@@ -100,6 +106,7 @@ def _list_files(path: Path, pattern: str, side: str) -> list[Path]:
 
 def _read(file: Path) -> list[Entry]:
     try:
+        # `-sig` drops the mark with which Windows' editors begin a file; it would become part of the first path
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"can't read the list {file} ({error}); expected a text file in UTF-8") from error
@@ -108,6 +115,7 @@ def _read(file: Path) -> list[Entry]:
     else:
         lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), start=1)]
         lines = [(i, line) for i, line in lines if line and not line.startswith("#")]
+        # Oxford Pets' lines name no ending but have digits, so a heading must have neither
         if lines and not _WITH_SUFFIX.match(lines[0][1]) and not re.search(r"\d", lines[0][1]):
             lines = lines[1:]  # the heading of a CSV file
         entries = [_entry(f"{file}:{i}", line) for i, line in lines]
@@ -154,6 +162,7 @@ def _read_yaml(text: str) -> Any:
     """Read YAML whose first look finds lists in a mapping: deeper text would overrun the C parser's stack."""
     import yaml  # only these lists need it
 
+    # Events come one at a time without building anything. Aliases would let a few lines stand for billions
     safe_loader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
     for event in yaml.parse(text, Loader=safe_loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -172,6 +181,7 @@ def _parts(entry: Entry) -> tuple[str, ...]:
 def _locate(path: Path, first: Entry) -> tuple[Path, int]:
     """Find the folder that listed paths start from, and how many leading parts another machine's list has too many."""
     parts = _parts(first)
+    # As few leading parts as possible are dropped, so the longest path that exists wins
     for dropped in range(len(parts)):
         for folder in IMAGE_FOLDERS:
             if (path / folder).joinpath(*parts[dropped:]).is_file():
@@ -200,6 +210,7 @@ def _labels(entries: list[Entry], files: list[Path]) -> tuple[Int64[np.ndarray, 
     """Number the classes: by the lists' own numbers, else by name."""
     with_label = sum(entry.label is not None for entry in entries)
     if 0 < with_label < len(entries):
+        # The first of the rarer kind is the one to look at
         odd = next(e for e in entries if (e.label is None) == (with_label > len(entries) / 2))
         raise DataError(f"{odd.where} is unlike the others: either every line has a label, or none has")
     written = [
@@ -216,8 +227,10 @@ def _labels(entries: list[Entry], files: list[Path]) -> tuple[Int64[np.ndarray, 
             f"{odd.where} has the label {_short(odd.label or '')}, the first lines have numbers; correct it"
         )
     values = [int(label) for label in written]
+    # Numbered from 1 unless there is a 0; a negative one fails just below
     first = min([1, *values])
     for entry, value in zip(entries, values, strict=True):
+        # Bounded by the number of images before `arange`: one absurd label would fill the memory
         if not 0 <= value - max(first, 0) < len(entries):
             raise DataError(
                 f"{entry.where} has the label {value}, out of range: classes are numbered 0, 1, 2, ... without gaps, "
@@ -236,6 +249,7 @@ def _labels(entries: list[Entry], files: list[Path]) -> tuple[Int64[np.ndarray, 
 
 def _class_names(labels: Int64[np.ndarray, " n"], files: list[Path]) -> tuple[str, ...]:
     """Name each label by the folder of its images, else by what their names begin with, else by its number."""
+    # Names count only if each class has one of its own; else two classes would merge in messages and tables
     for name_of in (lambda file: file.parent.name, lambda file: file.stem.rpartition("_")[0]):
         names: dict[int, set[str]] = defaultdict(set)
         for label, file in zip(labels.tolist(), files, strict=True):

@@ -61,6 +61,7 @@ def load_source(data: DataConfig, arrays: Arrays | None = None) -> Source:
     if test is None:
         train, test = _split(train, names, data)
         split = f"{data.test_share:g} of each class by hash, seed {data.split_seed}"
+    # Cut only after the split and its check: which images test doesn't depend on the limits
     check_classes(train.labels, test.labels, names)
     train, test = (side.subset(first_of_each_class(side.labels, data.images_per_class)) for side in (train, test))
     train = train.subset(first_of_each_class(train.labels, data.limit_per_class))
@@ -71,9 +72,11 @@ def _sides(found: Any, data: DataConfig) -> Sides:
     """Give `Arrays` the form of the others; refuse what another package made wrong."""
     if isinstance(found, Arrays):
         assert found.class_names is not None  # Arrays numbers the classes if nobody names them
+        # Inverted here for every source that gives arrays; sources of files do it as they decode
         train = ArrayImages(found.train_images, found.train_labels, "train_images", data.invert)
         test = ArrayImages(found.test_images, found.test_labels, "test_images", data.invert)
         return Sides(train, test, found.class_names)
+    # What another package wrote is checked here, so that its slips don't surface deep in training
     if data.source not in SOURCES.own:
         _check_sides(found, f"data.source={data.source}")
     return Sides(*found)
@@ -93,6 +96,7 @@ def _check_sides(found: Any, where: str) -> None:
         labels = checked_labels(f"{where}: labels of {side}", images.labels, len(images))
         if np.max(labels, initial=-1) >= len(names):
             raise DataError(f"{where}: label {np.max(labels)} of {side} has no name among {len(names)} class_names")
+        # One image stands for all: opening each would read the whole data set
         first = np.asarray(images.load(0)) if len(images) else np.zeros((1, 1, 3), np.uint8)
         if first.dtype != np.uint8 or first.ndim != 3 or first.shape[-1] != 3 or 0 in first.shape:
             raise DataError(

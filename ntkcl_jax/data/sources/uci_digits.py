@@ -44,6 +44,7 @@ def _read(file: Path) -> tuple[UInt8[np.ndarray, "1797 28 28"], Int64[np.ndarray
         or not np.array_equal(np.unique(table[:, -1]), np.arange(CLASSES))
     ):
         raise DataError(f"{file} doesn't hold {COUNT} digits of 8 x 8 and 17 shades; reinstall scikit-learn")
+    # 17 shades, 0 to 16, spread over 0 to 255
     small = np.rint(table[:, :-1] * (255 / INK)).astype(np.uint8).reshape(-1, SMALL_SIDE, SMALL_SIDE)
     images, edge = np.zeros((len(small), SIDE, SIDE), np.uint8), (SIDE - DRAWN_SIDE) // 2
     for whole, digit in zip(images, small, strict=True):
