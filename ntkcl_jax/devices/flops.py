@@ -84,6 +84,7 @@ def task_sizes(config: RunConfig, classes: int = 0) -> tuple[int, ...]:
     data = config.data
     first = data.first_task_classes or data.classes_per_task
     classes = classes or data.classes or first
+    # As `make_scenario` cuts them: the last task takes what is left
     starts = [0, *range(first, classes, data.classes_per_task), classes]
     return tuple(end - start for start, end in itertools.pairwise(starts))
 
@@ -91,7 +92,9 @@ def task_sizes(config: RunConfig, classes: int = 0) -> tuple[int, ...]:
 def _block(vit: BackboneConfig, rows: int, out: int) -> Work:
     """A frozen block on `rows` tokens that yields the first `out` of them."""
     d, hidden = vit.dim, int(vit.dim * vit.mlp_ratio)
+    # Keys and values of all rows; queries, projection and both MLP layers of those that it yields
     linear = 2 * rows * d * 2 * d + 2 * out * d * 2 * d + 2 * out * d * hidden * 2
+    # Queries by keys, weights by values; both factors of each product have a gradient
     attention = 2 * 2 * out * rows * d
     return Work(linear + attention, linear + 2 * attention)
 
@@ -104,18 +107,21 @@ def _recomputed(vit: BackboneConfig, rows: int, out: int) -> int:
 def _adapter(model: ModelConfig, rows: int, first: bool) -> Work:
     """An adapter on `rows` tokens; nothing trained lies below the first one."""
     product = 2 * rows * model.backbone.dim * model.adapter_rank
+    # Backward: two kernels and the hidden units, and the input where something trained lies below
     return Work(2 * product, (3 if first else 4) * product)
 
 
 def _generator(model: ModelConfig, first: bool) -> Work:
     """A prompt generator; nothing trained lies below the first one."""
     product = 2 * model.backbone.tokens * model.prompts * model.backbone.dim
+    # Backward: the token map, and its input where something trained lies below
     return Work(product, product if first else 2 * product)
 
 
 def _channel(model: ModelConfig) -> Work:
     """Blocks after the shared start of a channel stream, with their adapters."""
     vit, n = model.backbone, model.backbone.tokens
+    # Block 0's attention and MLP belong to the shared start; its adapter doesn't
     work = _adapter(model, n if vit.depth > 1 else 1, first=True)
     for i in range(1, vit.depth):
         out = 1 if i == vit.depth - 1 else n
@@ -129,11 +135,12 @@ def _patch(model: ModelConfig) -> Work:
     n = vit.tokens + m
     if vit.depth == 1:
         return Work()
+    # Block 0's MLP on its prompt rows, which the shared start doesn't have
     mlp = 2 * m * vit.dim * int(vit.dim * vit.mlp_ratio) * 2
     work = _generator(model, first=True) + Work(mlp, mlp)
     for _ in range(1, vit.depth - 1):
         work += _block(vit, n, n) + _generator(model, first=False)
-    return work + _block(vit, n, 1)
+    return work + _block(vit, n, 1)  # the last block makes no prompts
 
 
 def _embedding(vit: BackboneConfig) -> int:
@@ -166,8 +173,10 @@ def _fusion(model: ModelConfig) -> Work:
     if model.streams != "both":
         return Work()
     if model.fusion == "reference":
+        # The value map alone: over a sequence of one, query and key don't count
         product = 2 * model.feature_dim**2
         return Work(product, 2 * product)
+    # Three maps of the sections, and the attention between them
     linear, attention = 3 * 2 * s * d * d, 2 * 2 * s * s * d
     return Work(linear + attention, 2 * (linear + attention))
 
@@ -176,7 +185,7 @@ def features_flops(config: RunConfig) -> int:
     """FLOPs of the network's features of one image, forward: the adapted streams, their means, the fusion."""
     model, vit = config.model, config.model.backbone
     start = _embedding(vit) + _block(vit, vit.tokens, vit.tokens if vit.depth > 1 else 1).forward
-    streams = 2 * _streams(model).forward
+    streams = 2 * _streams(model).forward  # current and mean
     untouched = backbone_flops(config) - start if model.pretrained_view else 0
     return start + streams + untouched + _fusion(model).forward
 
@@ -209,9 +218,12 @@ def training_flops(config: RunConfig, classes: int = 0) -> int:
         n = vit.tokens
         rows_of = {"channel": n, "patch": n + model.prompts}
         for rows in rows_of.values() if model.streams == "both" else [rows_of[model.streams]]:
+            # Block 0 is the shared start: nothing trained lies below it, so nothing is recomputed
             backward += sum(_recomputed(vit, rows, 1 if i == vit.depth - 1 else rows) for i in range(1, vit.depth))
+    # Logits, and their gradients by features and by the kernel
     proxy = 3 * 2 * e * max(sizes)
     rows = min(objective.orthogonality_rank, sum(sizes), e)
+    # Rows that L_dis compares: the batch and as many old prototypes at most
     old = batch + min(batch, sum(sizes))
     loss = proxy + 2 * (2 if objective.orthogonality == "reference" else 1) * 2 * e * rows + 2 * old * e
     views = 3 if model.streams == "both" else 1

@@ -39,10 +39,12 @@ def keep_freed_memory() -> bool:
     """
     if not _on_glibc():
         return False
+    # JAX reads it when it is imported; where that is past, its settings count. What the user has set stays
     os.environ.setdefault(DISPATCH, "false")
     if "jax" in sys.modules:
         sys.modules["jax"].config.update(DISPATCH.lower(), os.environ[DISPATCH].lower() in ("1", "true"))
     mallopt = ctypes.CDLL(None).mallopt
+    # No block straight from the system, and nothing at the heap's end back to it
     return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 

@@ -36,6 +36,7 @@ def together(config: HostsConfig) -> Generator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        # XLA's lack of memory comes as the same type
         if exhausted(error):
             raise
         raise NtkclError(
@@ -48,6 +49,7 @@ def _join(config: HostsConfig) -> None:
     auto = config.coordinator == "auto"
     try:
         jax.distributed.initialize(
+            # None: JAX finds the others by itself, by what the scheduler or the pod tells
             None if auto else config.coordinator,
             None if auto else config.processes,
             None if auto else config.process,
@@ -87,6 +89,7 @@ def on_first(action: Callable[[], Any]) -> None:
             action()
         except Exception as error:
             failure = error
+    # Reached whatever has happened, since the others wait in it
     if broadcast(failure is not None):
         raise failure or NtkclError("process 0 of the run stopped; see its message")
 
@@ -95,10 +98,11 @@ def fetch(tree: Any) -> Any:
     """Copy arrays to the host as NumPy, whole, wherever their parts are."""
 
     def whole(x: Any) -> Any:
+        # Gathered only where parts lie elsewhere, since all processes must take part in that
         if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
             return multihost_utils.process_allgather(x, tiled=True)
         return np.asarray(x)
 
     if several():
         return jax.tree.map(whole, tree)
-    return jax.device_get(tree)
+    return jax.device_get(tree)  # starts all copies before it waits for one

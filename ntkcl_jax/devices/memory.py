@@ -63,17 +63,24 @@ def parameters(config: RunConfig, classes: int = 0) -> Parameters:
     """
     model, vit, sizes = config.model, config.model.backbone, task_sizes(config, classes)
     d, hidden, e = vit.dim, int(vit.dim * vit.mlp_ratio), model.feature_dim
+    # qkv and projection with biases, both MLP layers with biases, scales and biases of two norms
     block = 4 * d * d + 4 * d + 2 * d * hidden + hidden + d + 4 * d
+    # Patch embedding and its bias, class token, positions, blocks, the last norm
     backbone = vit.patch_size**2 * vit.channels * d + d + d + vit.tokens * d + vit.depth * block + 2 * d
+    # Kernels of `down` and `up`, their biases
     adapter = 2 * d * model.adapter_rank + model.adapter_rank + d
+    # Token map and its bias, scale and bias of the norm
     generator = vit.tokens * model.prompts + model.prompts + 2 * d
     mean = vit.depth * (adapter + generator)
     width = d if model.fusion == "paper" else e
-    fusion = 3 * (width * width + width)
+    fusion = 3 * (width * width + width)  # query, key and value map
     scales = d if config.objective.regularization == "reference" else 0
+    # What L_reg covers (`is_regularized`): kernels of streams and fusion, in one form the norms' scales
     anchor = vit.depth * (2 * d * model.adapter_rank + vit.tokens * model.prompts + scales) + 3 * width * width
     basis = e * min(config.objective.orthogonality_rank, e)
+    # The proxy head has a row for each class of the largest task, and a scale
     trainable = mean + fusion + max(sizes) * e + 1
+    # Prototypes: a row and a flag for each class, and a scale
     return Parameters(backbone, trainable, mean, sum(sizes) * (e + 1) + 1, anchor, basis)
 
 
@@ -99,7 +106,7 @@ def activation_bytes(config: RunConfig) -> int:
     model, vit = config.model, config.model.backbone
     width = 2 if config.compute.dtype == "bfloat16" else FLOAT32
     image = 0
-    for rows in (vit.tokens, vit.tokens + model.prompts):
+    for rows in (vit.tokens, vit.tokens + model.prompts):  # channel stream, patch stream
         block = _kept(model, rows, width)
         inputs = (vit.depth - 1) * rows * vit.dim * width
         image += inputs + block if config.compute.remat else max(vit.depth - 1, 1) * block

@@ -37,6 +37,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """
     devices = jax.devices()
     data = config.data or len(devices) // config.model
+    # `data` is 0 where `model` alone asks for more devices than there are
     need = max(data, 1) * config.model
     if need > len(devices) or (several() and need != len(devices)):
         raise ConfigError(
@@ -44,6 +45,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"({devices[0].device_kind}, {jax.process_count()} processes); lower them"
             + (", or use all: every process must take part" if several() else "")
         )
+    # `model` runs fastest: devices with parts of one backbone, which exchange most, are neighbours
     return Mesh(np.array(devices[:need]).reshape(data, config.model), (DATA, MODEL))
 
 
@@ -72,6 +74,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
     """
     rows = padded_rows(mesh, batch_size)
     held = NamedSharding(mesh, PartitionSpec(DATA)).addressable_devices_indices_map((rows,)).values()
+    # A dimension that isn't split is `slice(None)`, which `indices` turns into numbers
     parts = [part[0].indices(rows) for part in held if part is not None]
     return slice(min(start for start, _, _ in parts), max(stop for _, stop, _ in parts))
 
@@ -93,6 +96,7 @@ def replicate(mesh: Mesh | AbstractMesh, tree: T) -> T:
     """Put arrays onto every device; those that lie on the mesh already, in whatever way, stay."""
 
     def put(x: Any) -> jax.Array:
+        # The backbone's matrices stay divided: whole copies might not fit
         if isinstance(x, jax.Array) and isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh:
             return x
         return _put(x, replicated(mesh))
@@ -122,6 +126,7 @@ def split(parts: int, shape: tuple[int, ...]) -> PartitionSpec:
         (None, 'model')
     """
     able = [n if n % parts == 0 else 0 for n in shape]
+    # Matrices only: biases, norms and positions are small
     if parts == 1 or len(shape) != 2 or np.prod(shape) < SPLIT_FROM or not any(able):
         return PartitionSpec()
     axis = len(shape) - 1 - int(np.argmax(able[::-1]))  # the last of equals: outputs of a square kernel
@@ -131,6 +136,7 @@ def split(parts: int, shape: tuple[int, ...]) -> PartitionSpec:
 def _put(x: Any, sharding: NamedSharding) -> jax.Array:
     if not several():
         return jax.device_put(x, sharding)
+    # A random key has no NumPy form: the numbers behind it travel
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
     value = np.asarray(x)  # the same in every process: nothing is sent

@@ -38,5 +38,6 @@ def peak_tflops(device_kind: str, dtype: Literal["float32", "bfloat16"]) -> floa
         >>> peak_tflops("NVIDIA H100 80GB HBM3", "bfloat16"), peak_tflops("cpu", "float32")
         (989, None)
     """
+    # The first that fits counts: names stand before those that are a part of them
     found = [(bfloat16, float32) for name, bfloat16, float32 in PEAKS if name in device_kind]
     return (found[0][0] if dtype == "bfloat16" else found[0][1]) if found else None

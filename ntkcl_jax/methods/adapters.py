@@ -25,6 +25,7 @@ SCALE = 0.1
 def init_adapters(key: Key, depth: int, dim: int, rank: int) -> Tree:
     """Adapters of all blocks, stacked: `down` drawn from U(±1/√dim), the rest zero."""
     return {
+        # [depth, dim, rank], each block by a key of its own
         "adapters/down": jax.vmap(lambda k: uniform_fan_in(k, (dim, rank)))(jax.random.split(key, depth)),
         "adapters/down_bias": jnp.zeros((depth, rank)),
         "adapters/up": jnp.zeros((depth, rank, dim)),
@@ -48,10 +49,12 @@ def adapted_feature(
 
     def run(x: Array, i: int) -> Array:
         block: Block = blocks[i]
+        # The last block is read at the class row alone
         z = block.attend(x, 1 if i == len(blocks) - 1 else None)
         down, down_bias, up, up_bias = (
             adapters[f"adapters/{name}"][i].astype(z.dtype) for name in ("down", "down_bias", "up", "up_bias")
         )
+        # [b, l, rank]; every block drops other units
         inner = dropout(jax.nn.relu(z @ down + down_bias), rate, None if key is None else jax.random.fold_in(key, i))
         return z + block.mlp(z) + SCALE * (inner @ up + up_bias)
 

@@ -63,6 +63,7 @@ class Recipe:
 
     def transformation(self) -> optax.GradientTransformation:
         """The update before it is multiplied by the rate."""
+        # PyTorch's order: clip the gradient, add the decay, and only then momentum or Adam
         parts = [] if self.clip is None else [optax.clip_by_global_norm(self.clip)]
         if self.weight_decay:
             parts.append(optax.add_decayed_weights(self.weight_decay))
@@ -83,6 +84,7 @@ class Recipe:
         if self.schedule == "constant":
             return initial
         if self.schedule == "quarter-cosine":
+            # A single epoch has the whole rate
             return initial * math.cos(0.495 * math.pi * epoch / max(epochs - 1, 1))
         return 0.5 * initial * (1 + math.cos(math.pi * epoch / epochs))
 
@@ -105,7 +107,7 @@ class Task(NamedTuple):
     @property
     def offset(self) -> Int[Array, ""]:
         """The task's first class."""
-        return jnp.argmax(self.new).astype(jnp.int32)
+        return jnp.argmax(self.new).astype(jnp.int32)  # the first that is True
 
     @property
     def size(self) -> Int[Array, ""]:
@@ -203,6 +205,7 @@ class Learner(ABC):
 
     def vit(self, frozen: Frozen) -> ViT:
         """The backbone as a module."""
+        # Only the module's structure is taken, so the seed draws nothing
         make = lambda: ViT(  # noqa: E731
             self.backbone,
             dtype=jnp.dtype(self.dtype),
@@ -286,6 +289,7 @@ class Learner(ABC):
     def start(self, key: Key, backbone: Tree) -> LearnerState:
         """State before task 0: no class has come."""
         trainable, buffers = self.init(key)
+        # A learner that keeps `seen` among its own buffers has the last word
         return LearnerState(trainable, Frozen(backbone, {self.seen: jnp.zeros(self.classes, bool)} | buffers))
 
     def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
@@ -339,15 +343,17 @@ def cross_entropy(
         >>> round(float(cross_entropy(logits, jnp.array([0, 2]), rows, allowed)), 4)
         0.6931
     """
+    # float32 at least, as bfloat16 would round the loss; -inf: no probability and no gradient
     masked = jnp.where(allowed, logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), -jnp.inf)
     safe = jnp.where(valid, labels, jnp.argmax(allowed))  # a padded row's label may be one that isn't allowed
     losses = optax.softmax_cross_entropy_with_integer_labels(masked, safe)
-    return jnp.sum(jnp.where(valid, losses, 0)) / jnp.maximum(valid.sum(), 1)
+    return jnp.sum(jnp.where(valid, losses, 0)) / jnp.maximum(valid.sum(), 1)  # without a valid row 0, not NaN
 
 
 def linear_head(key: Key, width: int, classes: int, *, bias: bool = True) -> Tree:
     """A linear classifier over all classes, drawn from U(±1/√width)."""
     bound = width**-0.5
+    # Both are drawn in any case: the kernel is the same with and without a bias
     kernel, offset = (
         jax.random.uniform(k, shape, minval=-bound, maxval=bound)
         for k, shape in zip(jax.random.split(key), ((width, classes), (classes,)), strict=True)

@@ -48,7 +48,9 @@ def class_means(
     Raises:
         DataError: a class has no image.
     """
+    # All batches are queued before any result is waited for
     parts = fetch([_class_sums(learner, trainable, frozen, batch, jnp.int32(offset)) for batch in batches])
+    # The arrays are as long as the largest task; this one may be smaller
     total = np.sum([s.astype(np.float64) for s, _ in parts], axis=0)[:classes]
     count = np.sum([c for _, c in parts], axis=0)[:classes]
     if (count == 0).any():

@@ -65,6 +65,7 @@ def orthogonal_to(old: Float[Array, "m d"], drawn: Float[Array, "n d"]) -> Float
     """
     if len(old) + len(drawn) > old.shape[1]:
         return unit(drawn)
+    # Columns of Q: the first ones span the old rows, the next are orthogonal to them and to each other
     return jnp.linalg.qr(jnp.concatenate([old, drawn]).T)[0][:, len(old) :].T
 
 
@@ -138,8 +139,10 @@ class CodaPrompt(Learner):
         stop = start + self.per_task
         trainable, changed = state.trainable, {}
         for name, own_key in zip(COMPONENTS, jax.random.split(key, len(COMPONENTS)), strict=True):
+            # [layers, components, entries]: P_m as one long vector
             rows = trainable[name].reshape(*trainable[name].shape[:2], -1)
             drawn = jax.random.normal(own_key, (len(rows), self.per_task, rows.shape[2]))
+            # Each layer by itself; old components as training has left them
             new = jax.vmap(orthogonal_to)(rows[:, :start], drawn)
             changed[name] = rows.at[:, start:stop].set(new).reshape(trainable[name].shape)
         numbers = jnp.arange(self.per_task * self.tasks)
@@ -149,6 +152,7 @@ class CodaPrompt(Learner):
         """The tree, old tasks' components cut off from the gradient."""
 
         def cut(value: Array) -> Array:
+            # [components] against [layers, components, ...]
             mask = frozen.buffers[OWN].reshape(-1, *[1] * (value.ndim - 2))
             return jnp.where(mask, value, jax.lax.stop_gradient(value))
 

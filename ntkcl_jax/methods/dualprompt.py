@@ -81,7 +81,7 @@ class DualPrompt(Learner):
     def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Start the task's E-prompt at the one before; its key may be matched from here on."""
         experts, begun = state.trainable["expert/prefix"], state.frozen.buffers[BEGUN]
-        experts = experts.at[task.number].set(experts[jnp.maximum(task.number - 1, 0)])
+        experts = experts.at[task.number].set(experts[jnp.maximum(task.number - 1, 0)])  # task 0's stays as drawn
         return state.updated({"expert/prefix": experts}, {BEGUN: begun.at[task.number].set(True)})
 
     def prompted(
@@ -91,6 +91,7 @@ class DualPrompt(Learner):
         found: dict[int, list[Array]] = {}
         for i, layer in enumerate(self.general_layers):
             found.setdefault(layer, []).append(trainable["general/prefix"][i])
+        # In a shallow backbone one block may have both kinds
         for i, layer in enumerate(self.expert_layers):
             found.setdefault(layer, []).append(experts[..., i, :, :, :])
         prefixes = {layer: _joined(prompts) for layer, prompts in found.items()}
@@ -102,6 +103,7 @@ class DualPrompt(Learner):
         tokens = vit.embed(images)
         near = cosine(query_of(vit, tokens), trainable["keys/task"])
         task = jnp.argmax(jnp.where(frozen.buffers[BEGUN], near, -jnp.inf), axis=1)
+        # [b, e, 2, r, d]: each image has its own E-prompt
         return self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task])
 
     def loss(
@@ -110,6 +112,7 @@ class DualPrompt(Learner):
         """Cross-entropy over the task's own classes under its own E-prompt, and the pull of its key to the queries."""
         vit = self.vit(frozen)
         tokens = vit.embed(batch.images)
+        # [b]: cosine to the key of the task itself, which training knows and needn't match
         near = cosine(query_of(vit, tokens), trainable["keys/task"][task.number][None])[:, 0]
         logits = apply_head(trainable, self.prompted(vit, trainable, tokens, trainable["expert/prefix"][task.number]))
         matching = self.matching * mean_over(1 - near, batch.valid)
@@ -120,4 +123,5 @@ def _joined(prompts: list[Array]) -> tuple[Float[Array, "*b l d"], Float[Array, 
     """Join the prompts of one block, each (2, r, d) or (b, 2, r, d), into rows before its keys and its values."""
     batch = jnp.broadcast_shapes(*(p.shape[:-3] for p in prompts))
     rows = jnp.concatenate([jnp.broadcast_to(p, (*batch, *p.shape[-3:])) for p in prompts], axis=-2)
+    # The 2 are rows before the keys and rows before the values
     return rows[..., 0, :, :], rows[..., 1, :, :]

@@ -61,10 +61,12 @@ def completed(means: Float[np.ndarray, "c t d"], task_of: Int[np.ndarray, "c"]) 
     filled = means.copy()
     for c in np.flatnonzero(task_of != NONE):
         own = task_of[c]
+        # Cosines of all classes to c in c's own subspace; by `tiny` a zero mean has cosine 0
         lengths = np.linalg.norm(means[:, own], axis=1) * np.linalg.norm(means[c, own])
         likeness = means[:, own] @ means[c, own] / np.maximum(lengths, np.finfo(lengths.dtype).tiny)
         for s in range(own + 1, task_of.max() + 1):
             later = task_of >= s
+            # A softmax; cosines are at most 1, so nothing overflows
             weights = np.exp(likeness[later])
             filled[c, s] = weights / weights.sum() @ means[later, s]
     return filled
@@ -116,6 +118,7 @@ class Ease(Learner):
     def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Put the adapters of the task before away and draw new ones."""
         changed, number = {"task": task.number}, int(task.number)
+        # Slot t has task t's adapters from the moment the next task begins; until then they are the trainable ones
         if number > 0:
             for path, values in state.frozen.buffers.items():
                 if path.startswith("old/"):
@@ -133,7 +136,9 @@ class Ease(Learner):
             return made.at[:, s].set(adapted_feature(vit, adapters, images))
 
         current = adapted_feature(vit, trainable, images)
+        # [b, tasks, d]
         made = jnp.zeros((len(images), self.tasks, self.backbone.dim), current.dtype)
+        # Nothing in it is differentiated: reverse mode can't go through a loop of unknown length
         made = jax.lax.fori_loop(0, number, add, made)  # as many rounds as there are old tasks
         return made.at[:, number].set(current).reshape(len(images), -1)
 
@@ -141,6 +146,7 @@ class Ease(Learner):
         """Weighted sum of the cosines to class means in all subspaces."""
         task_of = frozen.buffers["task_of_class"]
         own = task_of[:, None] == jnp.arange(self.tasks)
+        # [c, tasks]; tasks count from 0, so the largest number is how many other subspaces there are
         weights = jnp.where(own, 1.0, self.others / jnp.maximum(task_of.max(), 1))
         directions = unit(features.reshape(-1, self.tasks, self.backbone.dim))
         # Both a feature and a mean are zero in the subspaces of tasks to come, and so is their cosine.
@@ -151,18 +157,21 @@ class Ease(Learner):
     ) -> tuple[dict[str, Array], Float[Array, "b k"]]:
         """Cross-entropy of the cosine head over the task's own classes."""
         feature = adapted_feature(self.vit(frozen), trainable, batch.images, key, self.dropout)
+        # unit works on rows, classes are the kernel's columns
         logits = trainable["head/scale"] * unit(feature) @ unit(trainable["head/kernel"].T).T
         return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new)}, logits
 
     def end(self, state: LearnerState, task: Task, views: Views) -> LearnerState:
         """Compute the new classes' means and put together what older classes lack."""
         new, buffers = np.asarray(task.new), state.frozen.buffers
-        means, task_of = np.array(buffers["means"]), np.array(buffers["task_of_class"])
+        means, task_of = np.array(buffers["means"]), np.array(buffers["task_of_class"])  # copies to write into
         found = class_means(self, *state, views(), int(task.offset), int(task.size))
+        # Features are all subspaces side by side: [n, tasks d] -> [n, tasks, d]
         means[new] = found.reshape(-1, *means.shape[1:])
         task_of[new] = task.number
         return state.updated(
             buffers={
+                # Computed means stay beside the completed ones, which each task puts together anew
                 "means": jnp.asarray(means),
                 "prototypes": jnp.asarray(completed(means, task_of)),
                 "task_of_class": jnp.asarray(task_of),

@@ -51,6 +51,7 @@ def gram(method: "InfLora", trainable: Tree, frozen: Frozen, batch: Batch) -> Fl
     for inputs in method.walk(trainable, frozen, pixels_of(batch, method.image_size))[0]:
         h = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))
         h = jnp.where(batch.valid[:, None, None], h, 0)  # a padded row may hold anything, even NaN
+        # HIGHEST: TF32 or bfloat16 products would add directions that the tokens don't have
         sums.append(jnp.einsum("bld,ble->de", h, h, precision=jax.lax.Precision.HIGHEST))
     return jnp.stack(sums)
 
@@ -72,6 +73,7 @@ def split_basis(
 ) -> tuple[Float[np.ndarray, "d m"], Float[np.ndarray, "d n"]]:
     """Orthonormal bases, float64, of the span of the columns that aren't zero and of the rest."""
     columns = int(np.any(basis != 0, axis=0).sum())
+    # Orthonormal again, as the stored basis is rounded to float32; then a basis of all the rest
     q = np.linalg.qr(basis[:, :columns].astype(np.float64), mode="complete")[0]
     return q[:, :columns], q[:, columns:]
 
@@ -88,6 +90,7 @@ def new_directions(
         ([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [4.0, 1.0])
     """
     _, rest = split_basis(basis)
+    # rest = N, so u = U of Nᵀ C [n, n], and N U are the directions themselves [d, n]
     u, s, _ = np.linalg.svd(rest.T @ covariance, full_matrices=False)
     return rest @ u, s**2
 
@@ -117,6 +120,7 @@ def grown(basis: Float[np.ndarray, "d d"], covariance: Float[np.ndarray, "d d"],
     directions, energy = new_directions(basis, covariance)
     total = np.sum(covariance**2)
     left_over = np.append(np.cumsum(energy[::-1])[::-1], 0.0)  # after 0, 1, 2, ... directions
+    # The first number of directions that is enough; the last one, nothing left over, always is
     fewest = int(np.argmax(left_over <= (1 - threshold) * total))
     columns = np.concatenate([old, directions[:, :fewest]], axis=1)
     return np.pad(columns, ((0, 0), (0, len(basis) - columns.shape[1])))
@@ -145,6 +149,7 @@ class InfLora(Learner):
         """Draw the classifier; no change of keys and values, an empty memory."""
         depth, d = self.backbone.depth, self.backbone.dim
         lora = {f"lora/{name}": jnp.zeros((depth, self.rank, d)) for name in ("keys", "values")}
+        # The basis has room for all d columns from the start, so its shape never changes
         buffers = {name: jnp.zeros((depth, d, d)) for name in ("merged/keys", "merged/values", "basis")}
         return lora | linear_head(key, d, self.classes), buffers | {"down": jnp.zeros((depth, d, self.rank))}
 
@@ -153,6 +158,7 @@ class InfLora(Learner):
 
         def gain(h: Array, name: str) -> Array:
             down, merged = frozen.buffers["down"][i], frozen.buffers[f"merged/{name}"][i]
+            # h B first: two thin products instead of a (d, d) one
             return h @ merged.astype(h.dtype) + h @ down.astype(h.dtype) @ trainable[f"lora/{name}"][i].astype(h.dtype)
 
         return lambda h, k, v: (k + gain(h, "keys"), v + gain(h, "values"))
@@ -171,6 +177,7 @@ class InfLora(Learner):
 
         x, inputs = vit.embed(images), []
         for i, block in enumerate(blocks):
+            # Where features alone are asked for, XLA leaves these out
             inputs.append(block.norm1(x))
             x = vit.checkpointed(functools.partial(run, i=i))(x)
         return inputs, vit.class_feature(x)
@@ -188,6 +195,7 @@ class InfLora(Learner):
             merged[f"merged/{name}"] = buffers[f"merged/{name}"] + change
             fresh[f"lora/{name}"] = jnp.zeros_like(lora)
         state = state.updated(fresh, merged)
+        # With A = 0 and the old change merged: C is of the network as the old tasks left it
         seen, basis = covariance(self, *state, views()), np.asarray(buffers["basis"])
         down = np.stack([design(m, c, self.rank) for m, c in zip(basis, seen, strict=True)])
         return state.updated(buffers={"down": jnp.asarray(down, basis.dtype)})

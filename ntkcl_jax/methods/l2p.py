@@ -72,6 +72,7 @@ class L2P(Learner):
         """Mean feature of the prompts that each image takes, and the cosines of query and chosen keys."""
         vit = self.vit(frozen)
         tokens = vit.embed(images)
+        # [b, N] both; then the rows of the N prompts one after the other, [b, N L, d]
         nearest, which = jax.lax.top_k(cosine(query_of(vit, tokens), trainable["keys/pool"]), self.top)
         prompts = trainable["prompts/pool"][which].reshape(len(tokens), -1, self.backbone.dim)
         # In front, so that the last block need only compute their rows.
@@ -88,5 +89,6 @@ class L2P(Learner):
         """Cross-entropy over the task's own classes, and the pull of chosen keys to queries."""
         features, nearest = self.chosen(trainable, frozen, batch.images)
         logits = apply_head(trainable, features)
+        # It moves the keys only: no gradient goes through a query
         pull = self.pull * mean_over(jnp.sum(1 - nearest, axis=1), batch.valid)
         return {"ce": cross_entropy(logits, batch.labels, batch.valid, task.new), "pull": pull}, logits

@@ -156,6 +156,7 @@ class NTKCL(Learner):
         """Give the task a new proxy head, and find the directions of the old prototypes."""
         head = ProxyHead(self.task_classes, self.model.feature_dim, Adaptation, nnx.Rngs(params=key))
         old = int(task.offset)
+        # In NumPy: once a task, of arrays whose sizes differ from task to task
         basis = orthogonality_basis(
             fetch(state.frozen.buffers["prototypes/kernel"]),
             old=old,
@@ -196,7 +197,9 @@ class NTKCL(Learner):
         objective, size = self.objective, task.size
         features = self.network.features(trainable, frozen, batch.images, key)
         proxy = self.network.module(trainable, frozen).proxy
+        # In the task's own numbering; of a padded row it may be negative
         targets, allowed = batch.labels - task.offset, jnp.arange(self.task_classes) < size
+        # [b, task_classes] of the channel, patch and hybrid view: one head for all
         logits = [proxy(view) for view in features]
         ce = [cross_entropy(x, targets, batch.valid, allowed) for x in logits]
         alone = self.model.streams != "both"  # the three views are then one, which counts once
@@ -205,6 +208,7 @@ class NTKCL(Learner):
             features.hybrid, batch.labels, batch.valid, old_rows, objective.temperature, objective.dissimilarity
         )
         basis = frozen.buffers[BASIS]
+        # Of one stream alone, both summands are the same
         terms["orthogonality"] = orthogonality(features, batch.valid, basis, objective.orthogonality) / (1 + alone)
         anchor = {path.removeprefix(ANCHOR): value for path, value in frozen.buffers.items() if path.startswith(ANCHOR)}
         terms["regularization"] = regularization(trainable, anchor, objective.regularization)
@@ -225,6 +229,7 @@ class NTKCL(Learner):
         number, offset = int(task.number), int(task.offset)
         if number < self.tasks - 1:
             state = state.updated(buffers=updated_mean(state.frozen.buffers, state.trainable, number))
+        # After the mean: test images will be seen with the new one (docs/method.md, section 6)
         means = class_means(self, *state, views(), offset, int(task.size))
         if not np.isfinite(means).all():
             raise NonFiniteError(f"a prototype of task {number} isn't finite: the features have overflowed")
@@ -270,7 +275,9 @@ def old_prototype_rows(variant: Variant, task: Task, classes_per_task: int) -> I
 def draw_old_rows(key: Key, prototypes: Float[Array, "c e"], old: Int[Array, ""], most: int) -> OldRows:
     """Draw up to `most` different rows among the first `old` ones, uniformly."""
     classes = prototypes.shape[0]
+    # Draws lie in [0, 1), the others at 2: the smallest are a uniform choice without repeats
     order = jnp.where(jnp.arange(classes) < old, jax.random.uniform(key, (classes,)), 2.0)
+    # `most` rows in every task, so that nothing changes its shape; some may not be valid
     value, index = jax.lax.top_k(-order, min(most, classes))
     return OldRows(prototypes[index], index, value > -1.5)
 

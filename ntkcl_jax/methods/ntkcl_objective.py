@@ -33,6 +33,7 @@ def cross_entropy(
     logits: Float[Array, "b n"], targets: Int[Array, "b"], valid: Bool[Array, "b"], classes: Bool[Array, "n"]
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the valid rows over the classes that the task has."""
+    # A task smaller than the largest leaves columns of the proxy head unused
     masked = jnp.where(classes, logits, -jnp.inf)
     # A padded row's target may be masked: its loss must be finite before it is multiplied by zero.
     log_p = jnp.take_along_axis(jax.nn.log_softmax(masked), jnp.where(valid, targets, 0)[:, None], axis=1)[:, 0]
@@ -42,6 +43,7 @@ def cross_entropy(
 def _masked_logsumexp(s: Float[Array, "*a n"], keep: Bool[Array, "*a n"]) -> Float[Array, "*a"]:
     """Log of the sum of exp over kept entries; 0 with a zero gradient where nothing is kept."""
     some = keep.any(axis=-1, keepdims=True)
+    # A row that keeps nothing gets zeros first: a logsumexp of -inf alone has a NaN gradient, used or not
     safe = jnp.where(keep, s, jnp.where(some, -jnp.inf, 0.0))
     return jnp.where(some[..., 0], jax.nn.logsumexp(safe, axis=-1), 0.0)
 
@@ -73,17 +75,21 @@ def dissimilarity(
     Returns:
         The loss; 0 with a zero gradient where no pair of rows shares a class.
     """
+    # [n, e] with n = b + m: the batch, then the old prototypes
     rows = unit(jnp.concatenate([features, jax.lax.stop_gradient(old.features)]))
     y = jnp.concatenate([labels, old.labels])
     keep = jnp.concatenate([valid, old.valid])
     n = rows.shape[0]
-    s = rows @ rows.T / temperature
+    s = rows @ rows.T / temperature  # [n, n]
+    # Neither padding nor a row with itself
     pair = keep[:, None] & keep[None, :] & ~jnp.eye(n, dtype=bool)
     positive = pair & (y[:, None] == y[None, :])
-    log_all = _masked_logsumexp(s, pair)
+    log_all = _masked_logsumexp(s, pair)  # [n], 0 in rows that don't count
     if variant == "reference":
         value = _masked_logsumexp(s.ravel(), positive.ravel()) - log_all.sum() / jnp.maximum(keep.sum(), 1)
+        # Without a positive pair the second half alone would remain
         return jnp.where(positive.any(), value, 0.0)
+    # Only the batch's own rows are anchors: an old prototype is something to keep away from
     b = features.shape[0]
     count = positive[:b].sum(axis=1)
     mean_positive = jnp.sum(jnp.where(positive[:b], s[:b], 0.0), axis=1) / jnp.maximum(count, 1)
@@ -108,6 +114,7 @@ def orthogonality_basis(prototypes: np.ndarray, old: int, allocated: int, rank: 
     e = prototypes.shape[1]
     k = min(rank, e)
     rows = np.asarray(prototypes[: old if variant == "paper" else allocated], np.float64)
+    # At length one: how long a prototype is mustn't decide which directions come first
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     if variant == "reference":
         # all e left vectors, of the arbitrary ones too, but never a (classes, classes) matrix of right ones
@@ -116,6 +123,7 @@ def orthogonality_basis(prototypes: np.ndarray, old: int, allocated: int, rank: 
     basis = np.zeros((e, k))
     if old:
         u, values, _ = np.linalg.svd(rows.T, full_matrices=False)
+        # Those above rounding: prototypes may span fewer directions than their number
         true = min(k, int((values > values[0] * 1e-6).sum()))
         basis[:, :true] = u[:, :true]
     return basis.astype(np.float32)
@@ -135,6 +143,7 @@ def orthogonality(
         if variant == "paper":
             total += jnp.sum(weight * jnp.sum((z @ basis) ** 2, axis=1)) / jnp.maximum(weight.sum(), 1)
         else:
+            # As an inner product with one vector: (b, e) residuals are never made
             total += jnp.sum(weight * (z @ (1.0 - basis @ basis.sum(axis=0))))
     return total
 
@@ -154,6 +163,7 @@ def is_regularized(path: str, variant: Variant) -> bool:
 def regularization(trainable: Tree, anchor: Tree, variant: Variant) -> Float[Array, ""]:
     """Squared distance of the regularized parameters to the anchor, `sum ||p - p_anchor||^2`."""
     return sum(
+        # Sorted: a sum of floats depends on its order
         (jnp.sum((trainable[p] - anchor[p]) ** 2) for p in sorted(trainable) if is_regularized(p, variant)),
         jnp.zeros(()),
     )

@@ -54,6 +54,7 @@ def prefixed(prefix: Prefix) -> KeysValues:
     """Put a prefix in front of a block's keys and values."""
 
     def change(h: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        # [l, d] or [b, l, d] -> [b, l, d]
         rows = [jnp.broadcast_to(p.astype(k.dtype), (len(k), *p.shape[-2:])) for p in prefix]
         return jnp.concatenate([rows[0], k], axis=1), jnp.concatenate([rows[1], v], axis=1)
 
@@ -80,6 +81,7 @@ def encoded(
         change = prefixed(prefixes[i]) if prefixes and i in prefixes else None
 
         def run(x: Array) -> Array:
+            # Of the last block only what is read is computed
             z = blocks[i].attend(x, rows if i == len(blocks) - 1 else None, change)
             return z + blocks[i].mlp(z)
 

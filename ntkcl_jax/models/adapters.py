@@ -69,6 +69,7 @@ class PromptGenerator(nnx.Module):
         """Allocate the token map (tokens -> prompts) and the norm (channels)."""
         d, m, tokens = config.backbone.dim, config.prompts, config.backbone.tokens
         key = rngs.params()
+        # The key is drawn in both forms, so that later parts start alike in both
         alive = config.initialisation == "paper"
         kernel = jax.random.normal(key, (tokens, m)) / tokens**0.5 if alive else jnp.zeros((tokens, m))
         self.token_map = Linear(kernel, jnp.zeros(m), variable)
@@ -77,8 +78,10 @@ class PromptGenerator(nnx.Module):
 
     def __call__(self, z: Float[Array, "b t d"]) -> Float[Array, "b m d"]:
         """Generate prompts from the class and patch rows (the norm in float32 at least, whatever the compute dtype)."""
+        # [b, t, d] -> [b, d, m] -> [b, m, d]: tokens are mixed, channel by channel
         q = jnp.swapaxes(self.token_map(jnp.swapaxes(z, 1, 2)), 1, 2)
         q = q.astype(jnp.promote_types(q.dtype, jnp.float32))
+        # Centred before it is squared: a mean of squares less a squared mean would cancel
         q = q - q.mean(axis=-1, keepdims=True)
         normed = q * jax.lax.rsqrt(jnp.mean(q * q, axis=-1, keepdims=True) + LAYER_NORM_EPS)
         return (normed * self.norm_scale[...] + self.norm_bias[...]).astype(z.dtype)

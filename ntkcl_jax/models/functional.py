@@ -41,6 +41,7 @@ def merged(graph: nnx.GraphDef, variables: list[tuple[tuple, nnx.Variable]], val
         variables: its variables by path; their own values aren't read.
         values: the new ones, by path.
     """
+    # `replace` keeps a variable's type, which says what its number is for
     return nnx.merge(graph, nnx.from_flat_state([(at, v.replace(values[path_of(at)])) for at, v in variables]))
 
 
@@ -51,6 +52,7 @@ def rebuilt(backbone: Mapping[str, Array], make: Callable[[], ViT]) -> ViT:
         backbone: flat tree, paths beginning with `backbone/`.
         make: makes a backbone of the same shape; never computed.
     """
+    # The structure alone: no array is made
     graph, abstract = nnx.split(nnx.eval_shape(make))
     values = {path.removeprefix("backbone/"): value for path, value in backbone.items()}
     return merged(graph, list(nnx.to_flat_state(abstract)), values)

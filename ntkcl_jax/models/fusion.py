@@ -25,11 +25,13 @@ class Fusion(nnx.Module):
 
         def linear() -> Linear:
             kernel, bias = rngs.params(), rngs.params()
+            # torch draws biases by the kernel's bound too
             return Linear(uniform_fan_in(kernel, (width, width)), uniform_fan_in(bias, (width, width))[0], variable)
 
         self.query = linear()
         self.key = linear()
         self.value = linear()
+        # In the place of a map that was drawn all the same, so that later parts start alike in both forms
         if config.initialisation == "paper":
             zero = jnp.zeros((width, width))
             self.value = Linear(zero, zero[0], variable)
@@ -40,11 +42,14 @@ class Fusion(nnx.Module):
         b, e = channel.shape
         if c.fusion == "reference":
             value = self.value(channel).reshape(b, heads, e // heads)
+            # The softmax over one entry is 1; what remains of the attention is its dropout, per image and head
             ones = jnp.ones((b, heads, 1), value.dtype)
             return (value * dropout(ones, c.fusion_dropout, key)).reshape(b, e)
+        # [b, S, heads, D / heads]
         split = (b, c.sections, heads, c.backbone.dim // heads)
         tokens = [x.reshape(b, c.sections, c.backbone.dim) for x in (patch, channel, channel)]
         q, k, v = (f(x).reshape(split) for f, x in zip((self.query, self.key, self.value), tokens, strict=True))
+        # [b, heads, S, S]: sections of the patch stream ask, those of the channel stream answer
         weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * split[-1] ** -0.5, axis=-1)
         return jnp.einsum("bhqk,bkhd->bqhd", dropout(weights, c.fusion_dropout, key), v).reshape(b, e)
 

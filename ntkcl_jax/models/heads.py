@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 from ntkcl_jax.config import ModelConfig
 from ntkcl_jax.models.adapters import VariableType
 
-NORM_FLOOR = 1e-12
+NORM_FLOOR = 1e-12  # that of torch.nn.functional.normalize
 
 
 def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -57,12 +57,13 @@ class PrototypeHead(nnx.Module):
         """Scores of all rows, seen or not (a zero row scores 0)."""
         s, d = self.config.sections, self.config.backbone.dim
         weights = jnp.asarray(self.config.section_weights)
+        # [b, S, D]; a section's weight multiplies its cosine
         features = unit(x.reshape(-1, s, d)) * weights[:, None]
         rows = unit(self.kernel[...].reshape(-1, s, d))
         return self.scale[...] * jnp.einsum("bsd,csd->bc", features, rows)
 
     def __call__(self, x: Float[Array, "b e"]) -> Float[Array, "b c"]:
         """Scores; classes not yet seen get -σ Σ m_s, the lowest score that a cosine can give."""
-        floor = -self.scale[...] * sum(self.config.section_weights)
+        floor = -self.scale[...] * sum(self.config.section_weights)  # every cosine at -1
         seen: Bool[Array, "c"] = self.seen[...]
         return jnp.where(seen, self.scores(x), floor)

@@ -64,6 +64,7 @@ class AdaptedViT(nnx.Module):
     def features(self, images: Float[Array, "b h w c"], key: Key | None = None) -> Features:
         """Channel, patch and hybrid features; with a key, dropout is on (in the frozen mean stream too)."""
         c, vit = self.config, self.backbone
+        # Mean and current channel stream, fusion; the patch stream drops nothing
         keys = [None] * 3 if key is None else list(jax.random.split(key, 3))
         start = shared_start(vit, images)
         sections = [channel_stream(vit, None, start)] if c.pretrained_view else []
@@ -145,8 +146,10 @@ class Network:
 
         def values(key: Key) -> dict[str, Tree]:
             leaves = nnx.to_flat_state(nnx.state(self.build(key)))
+            # `is`: Adaptation is a kind of nnx.Param, which by itself means the backbone
             return {name: {path_of(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
 
+        # XLA draws only what is returned: no random backbone beside a given one
         trees = jax.jit(values)(key)
         trainable = trees["trainable"]
         means = [path_of(path) for path, variable in self.abstract() if type(variable) is RunningMean]

@@ -27,6 +27,7 @@ class Shared(NamedTuple):
 def shared_start(vit: ViT, images: Float[Array, "b h w c"]) -> Shared:
     """Run the patch embedding, block 0's attention and block 0's MLP, once for all streams."""
     first = next(iter(vit.blocks))
+    # A single block is the last one as well, of which the class row alone is read
     attended = first.attend(vit.embed(images), rows=1 if len(vit.blocks) == 1 else None)
     return Shared(attended, first.mlp(attended))
 
@@ -46,7 +47,7 @@ def channel_stream(vit: ViT, streams: Streams | None, start: Shared, key: Key | 
     keys = [None] * len(blocks) if key is None else list(jax.random.split(key, len(blocks)))
     x = channel_block(start.attended, start.mlp, adapters[0], keys[0])
     for i in range(1, len(blocks)):
-        rows = 1 if i == len(blocks) - 1 else None
+        rows = 1 if i == len(blocks) - 1 else None  # the class row alone is read of the last block
 
         def run(x: Array, block: Block = blocks[i], i: int = i, rows: int | None = rows) -> Array:
             z = block.attend(x, rows)
@@ -99,11 +100,13 @@ def patch_stream(vit: ViT, streams: Streams, start: Shared, m: int, carry: float
     blocks, generators = list(vit.blocks), list(streams.prompts)
     x = start.attended + start.mlp
     if len(blocks) > 1:
+        # Without a residual (docs/method.md, section 2); with one block nothing could read them
         x = with_prompts(x, blocks[0].mlp(generators[0](start.attended)))
     for i in range(1, len(blocks)):
         last = i == len(blocks) - 1
 
         def run(x: Array, block: Block = blocks[i], i: int = i, last: bool = last) -> Array:
+            # No prompts: no attention follows by which they could reach the class row
             if last:
                 z = block.attend(x, rows=1)
                 return z + block.mlp(z)

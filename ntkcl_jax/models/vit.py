@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.config.data import NORMALIZATIONS, Normalize
 
-LAYER_NORM_EPS = 1e-6
+LAYER_NORM_EPS = 1e-6  # of the published ViTs; torch's own default is 1e-5
 KeysValues = Callable[[Array, Array, Array], tuple[Array, Array]]
 """Changes what a block attends to: see `Block.attend`."""
 
@@ -80,6 +80,7 @@ class Block(nnx.Module):
         if rows is None:
             q, k, v = jnp.split(self.qkv(h), 3, axis=-1)
         else:
+            # The products of `self.qkv`, queries of the first rows only
             x = x[:, :rows]
             assert self.qkv.bias is not None  # nnx.Linear has one unless told otherwise
             kernel, bias = self.qkv.kernel[...].astype(h.dtype), self.qkv.bias[...].astype(h.dtype)
@@ -87,6 +88,7 @@ class Block(nnx.Module):
             k, v = jnp.split(h @ kernel[:, d:] + bias[d:], 2, axis=-1)
         if change is not None:
             k, v = change(h, k, v)
+        # [b, rows, heads, d / heads]
         heads = [t.reshape(*t.shape[:2], self.heads, d // self.heads) for t in (q, k, v)]
         return jax.lax.optimization_barrier(x + self.proj(attention(*heads).reshape(*q.shape)))
 
@@ -118,6 +120,7 @@ class ViT(nnx.Module):
         self.dtype = dtype
         self.remat = remat
         self.normalize = normalize
+        # A convolution whose stride is its width is a matrix product with the flattened patches
         inputs = config.patch_size**2 * config.channels
         self.patch_embed = nnx.Linear(inputs, config.dim, dtype=dtype, kernel_init=init, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, config.dim)))
@@ -132,6 +135,7 @@ class ViT(nnx.Module):
             images = (images - mean) / std
         b, h, w, c = images.shape
         p = self.patch_size
+        # [b, h/p, p, w/p, p, c] -> [b, patches, p p c]
         patches = images.reshape(b, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
         tokens = self.patch_embed(patches)
         class_token = jnp.broadcast_to(self.class_token[...].astype(tokens.dtype), (b, 1, tokens.shape[-1]))
@@ -143,7 +147,7 @@ class ViT(nnx.Module):
 
     def class_feature(self, x: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         """Final norm of the class row, in float32 at least."""
-        row = self.norm(x[:, 0])
+        row = self.norm(x[:, 0])  # a norm works row by row
         return row.astype(jnp.promote_types(row.dtype, jnp.float32))
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:

@@ -95,4 +95,5 @@ def make_readout(name: str, config: RunConfig, *, width: int, classes: int, seed
 
 def with_constant(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d1"]:
     """Append a 1 to each row, the input of a classifier's biases."""
+    # Of the features' own type, or float32 rows would become float64
     return np.concatenate([features, np.ones((len(features), 1), features.dtype)], axis=1)

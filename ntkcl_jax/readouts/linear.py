@@ -50,7 +50,7 @@ class Linear(Readout):
     ) -> State:
         """The state after training from `weights`."""
         fitted = fit_linear(
-            jnp.array(weights),
+            jnp.array(weights),  # a copy: the call donates its argument
             jnp.asarray(with_constant(features)),
             jnp.asarray(labels),
             jnp.int32(lesson.seen),
@@ -99,11 +99,13 @@ def fit_linear(
     batch: int,
 ) -> Float[Array, "d1 c"]:
     """Train a softmax classifier (last input constant 1) over the first `classes` columns by SGD with a cosine."""
+    # A shape, so each number of images is a program of its own
     n = features.shape[0]
     optimizer = optax.sgd(linear_rate(epochs * steps_per_epoch(n, batch)), LINEAR_MOMENTUM)
     seen = jnp.arange(weights.shape[1]) < classes
 
     def loss(weights: Array, rows: Array) -> Array:
+        # Unseen columns have no probability, so no gradient moves them from zero
         logits = jnp.where(seen, features[rows] @ weights, -jnp.inf)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
 
@@ -113,6 +115,7 @@ def fit_linear(
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(weights, updates), state), None
 
+    # Steps scanned within epochs scanned: one program, as a step is too little work for a call of its own
     def epoch(carry: tuple, key: Array) -> tuple:
         return jax.lax.scan(step, carry, linear_order(key, n, batch))
 

@@ -54,6 +54,7 @@ class RanPAC(Readout):
     def init(self) -> State:
         """Sums of nothing."""
         width = self.random_features
+        # float64: sums of products over all images; λ is what the newest task has chosen
         return {"gram": np.zeros((width, width)), "sums": np.zeros((width, self.classes)), "ridge": np.array(1.0)}
 
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
@@ -69,6 +70,7 @@ class RanPAC(Readout):
 
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """xᵀ W."""
+        # Solved when it is asked for: what is stored are sums, to which the next task adds
         weights = np.linalg.solve(state["gram"] + float(state["ridge"]) * np.eye(len(state["gram"])), state["sums"])
         return self.expand(features) @ weights[:, :seen]
 
@@ -88,6 +90,7 @@ def choose_ridge(x: Float[np.ndarray, "n w"], y: Float[np.ndarray, "n c"], seed:
     """
     order = np.random.default_rng(seed).permutation(len(x))
     fitted, held = np.split(order, [len(x) - max(1, round(HELD_OUT * len(x)))])
+    # One decomposition for all ridges: W = V diag(s / (s² + λ)) Uᵀ y
     left, values, right = np.linalg.svd(x[fitted], full_matrices=False)
     wanted, seen = left.T @ y[fitted], x[held] @ right.T
     errors = [np.square(seen * (values / (values**2 + ridge)) @ wanted - y[held]).sum() for ridge in RIDGES]

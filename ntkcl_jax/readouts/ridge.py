@@ -136,6 +136,7 @@ class RidgeClassifier:
     def weights(self) -> Float[np.ndarray, "w c"]:
         """W = (G + λ I)⁻¹ S; a class's score of x is xᵀ W. Columns of unseen classes are zero."""
         size = len(self.gram)
+        # Relative to the mean diagonal, which grows with the images: a fraction means the same after any task
         ridge = self.fraction * np.trace(self.gram) / size
         return np.linalg.solve(self.gram + ridge * np.eye(size), self.sums)
 
@@ -177,16 +178,19 @@ def learn(
     for x, y in _chunks(views, wanted, expand):
         rows = x.reshape(-1, len(gram))
         gram += rows.T @ rows
-        sums += x.sum(axis=1).T @ y
+        sums += x.sum(axis=1).T @ y  # all views of an image have its class
+    # G = V diag(s) Vᵀ: one decomposition for all ridges
     values, vectors = np.linalg.eigh(gram)
     turned = vectors.T @ sums
+    # Rounding may make zero eigenvalues negative; the mean of all is the Gram matrix's mean diagonal
     inverses = [1 / (np.maximum(values, 0) + fraction * values.mean()) for fraction in RIDGES]
+    # A second pass: an image can be left out only of the whole G and S
     for x, y in _chunks(views, wanted, expand):
-        inside = x @ vectors
+        inside = x @ vectors  # [b, v, w]
         for i, inverse in enumerate(inverses):
             scaled = inside * inverse
-            left = np.eye(x.shape[1]) - scaled @ inside.transpose(0, 2, 1)
-            residual = np.linalg.solve(left, y[:, None] - scaled @ turned)
+            left = np.eye(x.shape[1]) - scaled @ inside.transpose(0, 2, 1)  # [b, v, v]: I - X (G + λI)⁻¹ Xᵀ
+            residual = np.linalg.solve(left, y[:, None] - scaled @ turned)  # [b, v, c]
             losses[i] += np.square(residual[:, 0]).sum()
     return replace(classifier, gram=gram, sums=sums, images=classifier.images + len(features), losses=losses)
 
@@ -197,12 +201,14 @@ def _chunks(
     """Expanded views and one-hot classes, a few images at a time: all of a task's wouldn't fit."""
     for at in range(0, len(views), CHUNK):
         part = views[at : at + CHUNK]
+        # [b, v, d] -> [b v, d] -> [b v, w] -> [b, v, w]
         rows = np.asarray(expand(part.reshape(-1, part.shape[-1])), np.float64)
         yield rows.reshape(*part.shape[:2], -1), wanted[at : at + CHUNK]
 
 
 @functools.lru_cache(maxsize=2)
 def _projection(features: int, width: int, seed: int) -> Float[np.ndarray, "d w"]:
+    # Kept, since each chunk of images asks for it
     return np.random.default_rng(seed).standard_normal((features, width))
 
 

@@ -103,7 +103,7 @@ def _uninterrupted() -> Generator[None]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-        for number in held[:1]:
+        for number in held[:1]:  # however often Ctrl-C was pressed, the run is asked once
             signal.raise_signal(number)
 
 
@@ -127,7 +127,7 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
             if not several():  # otherwise each process writes the parts that its devices hold
                 trees = jax.tree.map(np.asarray, trees)
             with _uninterrupted():
-                ocp.save(str(partial.absolute() / "arrays"), trees)
+                ocp.save(str(partial.absolute() / "arrays"), trees)  # orbax refuses relative paths
             on_first(lambda: _close(partial, path, meta))
             return
         except jax.errors.JaxRuntimeError:  # another process is lost
@@ -140,18 +140,21 @@ def save(path: Path, trees: Trees, meta: dict[str, Any]) -> None:
 
 
 def _open(partial: Path, trees: Trees) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # what a killed process left under this name
     partial.mkdir(parents=True)
     _check_room(partial, trees)
 
 
 def _close(partial: Path, path: Path, meta: dict[str, Any]) -> None:
     (partial / "meta.json").write_text(json.dumps(meta, allow_nan=False))
+    # Last of all files, since a folder counts as whole by its manifest
     manifest = {str(p.relative_to(partial)): file_sha256(p) for p in _files(partial)}
     (partial / MANIFEST).write_text(json.dumps(manifest))
+    # Contents reach the disk before the name does: a power cut mustn't leave a name over nothing
     for file in [*_files(partial), partial / MANIFEST]:
         with open(file, "rb") as f:
             os.fsync(f.fileno())
+    # No folder can be renamed over a full one; killed in between, the checkpoint is absent and made again
     shutil.rmtree(path, ignore_errors=True)
     partial.rename(path)
 
@@ -196,6 +199,7 @@ def load(path: Path, like: Trees | None = None) -> tuple[Trees, dict[str, Any]]:
         manifest = read_json(path / MANIFEST)
         there = {str(file.relative_to(path)) for file in _files(path)}
         listed = set(manifest)
+        # Hidden files beside ours (a file manager's, a network drive's) are no damage
         strange = sorted((listed - there) | {name for name in there - listed if not Path(name).name.startswith(".")})
         if strange:  # a name that leads elsewhere is none of them either
             raise RunFolderError(
@@ -226,6 +230,7 @@ def load(path: Path, like: Trees | None = None) -> tuple[Trees, dict[str, Any]]:
 def _check_like(path: Path, trees: Trees, like: Trees) -> None:
     """Refuse arrays of another network, which would fail deep inside this one."""
 
+    # Names with types and shapes: two trees differ where one of these does
     def shapes(side: Trees) -> dict[str, str]:
         leaves, _ = jax.tree_util.tree_flatten_with_path(side)
         return {jax.tree_util.keystr(key, simple=True, separator="/"): f"{x.dtype} {x.shape}" for key, x in leaves}

@@ -93,7 +93,7 @@ class RunContext:
 
     def decode_all(self) -> None:
         """Decode every image now, so that a damaged one stops the run before it starts; too many are left for later."""
-        _ = self.train_views, self.test_views
+        _ = self.train_views, self.test_views  # decoded when first asked for
 
     @property
     def sharding(self) -> NamedSharding:
@@ -102,6 +102,7 @@ class RunContext:
 
     def learner(self, name: str) -> Learner:
         """A learner, shaped for the run's backbone and stream."""
+        # Seeds differ in the order of classes, not in the sizes of tasks: any scenario gives the shapes
         return make_learner(name, self.config, self.scenarios[self.config.seeds[0]])
 
     def backbone_of(self, seed: int) -> Tree:
@@ -114,6 +115,7 @@ class RunContext:
             vit = ViT(config.model.backbone, dtype=jnp.float32, rngs=nnx.Rngs(params=key))
             return {f"backbone/{path_of(path)}": v[...] for path, v in nnx.to_flat_state(nnx.state(vit))}
 
+        # Jitted: one program, where each array alone would be several
         return shard_parameters(self.mesh, jax.jit(draw)(key))
 
     def prepared(self, side: Side) -> PreparedImages:
@@ -129,6 +131,7 @@ class RunContext:
             labels: label of each of `indices`.
         """
         size = self.config.compute.eval_batch_size
+        # Each process prepares the rows of its own devices
         batches = self.prepared(side).batches(indices, labels, size, local_rows(self.mesh, size))
         return (shard_batch(self.mesh, batch) for batch in batches)
 
@@ -171,6 +174,7 @@ def make_context(
     notes: tuple[str, ...] = ()
     if stored is None and config.weights != "random":
         backbone, sha256, notes = read_backbone(config.weights, config.model.backbone, config.weights_sha256)
+    # Placed once: every learner and seed reads the same arrays
     placed: Tree | None = None if backbone is None else shard_parameters(mesh, dict[str, Any](backbone))
     return RunContext(config, source, placed, sha256, scenarios, mesh, notes)
 
@@ -193,6 +197,7 @@ def check_settings(config: RunConfig) -> None:
             f"model.backbone.channels must be {RGB}, as all images are read as RGB; got {backbone.channels}"
         )
     refuse_pickle(config.weights)
+    # The checks of single settings are bounds, mostly lower ones, which infinity passes
     wrong = [name for name, value in _numbers(to_json(config), "") if not math.isfinite(value)]
     if wrong:
         raise ConfigError(f"{wrong[0]} must be a finite number")

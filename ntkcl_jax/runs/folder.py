@@ -61,6 +61,7 @@ class RunFolder:
         """Whole in-task checkpoints, newest first."""
         found = self.task(seed, task, "", learner).glob("step*")
         whole = [p for p in found if checkpoint.exists(p) and not p.name.endswith(checkpoint.PARTIAL)]
+        # By number: as text, step9 comes after step10
         return sorted(whole, key=lambda p: int(p.name.removeprefix("step")), reverse=True)
 
     def drop_steps(self, seed: int, task: int, learner: str = "ntkcl") -> None:
@@ -144,6 +145,7 @@ class RunFolder:
 
     def _own(self, held: contextlib.ExitStack, header: dict[str, Any], resume: bool) -> None:
         """Lock the folder until `held` is closed, and make or tidy it."""
+        # Asked once more: `train` asked before it opened images and weights
         if resume:
             self.check_resumable()
         else:
@@ -154,6 +156,7 @@ class RunFolder:
         except OSError as error:
             raise checkpoint.write_error(self.path, error) from error
         try:
+            # The system takes the lock back when the process ends, however it ends
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RunFolderError(
@@ -192,6 +195,7 @@ def check_same_run(old: dict[str, Any], new: dict[str, Any], where: Path) -> Non
     Raises:
         RunFolderError: names the first difference.
     """
+    # A setting that is newer than the folder counts as one at its default
     old = {**old, "config": with_defaults(old["config"], to_json(RunConfig()))}
     for part in REPEATED:
         difference = first_difference(old.get(part), new[part], part)

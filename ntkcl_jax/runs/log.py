@@ -48,6 +48,7 @@ class MetricsLog:
         self._file = self._open()
         self._began: set[str] = set()
         try:
+            # One reading drops a half-written end, notes whose records there are, and finds the last time
             self.truncate(self._note)
         except BaseException:
             self.close()
@@ -75,8 +76,10 @@ class MetricsLog:
         if "time" in record:
             raise ValueError("expected a record without 'time', which the log adds itself; rename the field")
         where = ", ".join(f"{k} {record[k]}" for k in ("method", "seed", "task", "epoch", "step") if k in record)
+        # What can't be written is refused before anything has changed, the time included
         plain = {name: _json_value(value, name, where) for name, value in record.items()}
         now = self._clock()
+        # A clock that goes back counts as one that stood still
         self._seconds += max(0.0, now - self._last_reading)
         self._last_reading = now
         line = json.dumps(plain | {"time": round(self._seconds, 3)}, allow_nan=False).encode() + b"\n"
@@ -108,14 +111,15 @@ class MetricsLog:
                 with open(fresh, "wb") as file:
                     file.write(text)
                     file.flush()
-                    os.fsync(file.fileno())
+                    os.fsync(file.fileno())  # on the disk before it takes the old file's name
                 os.replace(fresh, self.path)
             except OSError as error:
                 raise RunFolderError(
                     f"expected to rewrite {self.path}, got {error.strerror}; free space or repair the folder"
                 ) from error
-            self._file.close()
+            self._file.close()  # it still is the old file
             self._file = self._open()
+        # Seconds of work go on from the last record kept; those of dropped records are worked again
         times = [r["time"] for r in kept if isinstance(r.get("time"), int | float)]
         self._seconds = max(times, default=0.0)
         self._last_reading = self._clock()
@@ -135,6 +139,7 @@ class MetricsLog:
 
     def _open(self) -> Any:
         try:
+            # Unbuffered: once `append` returns the system has the record, whatever becomes of this process
             return open(self.path, "ab", buffering=0)
         except OSError as error:
             raise RunFolderError(
@@ -176,11 +181,12 @@ def _write_whole(file: Any, line: bytes) -> None:
         while line:  # an unbuffered file may take a part
             line = line[file.write(line) :]
     except OSError:
-        os.ftruncate(file.fileno(), end)
+        os.ftruncate(file.fileno(), end)  # the next record must begin on a line of its own
         raise
 
 
 def _task_key(record: dict[str, Any]) -> str:
+    # Text: a damaged record may hold lists, which can't be looked up in a set
     return json.dumps([record.get(name) for name in ("method", "seed", "task")])
 
 

@@ -122,7 +122,7 @@ class RecordedTask:
         else:
             chosen = places[checked_positions(positions, len(places))]
             pixels = prepare(self._image_set(side), chosen, context.config.data, context.size)
-        return pixels.astype(np.float32) / 255
+        return pixels.astype(np.float32) / 255  # as compiled steps make pixels of bytes (`pixels_of`)
 
     @property
     def train_images(self) -> Float32[np.ndarray, "n h w 3"]:
@@ -196,6 +196,7 @@ class RecordedRun:
     def tasks_done(self, seed: int) -> int:
         """How many tasks of a seed the method has learned."""
         folder = RunFolder(self.path)
+        # Tasks end in order: those before the first that hasn't
         done = [checkpoint.exists(folder.task(seed, t, "after", self.learner.name)) for t in range(self.num_tasks)]
         return done.index(False) if False in done else len(done)
 
@@ -225,6 +226,7 @@ class RecordedRun:
         paths = [folder.task(seed, task, when, self.learner.name) for when in ("before", "after")]
         trees = [jax.tree.map(jnp.asarray, checkpoint.load(path, self.like)[0]) for path in paths]
         backbone = self.context.backbone_of(seed)
+        # Buffers differ too: the task's end moves means, prototypes and anchor
         before, after = (LearnerState(x["trainable"], Frozen(backbone, x["buffers"])) for x in trees)
         return RecordedTask(self, task, seed, before.trainable, after.trainable, after.frozen, before.frozen)
 
@@ -244,10 +246,12 @@ def load_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = 
     folder = RunFolder(run)
     header = folder.header()
     config = from_json(RunConfig, header["config"])
+    # The run's own copy: the weights file may be elsewhere or changed by now
     backbone = None
     if config.weights != "random":
         backbone = checkpoint.load(folder.checkpoints / "backbone")[0]["backbone"]
     context = make_context(config, arrays, stored=(backbone, header["weights"].get("sha256", "")))
+    # Settings are the folder's own here; what can differ is the images
     check_same_run(header, context.header(), folder.path)
     opened = RecordedRun(folder.path, config, header, context, method)
     if method != "ntkcl":

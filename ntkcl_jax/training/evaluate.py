@@ -32,11 +32,13 @@ def evaluate_head(
     labels = scenario.relabel(context.source.test.labels)
     chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
     task_of_class = jnp.asarray(scenario.task_of_class)
+    # Fetched together after the loop: no batch waits for the one before
     results = [
         (*eval_step(learner, *state, batch, task_of_class), batch.valid)
         for batch in context.views("test", chosen, labels[chosen])
     ]
     best, top5, within, valid = (np.concatenate(x) for x in zip(*fetch(results), strict=True))
+    # Without the padding they are in the order of `chosen`
     best, top5, within = best[valid], top5[valid], within[valid]
     evaluation = score_predictions(
         best,
@@ -62,7 +64,9 @@ def score_classes(
         >>> score_classes(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), (0, 1, 2)).correct
         (1, 0)
     """
+    # Stable: of equal scores the lower class wins, as in `top_k` and `argmax`
     order = np.argsort(-scores, axis=1, kind="stable")
+    # Number of each class's task, from 1: it is only compared
     task = np.searchsorted(np.array(offsets), np.arange(scores.shape[1]), side="right")
     within = np.where(task[None, :] == task[labels][:, None], scores, -np.inf).argmax(axis=1)
     top5 = order[:, :5] if scores.shape[1] >= 5 else None

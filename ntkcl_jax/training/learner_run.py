@@ -82,9 +82,11 @@ class LearnerRun:
         """Train, evaluate and store one task."""
         before = self.path(task, "before")
         if broadcast(checkpoint.exists(before)):
+            # Not begun anew: the stored state is what the broken-off process trained from
             state = self.restored(checkpoint.load(before, self.like)[0])
         else:
             state = self.begin(task, state)
+            # Before the first step: what is new in the task is drawn once, and kernels of its start can be computed
             self.save(task, "before", state)
         state = self.end(task, self.fit(task, state))
         evaluation = self.evaluate(task, state) if self.evaluated else None
@@ -113,6 +115,7 @@ class LearnerRun:
         config, steps = self.context.config, self.steps_in_epoch(task)
         resume = self.resume_point(task)
         start = resume.position.step if resume else 0
+        # Rewriting takes as long as the log is: only for a task of which an earlier process wrote records
         if self.log.began_with(method=self.learner.name, seed=self.seed, task=task):
             self.log.truncate(lambda record: not self.repeats(record, task, start))
         trained = state.trainable
@@ -131,6 +134,7 @@ class LearnerRun:
                 resume=resume,
                 sharding=self.context.sharding,
             ):
+                # Records before the checkpoint: what it goes on from is in the log
                 record(fitted.records)
                 if fitted.due:
                     self.save_step(task, fitted.position, fitted.state)
@@ -181,6 +185,7 @@ class LearnerRun:
 
     def save_step(self, task: int, position: Position, state: TrainState) -> None:
         """Write an in-task state, then drop the one before."""
+        # Listed before the new one is there, deleted when it is whole: one of them can always be taken up
         older = self.folder.steps(self.seed, task, self.learner.name)
         trees = {"trainable": state.trainable, "opt_state": _numbered(jax.tree.leaves(state.opt_state))}
         path = self.path(task, f"step{position.step}")
@@ -191,11 +196,13 @@ class LearnerRun:
     def resume_point(self, task: int) -> Resume | None:
         """Newest whole in-task state, if there is one."""
         steps = [int(path.name.removeprefix("step")) for path in self.folder.steps(self.seed, task, self.learner.name)]
+        # All processes must go on from the same step
         newest = broadcast(max(steps, default=-1))
         if newest < 0:
             return None
         trainable = self.like["trainable"]
         optimizer = self.learner.recipe_of(self.context.config).transformation()
+        # Leaves of the optimizer's state have numbers for names, and the shapes that the recipe gives them
         like = {
             "trainable": trainable,
             "opt_state": _numbered(jax.tree.leaves(jax.eval_shape(optimizer.init, trainable))),
@@ -208,12 +215,14 @@ class LearnerRun:
     @functools.cached_property
     def _by_label(self) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
         """Places of all training images in the order of their labels, and the labels in that order."""
+        # Sorted once: to search all labels anew in each task would cost more the more tasks there are
         order = np.argsort(self.labels, kind="stable")
         return order, self.labels[order]
 
     def members(self, task: int) -> Int[np.ndarray, "n"]:
         """Places of a task's training images, ascending."""
         (order, labels), classes = self._by_label, self.scenario.classes(task)
+        # Ascending: batches and crops are drawn by an image's place in this order
         return np.sort(order[slice(*np.searchsorted(labels, (classes.start, classes.stop)))])
 
     def steps_in_epoch(self, task: int) -> int:
@@ -239,6 +248,7 @@ class LearnerRun:
     def repeats(self, record: dict[str, Any], task: int, start: int) -> bool:
         """Tell whether going on with `task` after `start` steps will write this log record again."""
         mine = (record["method"], record["seed"], record["task"]) == (self.learner.name, self.seed, task)
+        # A training record has the number of updates done at its end: those up to `start` stay
         return mine and (record["kind"] == "task" or record["step"] > start)
 
     def recorder(self, task: int, stage: Stage) -> Callable[[list[StepRecord]], None]:
@@ -246,6 +256,7 @@ class LearnerRun:
         config, devices = self.context.config, self.context.mesh.size
         batch_size, flops = config.optimizer.batch_size, self.learner.step_flops(config)
         peak = peak_tflops(jax.devices()[0].device_kind, config.compute.dtype)
+        # It starts here, so the first rate has compiling in it
         last = time.perf_counter()
 
         def record(records: list[StepRecord]) -> None:
@@ -253,6 +264,7 @@ class LearnerRun:
             if not records:
                 return
             now = time.perf_counter()
+            # A clock may show the same time twice
             rate = len(records) * batch_size / max(now - last, 1e-9)
             last = now
             mean = {name: float(np.mean([r.terms[name] for r in records])) for name in records[0].terms}

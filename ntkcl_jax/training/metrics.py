@@ -128,7 +128,9 @@ def score_predictions(
     predictions = _checked_classes("predictions", predictions, bounds[-1], labels.shape)
     edges, tasks = np.array(bounds), len(bounds) - 1
 
+    # [n]: class c is of task k where edges[k] <= c < edges[k + 1], hence `right` and one less
     true_task = np.searchsorted(edges, labels, side="right") - 1
+    # minlength: a last task without images must show up as 0, not be missing
     images = np.bincount(true_task, minlength=tasks)
     if (images == 0).any():
         empty = int(np.flatnonzero(images == 0)[0])
@@ -190,6 +192,7 @@ def summarise(evaluations: Sequence[TaskEvaluation]) -> dict[str, Any]:
         raise ValueError(f"expected evaluations after tasks 0, 1, ... in order, got {learned}")
     last = evaluations[-1]
     for evaluation in evaluations:
+        # Rows of the matrix are compared with each other: every column must be of the same images
         if evaluation.images != last.images[: evaluation.task + 1]:
             raise ValueError(f"expected the same test images all along, got {evaluation.images}, then {last.images}")
     rows = [e.task_accuracies for e in evaluations]

@@ -32,6 +32,7 @@ def features_of(
     learner: Learner, state: LearnerState, batches: Iterable[Batch]
 ) -> tuple[Float[np.ndarray, "n e"], Int[np.ndarray, "n"]]:
     """Feature and label of every valid row, in order."""
+    # All batches are queued before the first is fetched, so that the device never waits
     parts = [(feature_step(learner, *state, batch), batch.labels, batch.valid) for batch in batches]
     features, labels = zip(*((x[valid], y[valid]) for x, y, valid in map(fetch, parts)), strict=True)
     return np.concatenate(features), np.concatenate(labels)
@@ -49,6 +50,7 @@ class FeatureCache:
 
     def side(self, run: LearnerRun, state: LearnerState, side: Side) -> Float[np.ndarray, "n e"]:
         """Features of all images of a side under the test transform."""
+        # Without training every seed has the same features, unless each draws a backbone of its own
         shared = run.sessions == 0 and run.context.backbone is not None
         at = (run.learner.name, None if shared else run.seed, side)
         if at not in self.sides:
@@ -81,6 +83,7 @@ class StoredReadout:
         Raises:
             RunFolderError: it is damaged or of another shape.
         """
+        # From the last: two may be there, where a process died before it deleted the older one
         for task in reversed(range(tasks)):
             path = folder.readout(seed, task, *pair)
             if broadcast(checkpoint.exists(path)):
@@ -143,6 +146,7 @@ class ReadoutRun:
                 state = readout.learn(stored.state, self.lesson(readout, task))
                 evaluation = self.evaluate(readout, state, task)
                 stored = StoredReadout(state, (*stored.evaluations, evaluation))
+                # Logged before it is stored: a task that counts as done has its record
                 log_task(run.log, self.method, run.seed, evaluation)
                 stored.store(run.folder, run.seed, self.pair)
                 stage.advance(1)
@@ -160,6 +164,7 @@ class ReadoutRun:
     def readout(self) -> Readout:
         """The readout, made for the learner's features."""
         run = self.run
+        # Shapes alone, nothing is computed; the width of a feature is known to the learner only
         pixels = jax.ShapeDtypeStruct((1, run.learner.image_size, run.learner.image_size, 3), jnp.float32)
         like = jax.eval_shape(run.learner.start, jax.random.key(0), run.backbone)
         width = jax.eval_shape(run.learner.features, *like, pixels).shape[1]
@@ -173,10 +178,12 @@ class ReadoutRun:
         crops = [self.crop(task, members, view) for view in range(readout.views)]
         seen = self.run.scenario.offsets[task + 1]
 
+        # A function, since only a yardstick such as `joint` pays for the features of old images
         def everything() -> tuple[Float[np.ndarray, "m e"], Int[np.ndarray, "m"]]:
             chosen = np.flatnonzero(self.run.labels < seen)
             return self.features("train", task, chosen), self.run.labels[chosen]
 
+        # [n, 1 + views, e]: the untransformed view first
         return Lesson(task, np.stack([plain, *crops], axis=1), self.run.labels[members], seen, everything)
 
     def features(self, side: Side, task: int, places: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n e"]:
@@ -191,14 +198,16 @@ class ReadoutRun:
         run, config = self.run, self.run.context.config
         places = np.arange(len(members))  # in the labels' stead: they say where each row of a shuffled batch belongs
         trained = max(config.optimizer.epochs, run.learner.epochs_of(config, task))
+        # The batch size is free to choose: a crop depends on the image's place and the epoch alone
         epoch, size = trained + view, config.compute.eval_batch_size
         train = run.context.source.train
         batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size)
         features, order = features_of(run.learner, self.state(task), batches)
-        return features[np.argsort(order)]
+        return features[np.argsort(order)]  # undoes the shuffle
 
     def state(self, task: int) -> LearnerState:
         """The learner's state at the end of a task; the last one asked for is kept."""
+        # One at a time: tasks come in order, and a state is as large as a checkpoint
         at = min(task, self.run.sessions - 1)
         if at not in self._states:
             self._states = {at: self.run.state_after(at)}
@@ -219,6 +228,7 @@ def moving(run: LearnerRun, method: str) -> str | None:
     pair = config.pair(method)
     if pair.readout == HEAD or run.learner.sessions is not None:
         return None
+    # Made for its `additive` only, so any width and number of classes will do
     if not make_readout(pair.readout, config, width=1, classes=1, seed=0).additive:
         return None
     if run.learner.name == "ntkcl":

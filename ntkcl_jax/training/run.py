@@ -56,6 +56,7 @@ def train(
     check_methods(context)
     header = context.header()
     context.decode_all()
+    # The other processes run the same code on a log that keeps nothing
     log_file = folder.metrics if first() else Path(os.devnull)
     with (
         folder.writing(header, resume=resume),
@@ -80,6 +81,7 @@ def train(
         for seed in config.seeds:
             for method in config.methods:
                 seeds.setdefault(str(seed), {})[method] = summarise(runs.learn(seed, method))
+                # After every method: a run that is broken off, or read while it goes on, has what is done so far
                 results = assemble(context, seeds)
                 on_first(partial(checkpoint.write_json, folder.path / "results.json", results))
     return results
@@ -94,6 +96,7 @@ def check_methods(context: RunContext) -> None:
     config, tasks = context.config, context.scenarios[context.config.seeds[0]].num_tasks
     for method in config.methods:
         pair = config.pair(method)
+        # Both are made to see that they can be, before there is a folder; the readout's sizes don't matter
         sessions = context.learner(pair.learner).sessions
         if pair.readout != HEAD:
             make_readout(pair.readout, config, width=1, classes=1, seed=0)
@@ -121,6 +124,7 @@ class Runs:
         """Train a method on a seed, or read what an earlier process left of it."""
         pair = self.context.config.pair(method)
         run = self.learner(seed, pair.learner)
+        # Each readout above the learner asks for it
         if (seed, pair.learner) not in self._learned:
             self._learned[seed, pair.learner] = run.learn()
         if pair.readout == HEAD:
@@ -137,6 +141,7 @@ class Runs:
                 stage.advance(1)
             return found
         done = [checkpoint.exists(run.path(task, "after")) for task in range(run.sessions)]
+        # Tasks end in order: those before the first that hasn't
         found, finished = [], done.index(False) if False in done else len(done)
         with self.progress.stage(name, total=finished) as stage:
             for task in range(finished):
@@ -176,6 +181,7 @@ def assemble(context: RunContext, seeds: dict[str, dict[str, Any]]) -> dict[str,
     first_order = context.scenarios[context.config.seeds[0]]
     one_order = len({s.class_order for s in context.scenarios.values()}) == 1
     tasks = range(first_order.num_tasks)
+    # Where seeds order the classes differently, a task's number is all that they share
     names = [task_name(context.source, first_order, t) if one_order else f"task {t + 1}" for t in tasks]
     return {
         "format": RESULTS_FORMAT,
@@ -213,6 +219,7 @@ def evaluate_run(run: str | Path, *, arrays: Arrays | None = None, quiet: bool =
                 found = runs.again(seed, method)
                 if found:
                     made = seeds.setdefault(str(seed), {})[method] = summarise(found)
+                    # What results.json doesn't have yet can't differ from it
                     same &= stored.get(str(seed), {}).get(method, made) == made
     if not seeds:
         raise RunFolderError(f"{opened.path} has no finished task yet; train first")

@@ -66,6 +66,7 @@ def train_step(
     Returns:
         The state after the update, and its losses.
     """
+    # Crops and the division by 255 are part of the program: bytes travel to the device, not floats
     batch = Batch(pixels_of(batch, learner.image_size), batch.labels, batch.valid)
     key = jax.random.fold_in(task_key, state.step)
 
@@ -75,8 +76,10 @@ def train_step(
 
     (value, (terms, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
     change, opt_state = recipe.transformation().update(gradient, state.opt_state, state.trainable)
+    # The rate comes last: outside of the momentum, as in PyTorch, and as an argument, so none compiles anew
     trainable = jax.tree.map(lambda value, change: value - learning_rate * change, state.trainable, change)
 
+    # [b]: logits are of the whole stream, training counts among the task's own classes
     guess = jnp.argmax(jnp.where(task.new, logits, -jnp.inf), axis=1)
     correct = jnp.sum((guess == batch.labels) & batch.valid)
     result = StepResult(jnp.stack([*(terms[name] for name in learner.terms), value]), correct)
@@ -107,6 +110,7 @@ def eval_step(
     """Classify a batch by the scores of a learner's own head; a row depends on no other row."""
     scores = learner.apply_fn(trainable, frozen, pixels_of(batch, learner.image_size))
     _, top = jax.lax.top_k(scores, min(5, learner.classes))
+    # [b, c]: whether class c is of the true task of image b
     same_task = task_of_class[None, :] == task_of_class[batch.labels][:, None]
     return Predictions(top[:, 0], top, jnp.argmax(jnp.where(same_task, scores, -jnp.inf), axis=1))
 

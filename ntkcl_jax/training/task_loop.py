@@ -111,6 +111,7 @@ def fit_task(
     """
     recipe, epochs = learner.recipe_of(config), learner.epochs_of(config, task)
     save_every = config.compute.checkpoint_every_steps
+    # One key for the task: each step folds its own number in, so draws don't depend on where a process began
     arrays, key = Task.of(scenario, task), jax.random.key(stream_seed(seed, *learner.stream("steps", task)))
     position, carry = begun(recipe, state.trainable, resume)
     if sharding is not None:  # where the steps leave them, so that the first step is the same program as the others
@@ -118,19 +119,24 @@ def fit_task(
     start, pending = position, []
     for epoch in range(start.epoch, epochs):
         rate = jnp.float32(recipe.rate(epoch, epochs, task))
+        # Only the epoch that was broken off begins in its middle
         first = start.step_in_epoch if epoch == start.epoch else 0
         for at, batch in enumerate(epoch_batches(epoch, first), start=first):
             carry, result = train_step(
                 learner, recipe.compiled, carry, state.frozen, arrays, batch, rate, key, sharding=sharding
             )
             step, last = epoch * steps_in_epoch + at, at + 1 == steps_in_epoch
+            # After an epoch's last batch the place is the start of the next one, with its order of images and its rate
             position = Position(epoch + last, 0 if last else at + 1, step + 1)
             pending.append((step, result))
             if position.step % save_every == 0:
+                # Nothing stays in flight here: the log and the checkpoint must end at the same step
                 records, pending = _collect(pending, learner, task), []
+                # Losses are those before the update: what the last one made, only the parameters tell
                 check_finite(carry.trainable, f"after step {step} of task {task}")
                 yield Fitted(position, carry, records, due=True)
             elif len(pending) >= FETCH_EVERY + FETCH_LAG:
+                # The oldest are done by now; the rest keep the device busy while these are read
                 yield Fitted(position, carry, _collect(pending[:FETCH_EVERY], learner, task))
                 pending = pending[FETCH_EVERY:]
     records = _collect(pending, learner, task)
@@ -143,6 +149,7 @@ def begun(recipe: Recipe, trainable: Tree, resume: Resume | None) -> tuple[Posit
     if resume is None:
         copy = jax.tree.map(jnp.copy, trainable)
         return Position(), TrainState(copy, recipe.transformation().init(copy), jnp.int32(0))
+    # A checkpoint holds the optimizer's leaves alone; how they belong together follows from the recipe
     structure = jax.tree.structure(jax.eval_shape(recipe.transformation().init, trainable))
     opt_state = jax.tree.unflatten(structure, [jnp.array(leaf) for leaf in resume.opt_state])
     copy = jax.tree.map(jnp.array, resume.trainable)

@@ -37,7 +37,9 @@ TRIAL_IMAGES = 20
 """Images of each class and side on which normalisations are compared."""
 SWAPPED = 0.05
 """A normalisation that beats the chosen one by this much, on those images, counts as the right one."""
+# 128 bits: a chance collision among a billion pictures is less likely than 1e-20
 PICTURE_DIGEST_BYTES = 16
+# Test features that are scored at a time: those of all images times all classes might not fit
 ROWS_AT_ONCE = 4096
 
 
@@ -120,6 +122,7 @@ def verify(
     """
     if not all(0 <= value <= 1 for value in (*(expected or ()), tolerance or 0)) or max_duplicates < 0:
         raise ConfigError("expected accuracy and tolerance must be in [0, 1], max-duplicates must be at least 0")
+    # Tasks don't matter: of one class each they fit any source, where the preset's own might ask for too many
     one_task = dataclasses.replace(config.data, first_task_classes=0, classes_per_task=1)
     arrays = (jax.tree.map(jnp.asarray, backbone[0]), backbone[1])
     context = make_context(dataclasses.replace(config, data=one_task, seeds=(0,)), stored=arrays)
@@ -129,6 +132,7 @@ def verify(
     walked = {name: _walk(context, context.learner("frozen"), side, name, progress) for name, side in sides.items()}
     accuracy = nearest_mean_accuracy(walked["train"], source.train.labels, walked["test"], source.test.labels)
     made = source.split != "given"
+    # Another split tests on other images: the published accuracy is then known up to sampling noise only
     if tolerance is None:
         chance = math.sqrt(accuracy * (1 - accuracy) / len(source.test)) if made else 0.0
         tolerance = TOLERANCE + DEVIATIONS * chance
@@ -180,9 +184,11 @@ def nearest_mean_accuracy(
     """
     classes = int(train_labels.max()) + 1
     sums: Float64[np.ndarray, "c d"] = np.zeros((classes, train.features.shape[1]))
+    # Not `sums[labels] += ...`, which would count one image of each class; float64 as the sums are long
     np.add.at(sums, train_labels, train.features)
     directions = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     parts = np.array_split(test.features, len(test.features) // ROWS_AT_ONCE + 1)
+    # A test feature's own length doesn't change which cosine is largest
     best = [np.argmax(rows @ directions.T, axis=1) for rows in parts]
     return float(np.mean(np.concatenate(best) == test_labels))
 
@@ -190,12 +196,14 @@ def nearest_mean_accuracy(
 def _walk(context: RunContext, learner: Learner, side: ImageSet, title: str, progress: Progress) -> Pass:
     """Read a side once: features of the untouched backbone, and what each picture is."""
     assert context.backbone is not None  # `verify` gives it
+    # The key draws nothing: a frozen backbone has no parameters of its own
     state = learner.start(jax.random.key(0), context.backbone)
     rows, features, pictures = context.config.compute.eval_batch_size, [], []
     with progress.stage(f"{title} images", total=len(side)) as stage:
         for at in range(0, len(side), rows):
             chosen = np.arange(at, min(at + rows, len(side)))
             images = prepare(side, chosen, context.config.data, context.size)
+            # Of the pixels that the network sees: a copy is found under another name or in another lossless format
             pictures += [hashlib.blake2b(image, digest_size=PICTURE_DIGEST_BYTES).digest() for image in images]
             batches = eval_batches(images, side.labels[chosen], rows)
             features.append(features_of(learner, state, batches)[0])
@@ -209,6 +217,7 @@ def _compare(context: RunContext, progress: Progress) -> dict[str, float]:
     whole = {"train": context.source.train, "test": context.source.test}
     sides = {name: s.subset(first_of_each_class(s.labels, TRIAL_IMAGES)) for name, s in whole.items()}
     for normalize in get_args(Normalize):
+        # The network normalises, not the transform: tries differ in the learner alone
         learner = dataclasses.replace(context.learner("frozen"), normalize=normalize)
         walked = [_walk(context, learner, s, f"normalize {normalize}, {name}", progress) for name, s in sides.items()]
         accuracies[normalize] = nearest_mean_accuracy(walked[0], sides["train"].labels, walked[1], sides["test"].labels)

@@ -31,6 +31,7 @@ def asked(options: Verify) -> tuple[RunConfig, tuple[NumpyTree, str], tuple[str,
         ConfigError: neither a preset nor weights and data, or values that are refused.
         WeightsError: weights that can't be read or are of another architecture than the preset's.
     """
+    # Images below a path, or a source that needs none
     found = options.data or (options.source and not source_kind(options.source).reads_path)
     if not options.preset and not (options.weights and found):
         raise ConfigError("expected a preset, or --weights and --data; e.g. `ntkcl verify cifar100 --data DATA`")
@@ -46,6 +47,7 @@ def asked(options: Verify) -> tuple[RunConfig, tuple[NumpyTree, str], tuple[str,
         located = locate(weights)
         read = read_whole(open_tensors(located.path), image_size=options.image_size or None)
         backbone, sha256, shape, notes = read.tree, located.sha256, read.config, located.notes + read.notes
+    # A preset's resize belongs to its own input size; any other size keeps the usual proportion
     resized = not options.preset or options.image_size
     changes: dict[str, Any] = {"resize": round(shape.image_size * RESIZE_OVER_SIZE)} if resized else {}
     if not options.preset:
@@ -60,6 +62,7 @@ def asked(options: Verify) -> tuple[RunConfig, tuple[NumpyTree, str], tuple[str,
         "invert": options.invert,
         "images_per_class": options.images_per_class,
     }
+    # An option that wasn't given is empty: the preset's value stays
     changes |= {name: value for name, value in given.items() if value}
     data = replace(base.data, **changes)
     config = replace(config, data=data, model=_model(base, shape))
@@ -78,6 +81,7 @@ def _expected(options: Verify, config: RunConfig) -> tuple[float, float] | None:
     if not options.preset:
         return None
     published = PRESETS[options.preset].published
+    # What is published is of all images at the preset's own sizes
     whole = not config.data.images_per_class and not options.image_size and not options.resize
     return published.frozen if published is not None and whole else None
 

@@ -41,6 +41,7 @@ class Compilations:
     def __call__(self, event: str, duration_secs: float, **facts: str | int) -> None:
         """Note one program; JAX calls this."""
         if event == COMPILED:
+            # Each method writes a record a task: modulo the tasks, 0 is a method that is still in its first one
             over = sum(r["kind"] == "task" for r in read_metrics(self._log)) if self._log.exists() else 0
             name = str(facts.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
             self.found.append((name, duration_secs, over % self._tasks))
@@ -86,11 +87,13 @@ def first_step(context: RunContext) -> list[Any]:
     labels = scenario.relabel(context.source.train.labels)
     members = np.flatnonzero(labels < scenario.offsets[1])
     key, task = jax.random.key(0), Task.of(scenario, 0)
+    # No images: NTK-CL's `begin` doesn't look at any
     state = learner.begin(learner.start(key, context.backbone_of(seed)), task, key, lambda: [])
     batch = next(epoch_batches(context, context.source.train, members, labels[members], seed, 0, 0, 0))
     recipe = learner.recipe_of(config)
     carry = begun(recipe, state.trainable, None)[1]
     frozen, task, carry = replicate(context.mesh, (state.frozen, task, carry))
+    # A tiny rate: the same step is repeated on one batch for seconds
     return [learner, recipe.compiled, carry, frozen, task, batch, jnp.float32(1e-6), key]
 
 
@@ -100,6 +103,7 @@ def planned_bytes(compiled: Any) -> int | None:
     if plan is None:
         return None
     return int(
+        # Donated buffers count among arguments and results: the alias is what both share
         plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
     )
 
@@ -108,7 +112,7 @@ def timed(step: Callable[[], Any], lasting: float = LASTING_S) -> float:
     """Seconds of a step that is compiled already, its mean over `lasting` seconds of repeating it."""
     start, done = time.perf_counter(), 0
     while True:
-        jax.block_until_ready(step())
+        jax.block_until_ready(step())  # a call returns when it is queued
         done += 1
         taken = time.perf_counter() - start
         if taken >= lasting:
@@ -118,9 +122,10 @@ def timed(step: Callable[[], Any], lasting: float = LASTING_S) -> float:
 def input_rate(context: RunContext) -> float:
     """Training images/s that the host hands over, crops made where the run makes them, once its threads are running."""
     batch, train = context.config.optimizer.batch_size, context.source.train
+    # Places wrap around, so that a few images make a long epoch
     members = np.resize(np.arange(len(train)), batch * LONG_EPOCH)
     batches = iter(epoch_batches(context, train, members, np.zeros_like(members), context.config.seeds[0], 0, 0, 0))
-    next(batches)
+    next(batches)  # starting the threads isn't part of the rate
     start, done = time.perf_counter(), 0
     for _ in batches:
         done += batch
@@ -150,11 +155,13 @@ def step_rates(context: RunContext, args: list[Any]) -> dict[str, float]:
 
     def step() -> Any:
         nonlocal carry
+        # The step donates its state: each call takes what the last one made
         carry, result = train_step(*args[:2], carry, *args[3:], sharding=context.sharding)
         return result
 
     train = context.config.optimizer.batch_size / timed(step)
     task_of_class = jnp.asarray(scenario.task_of_class)
+    # Classes of which `black` has an image; a mean of none would be refused
     present = min(size, scenario.task_sizes[0])
     return {
         "train": train,
@@ -172,6 +179,7 @@ def backbone_rate(context: RunContext) -> float:
 
 def logged_rates(log: Path) -> dict[str, float]:
     """Best training speed that each learner but NTK-CL logged, images/s."""
+    # The best, since a program's first record has its compiling in it
     records = [r for r in read_metrics(log) if r["kind"] == "train" and r["method"] != "ntkcl"]
     return {m: max(r["images_per_s"] for r in records if r["method"] == m) for m in {r["method"] for r in records}}
 

@@ -105,6 +105,7 @@ def rehearse(
     Raises:
         NtkclError: too little memory, or anything that would stop the real run.
     """
+    # Free memory is asked for before anything takes some
     begun, free = time.perf_counter(), stage.free_memory()
     stream, counted = stage.stream_of(config)
     size = stage.choose_size(config, stream, stage.EFFICIENCY * stage.matmul_speed(), minutes)
@@ -125,6 +126,7 @@ def rehearse(
             context = make_context(played, arrays)
             learners = {played.pair(method).learner for method in played.methods}
             args, planned = None, None
+            # Compiled before anything runs: XLA's own plan is compared with the free memory first
             if "ntkcl" in learners:
                 args = clock.first_step(context)
                 with progress.stage("compiling the training step", total=1) as shown:
@@ -134,11 +136,13 @@ def rehearse(
                     stage.check_room("the training step", planned, free)
             results = train(played, folder.path, arrays=arrays, quiet=quiet)
             disk = checkpoints(folder)
+            # Equal results from a task that was taken up again: resuming works in this cell
             resumed = taken_up_again(played, folder, arrays, size.tasks, quiet) == results
             progress.say("timing what a run repeats")
             rates = {"input": clock.input_rate(context), **clock.logged_rates(folder.metrics)}
             save_s = 0.0
             if args is not None:
+                # Before `step_rates`, whose steps donate these arrays
                 trees = {"trainable": jax.device_get(args[2].trainable)}
                 save_s = clock.save_seconds(Path(where), trees)
                 rates |= clock.step_rates(context, args)
@@ -155,6 +159,7 @@ def rehearse(
         stream=stream,
         image_counts=counted,
         memory={
+            # Linux tells KiB
             "process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "device_peak": stats.get("peak_bytes_in_use"),
             "device_limit": stats.get("bytes_limit"),
@@ -170,8 +175,10 @@ def rehearse(
         rates=rates,
         tflops=flops * rates["train"] / 1e12 if "train" in rates else None,
         save_s=save_s,
+        # The rehearsed tasks of one seed stand for all tasks of all seeds; the backbone is stored once
         disk=disk["backbone"] + len(config.seeds) * round(disk["tasks"] * len(stream.task_sizes) / size.tasks),
         seed_s=seed_s,
+        # Programs are compiled once a process, whatever the number of seeds
         run_s=compiling + len(config.seeds) * sum(seed_s.values()),
         resumed=resumed,
         rehearsed_s=time.perf_counter() - begun,
@@ -201,6 +208,7 @@ def taken_up_again(config: RunConfig, folder: RunFolder, arrays: Any, tasks: int
     """Take the end of the last task away, as if the process had been killed in it, and resume the run."""
     for end in list(folder.checkpoints.rglob(f"task{tasks - 1}/after")):
         remove(end)
+    # So that the results compared are those that resuming wrote
     (folder.path / "results.json").unlink()
     return train(config, folder.path, arrays=arrays, resume=True, quiet=quiet)
 
@@ -224,6 +232,7 @@ def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str
     if first == 0:
         return (stream.train + stream.test) / rates["backbone"]
     views = 1 + config.readout.views if readout == "random-ridge" else 1
+    # Each task's `before` and `after`, and those within tasks
     saves = (2 * len(stream.task_sizes) + stream.steps(config) / config.compute.checkpoint_every_steps) * save_s
     if learner == "ntkcl":
         if readout != HEAD:
@@ -234,5 +243,6 @@ def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str
     epochs = config.optimizer.epochs if config.baselines.epochs is None else config.baselines.epochs
     rate = min(rates[learner], rates["input"])
     share = 1.0 if first is None else sum(stream.task_sizes[:first]) / stream.classes
+    # Features that stay are computed once for each side; others again after every task
     passes = stream.train + stream.evaluated if first is None else stream.train + stream.test
     return share * epochs * stream.train / rate + views * passes / rate + share * saves

@@ -48,6 +48,7 @@ def stream_of(config: RunConfig) -> tuple[Stream, str]:
     cell = PRESETS.get(config.preset)
     benchmark = BENCHMARKS[cell.benchmark] if cell and cell.benchmark else None
     data = config.data
+    # Published counts hold for the benchmark's own classes and source; changed ones are counted
     if benchmark and (data.classes, data.source) == (benchmark.classes, benchmark.source):
         train, test = benchmark.images
         limits = [n for n in (data.images_per_class, data.limit_per_class) if n]
@@ -86,7 +87,7 @@ def matmul_speed() -> float:
     n = 1024
     a = jnp.ones((n, n), jnp.float32)
     product = jax.jit(jnp.matmul)
-    product(a, a).block_until_ready()
+    product(a, a).block_until_ready()  # compiles
     taken = []
     for _ in range(3):
         start = time.perf_counter()
@@ -105,6 +106,7 @@ def choose_size(config: RunConfig, stream: Stream, speed: float, minutes: float)
         minutes: how long the rehearsal may take, compiling excepted.
     """
     every, batch, evaluated = len(stream.task_sizes), config.optimizer.batch_size, config.compute.eval_batch_size
+    # Largest first; where even a step a task takes too long, evaluation in smaller batches, then fewer tasks
     small = min(batch, evaluated)
     tries = [Size(every, steps, evaluated) for steps in (3, 2, 1)]
     tries += [Size(tasks, 1, small) for tasks in (every, 3, 2) if tasks <= every]
@@ -113,7 +115,9 @@ def choose_size(config: RunConfig, stream: Stream, speed: float, minutes: float)
     for size in tries:
         sizes = stream.task_sizes[: size.tasks]
         rows = [*(size.steps * batch for _ in sizes), *(sum(sizes[: task + 1]) for task in range(size.tasks))]
+        # A batch that is full in part costs as much as a full one
         passes = sum(-(-n // size.eval_batch_size) for n in rows) * size.eval_batch_size * once
+        # The last task is played a second time when the run is taken up again
         if (size.tasks * size.steps * step + passes) * (1 + 1 / size.tasks) <= 60 * minutes * speed:
             break
     return size
@@ -123,6 +127,7 @@ def noise(config: RunConfig, sizes: tuple[int, ...], steps: int) -> Arrays:
     """Generate images that are all different: `steps` steps of the largest task, one test image a class."""
     rng = np.random.default_rng(0)
     classes, side = sum(sizes), source_kind(config.data.source).side or config.data.resize
+    # As many of a class as make the largest task `steps` batches
     each = max(1, steps * config.optimizer.batch_size // max(sizes))
     labels = [np.repeat(np.arange(classes), n) for n in (each, 1)]
     images = [rng.integers(0, 256, (len(x), side, side, 3), np.uint8) for x in labels]
@@ -143,6 +148,7 @@ def random_weights(config: RunConfig, path: Path) -> Path:
 def rehearsed(config: RunConfig, stream: Stream, size: Size, weights: Path) -> RunConfig:
     """The config that is run: one seed, one epoch, the first tasks, noise."""
     kind = source_kind(config.data.source)
+    # Files are cropped on the host; noise lies in memory, for which an accelerator would do it
     files = kind.reads_path and kind.side is None
     data = replace(
         config.data,
@@ -162,6 +168,7 @@ def rehearsed(config: RunConfig, stream: Stream, size: Size, weights: Path) -> R
         data=data,
         optimizer=replace(config.optimizer, epochs=1),
         baselines=replace(config.baselines, epochs=None),
+        # So that a checkpoint is written within the largest task too
         compute=replace(
             config.compute, eval_batch_size=size.eval_batch_size, checkpoint_every_steps=max(1, size.steps - 1)
         ),
