@@ -135,6 +135,8 @@ class SummaryFile(Study, frozen=True, kw_only=True):
         """Check what types can't say."""
         if not self.seeds:
             raise ValueError("seeds: expected at least one seed")
+        if len({frozenset(seed.first.groups) for seed in self.seeds.values()}) > 1:
+            raise ValueError("seeds: expected the same groups of parameters in every seed")
 
 
 class Cross(Form, frozen=True, kw_only=True):

@@ -225,7 +225,7 @@ def training_flops(config: RunConfig, classes: int = 0) -> int:
     rows = min(objective.orthogonality_rank, sum(sizes), e)
     # Rows that L_dis compares: the batch and as many old prototypes at most
     old = batch + min(batch, sum(sizes))
-    loss = proxy + 2 * (2 if objective.orthogonality == "reference" else 1) * 2 * e * rows + 2 * old * e
+    loss = proxy + 2 * 2 * e * (1 if objective.orthogonality == "reference" else rows) + 2 * old * e
     views = 3 if model.streams == "both" else 1
     return batch * (features_flops(config) + backward + views * loss)
 

@@ -6,11 +6,13 @@ PEAKS: tuple[tuple[str, float, float], ...] = (
     ("H100 PCIe", 756, 378),
     ("H100 NVL", 835, 418),
     ("H100", 989, 495),
+    ("H200 NVL", 835, 418),
     ("H200", 989, 495),
     ("B200", 2250, 1125),
     ("A100", 312, 156),
     ("A10G", 70, 35),
     ("L40S", 362, 183),
+    ("L40", 181, 90),
     ("L4", 121, 60),
     ("TPU v4", 275, 275),
     ("TPU v5 lite", 197, 197),
@@ -35,9 +37,10 @@ def peak_tflops(device_kind: str, dtype: Literal["float32", "bfloat16"]) -> floa
         TFLOP/s; None for a device that isn't listed, a CPU for example.
 
     Example:
-        >>> peak_tflops("NVIDIA H100 80GB HBM3", "bfloat16"), peak_tflops("cpu", "float32")
-        (989, None)
+        >>> peak_tflops("NVIDIA A100-SXM4-80GB", "bfloat16"), peak_tflops("NVIDIA RTX A1000", "bfloat16")
+        (312, None)
     """
-    # The first that fits counts: names stand before those that are a part of them
-    found = [(bfloat16, float32) for name, bfloat16, float32 in PEAKS if name in device_kind]
+    # As words: an A1000 is no A100. The first that fits counts: names stand before those that are a part of them
+    words = f" {device_kind.replace('-', ' ')} "
+    found = [(bfloat16, float32) for name, bfloat16, float32 in PEAKS if f" {name} " in words]
     return (found[0][0] if dtype == "bfloat16" else found[0][1]) if found else None

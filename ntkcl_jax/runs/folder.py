@@ -283,7 +283,7 @@ def _git_state() -> dict[str, Any] | None:
         run = [
             subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout
             for args in (
-                ["ls-files", "--error-unmatch", Path(__file__).name],
+                ["ls-files", "--error-unmatch", str(Path(__file__).resolve().relative_to(here))],
                 ["rev-parse", "HEAD"],
                 ["status", "--porcelain", "--untracked-files=no"],
             )

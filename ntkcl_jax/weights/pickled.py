@@ -66,4 +66,13 @@ def _arrays(loaded: Any, torch: Any, where: str) -> dict[str, np.ndarray]:
     if not found:
         raise WeightsError(f"{where} holds no state dict (name to tensor); give another file")
     half = {torch.bfloat16: torch.float32}  # NumPy has no bfloat16
-    return {name: value.detach().to(half.get(value.dtype, value.dtype)).numpy() for name, value in found.items()}
+    arrays = {}
+    for name, value in found.items():
+        try:
+            arrays[name] = value.detach().to(half.get(value.dtype, value.dtype)).numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, without data, or of a type that NumPy lacks
+            raise WeightsError(
+                f"{where}: {name} is no plain array ({value.layout}, {value.dtype}, {value.device}); expected dense "
+                "tensors, so convert it with what made the file"
+            ) from error
+    return arrays

@@ -157,7 +157,9 @@ def open_tensors(path: Path) -> Tensors:
     # By content, not by name: a pickle may be called model.safetensors
     if start[:2] == b"PK":
         return _guarded(where, "a whole .npz file", _open_npz, path)
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+    # A safetensors file begins with its header's length, which may look like a pickle's first bytes: 640 is 80 02
+    header = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and header > HEADER_LIMIT:
         raise WeightsError(f"{where} is a pickle, which is never opened; `ntkcl weights convert` reads it, with torch")
     if start[:4] == b"\x89HDF":
         raise WeightsError(f"{where} is an HDF5 file (Keras, TensorFlow); give the model's .safetensors or .npz file")

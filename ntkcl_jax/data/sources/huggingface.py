@@ -121,6 +121,11 @@ def read_hub(
     column = _column(train.features, image_column, library.Image, "image", ())
     label = _column(train.features, label_column, library.ClassLabel, "label", LABEL_NAMES)
     opened = [(f"{path} train", train)] + ([(f"{path} {test_name}", sides[test_name])] if test_name else [])
+    for where, rows in opened:
+        if lacking := sorted({column, label} - set(rows.features)):
+            raise DataError(
+                f"{where} has no column {lacking[0]}, which train has; name the columns alike on both sides"
+            )
     # A ClassLabel's names; None where the column holds plain numbers or words
     known = getattr(train.features[label], "names", None)
     labels, names = _numbered([(where, list(rows[label])) for where, rows in opened], known)

@@ -229,9 +229,9 @@ def seed_seconds(method: str, config: RunConfig, stream: Stream, rates: dict[str
     """
     learner, readout = config.pair(method)
     first = LEARNERS.load(learner).sessions
-    if first == 0:
-        return (stream.train + stream.test) / rates["backbone"]
     views = 1 + config.readout.views if readout == "random-ridge" else 1
+    if first == 0:
+        return (views * stream.train + stream.test) / rates["backbone"]
     # Each task's `before` and `after`, and those within tasks
     saves = (2 * len(stream.task_sizes) + stream.steps(config) / config.compute.checkpoint_every_steps) * save_s
     if learner == "ntkcl":

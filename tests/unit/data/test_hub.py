@@ -63,6 +63,15 @@ def test_a_saved_dataset_gives_images_labels_and_names_of_both_sides(saved):
     assert load(saved).fingerprint == source.fingerprint != load(saved, invert=True).fingerprint
 
 
+def test_a_column_that_only_one_side_has_is_named(library, tmp_path):
+    images = {"image": [encoded(0)] * 3, "fine_label": [0, 1, 2]}
+    features = {"image": library.Image(), "fine_label": library.ClassLabel(names=["cat", "ant", "bee"])}
+    test = library.Dataset.from_dict(images, features=library.Features(features))
+    library.DatasetDict({"train": rows(library, 0, [0, 1, 2]), "test": test}).save_to_disk(str(tmp_path / "set"))
+    with pytest.raises(DataError, match="set test has no column label, which train has"):
+        load(tmp_path / "set")
+
+
 def test_validation_stands_in_for_a_missing_test_side(library, tmp_path):
     sides = {"train": rows(library, 0, [0, 1, 2]), "validation": rows(library, 9, [0, 1, 2])}
     library.DatasetDict(sides).save_to_disk(str(tmp_path / "set"))

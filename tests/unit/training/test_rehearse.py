@@ -188,6 +188,8 @@ def test_time_is_projected_by_the_slower_of_step_and_images() -> None:
     starved = seed_seconds("ntkcl", config, stream, rates | {"input": 50.0}, 2.0)
     assert starved == pytest.approx(whole + steps * 16 / 100)
     assert seed_seconds("ridge", config, stream, rates, 2.0) == 300
+    views = 1 + config.readout.views
+    assert seed_seconds("frozen/random-ridge", config, stream, rates, 2.0) == (views * 50_000 + 10_000) / 200
     assert seed_seconds("ntkcl-ridge", config, stream, rates, 2.0) == (1 + config.readout.views) * 50 + 55
     assert seed_seconds("adapters", config, stream, rates, 0.0) == (21 * 50_000 + 55_000) / 50
 

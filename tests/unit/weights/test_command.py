@@ -48,6 +48,18 @@ class Tensor:
         return self.value
 
 
+class Sparse(Tensor):
+    """What stands in for a tensor that isn't dense, with torch's own refusal."""
+
+    layout, device = "torch.sparse_coo", "cpu"
+
+    def to(self, dtype: object) -> "Tensor":
+        return self
+
+    def numpy(self) -> np.ndarray:
+        raise TypeError("can't convert Sparse layout tensor to numpy.use Tensor.to_dense() first")
+
+
 class Torch(types.ModuleType):
     """Stands in for torch: returns an object, but only when it is asked for weights alone."""
 
@@ -155,6 +167,10 @@ def test_a_pickle_is_converted_by_torchs_weights_only_reader(
         (Torch(EOFError("Ran out of input")), "was run (EOFError); give a file with a plain state dict"),
         (Torch([1, 2]), "holds no state dict"),
         (Torch({"a": 1}), "holds no state dict"),
+        (
+            Torch({"a": Sparse(np.zeros(2, np.float32))}),
+            "a is no plain array (torch.sparse_coo, float32, cpu); expected",
+        ),
     ],
 )
 def test_a_pickle_that_cannot_be_read_safely_is_refused(

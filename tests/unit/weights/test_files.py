@@ -156,6 +156,19 @@ def test_a_hostile_pickle_runs_nothing_under_any_name(tmp_path: Path, name: str)
     assert marker.exists()  # it would have run
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_header_as_long_as_a_pickles_first_bytes_is_still_read(tmp_path: Path, length: int) -> None:
+    """A safetensors file begins with its header's length; 640 is the bytes 80 02, as a pickle of protocol 2."""
+    path = tmp_path / "w.safetensors"
+    arrays = {"a": np.ones(3, np.float32)}
+    for filler in range(length):
+        save_file(arrays, path, metadata={"made_by": "x" * filler})
+        if struct.unpack("<Q", path.read_bytes()[:8])[0] == length:
+            break
+    assert path.read_bytes()[:1] == b"\x80"
+    assert set(open_tensors(path).shapes) == {"a"}
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_float_types_are_read_as_float32_and_said(tmp_path: Path, dtype: type) -> None:
     path = tmp_path / "w.safetensors"

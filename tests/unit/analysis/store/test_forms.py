@@ -128,6 +128,16 @@ def test_what_differs_is_refused_in_one_line_with_its_place(
     assert line.isprintable() and len(line) < 600
 
 
+def test_seeds_whose_kernels_are_split_by_other_groups_are_refused(files: dict[str, str], tmp_path: Path) -> None:
+    value = json.loads(files["summary.json"])
+    value["seeds"]["1"] = json.loads(json.dumps(value["seeds"]["0"]))
+    for figures in value["seeds"]["1"]["checkpoints"].values():
+        figures["groups"] = {"other": next(iter(figures["groups"].values()))}
+    (tmp_path / "summary.json").write_text(json.dumps(value))
+    says = "seeds: expected the same groups of parameters in every seed"
+    refused(lambda: read_form(tmp_path / "summary.json", SummaryFile), says)
+
+
 def containers(value: Any) -> list[dict[str, Any]]:
     """Every object within a JSON value."""
     inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
