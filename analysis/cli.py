@@ -40,6 +40,7 @@ def kernels(args: list[str]) -> None:
     if options.json:
         print(json.dumps(made))
         return
+    # A part's kernels are unfinished: there is no table to print yet
     (index, count), method = options.request.part, options.request.method
     if count > 1:
         again = f"ntk-analysis kernels {options.run}{'' if method == 'ntkcl' else f' --method {method}'} --resume"

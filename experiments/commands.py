@@ -23,6 +23,7 @@ def command_line(words: Sequence[str]) -> str:
     start = [path.name]
     if path.suffix == ".py":
         parts = path.with_suffix("").parts
+        # From the last folder of that name on; elsewhere the package and its module
         inside = len(parts) - 1 - parts[::-1].index("experiments") if "experiments" in parts else -2
         start = ["python", "-m", ".".join(parts[inside:]).removesuffix(".__main__")]
     return shlex.join([*start, *map(without_folder, words[1:])])

@@ -80,10 +80,12 @@ def drawings(package: Path) -> Iterator[tuple[str, str, str]]:
             icon = document["icons"].get(label)
             if icon is None or icon.get("hidden"):
                 continue
+            # The icon's own box, else its set's, else the format's usual one
             left, top, width, height = (
                 icon.get(key, document.get(key, usual))
                 for key, usual in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
             )
+            # Others would be squeezed into a square
             if width == height:
                 yield label, name, _document(icon["body"], f"{left} {top} {width} {height}")
 
@@ -138,6 +140,7 @@ def write(package: Path, folder: Path) -> dict[str, int]:
     for label, name, svg in found:
         image = render(svg)
         small = thumbnail(image)
+        # Beside drawings of both sides: a copy must not be learnt from and tested on
         if not small.any() or any(small @ other > TOO_ALIKE for other in kept[label]):
             continue
         kept[label].append(small)

@@ -64,6 +64,7 @@ class Data:
 def rbf(images: np.ndarray) -> Float[np.ndarray, "n n"]:
     """exp(-d² / median d²) of pixels."""
     x = images.reshape(len(images), -1) / images.max()
+    # Of the first thousand images only: pairs grow with the square
     return np.exp(-cdist(x, x, "sqeuclidean") / np.median(pdist(x[:1000], "sqeuclidean")))
 
 
@@ -100,8 +101,10 @@ def shipped_head(images: np.ndarray) -> Float[np.ndarray, "n n"]:
     _, features = backbone(config, SEED)
     params = {n.removeprefix("backbone/"): v for n, v in load_backbone("nano", config)[0].items()}
     run = jax.jit(lambda x: features(params, x, None))
+    # In batches of one size, which compile once
     tokens = np.concatenate([np.asarray(run(as_pixels(images[i : i + 250]))) for i in range(0, len(images), 250)])
     tokens = tokens.astype(np.float64)
+    # The bias is one more feature, always 1
     return 1 + tokens @ tokens.T
 
 
@@ -136,6 +139,7 @@ def points(kernel: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"], sizes
     for fraction in FRACTIONS:
         ridge = absolute_ridge(decomposed.values, fraction)
 
+        # The default binds this round's ridge
         def over(measure: Callable[..., SubsetErrors], chosen: np.ndarray, ridge: float = ridge) -> SubsetErrors:
             return measure(kernel[np.ix_(chosen, chosen)], targets[chosen], sizes, draws, SEED, ridge)
 
@@ -147,6 +151,7 @@ def points(kernel: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"], sizes
             "leave_one_out": over(subset_leave_one_out, reference).mean,
             "gcv": over(subset_gcv, reference).mean,
             "rest": over(subset_rest_errors, reference).mean,
+            # Subsets depend on seed, size and draw alone: these are the very training sets that are measured
             "own_leave_one_out": over(subset_leave_one_out, pool).mean,
             "own_gcv": over(subset_gcv, pool).mean,
         }
@@ -209,6 +214,7 @@ def draw(cases: Sequence[dict[str, Any]]) -> Figure:
     for panel in axes[::3]:
         panel.set_ylabel("test error (squared, sum of 10 outputs)")
     for panel in axes[len(panels) :]:
+        # What panels are left over hold the legend
         panel.set_axis_off()
         for colour, fraction in zip(COLOURS, FRACTIONS, strict=False):
             panel.plot([], [], color=colour, lw=4, label=f"λ = {fraction:g} × mean diagonal")

@@ -79,6 +79,7 @@ def check_all(
         if x2.shape[1:] != x.shape[1:]:
             wanted = f"({', '.join(['n', *map(str, x.shape[1:])])})"
             raise FunctionError(f"expected x2 of shape {wanted} like {name}; got {x2.shape}")
+    # Shapes before values: a function that fails on these shapes says so before anything is evaluated
     shape = inspect_sizes(apply_fn, params, x)
     check_rows(apply_fn, params, x)
     if apply_fn2 is not None:
@@ -87,7 +88,9 @@ def check_all(
             check_rows(apply_fn2, params, x if x2 is None else x2)
         except FunctionError as error:
             raise FunctionError(f"apply_fn2: {error}") from error
+    # Once, here: every tile's call would copy arrays of the host to the device anew
     params = jax.tree.map(jnp.asarray, params)
+    # The least precise of them rules: float32 parameters under float64 outputs still round to float32
     rounding = max(float(jnp.finfo(d).eps) for d in (shape.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params))))
     return Checked(as_partial(apply_fn), params, shape, rounding, x64_enabled())
 
@@ -121,6 +124,7 @@ def padded(x: Any, size: int) -> Shaped[np.ndarray, "m ..."]:
         [0, 1, 2, 2]
     """
     x = np.asarray(x)
+    # What the number lacks to the next multiple
     missing = -len(x) % size
     return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x
 
@@ -141,6 +145,7 @@ def tiles(x: Any, size: int) -> Iterator[tuple[slice, jax.Array]]:
     """
     for start in range(0, len(x), size):
         stop = min(start + size, len(x))
+        # Padded on the host, so that the device sees one shape and the function is compiled once
         yield slice(start, stop), jnp.asarray(padded(x[start:stop], size))
 
 
@@ -151,6 +156,7 @@ def one_behind(results: Iterable[Result]) -> Iterator[Result]:
         >>> list(one_behind([1, 2, 3]))
         [1, 2, 3]
     """
+    # JAX hands results out before they are computed; reading one waits for it, so that one is left running meanwhile
     waiting: list[Result] = []
     for result in results:
         waiting.append(result)

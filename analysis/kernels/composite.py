@@ -57,13 +57,16 @@ def example_factors(fn: Composite, params: Any, image: Float[Array, "..."]) -> t
         features, leaves (k, *leaf).
     """
     features, pull = jax.vjp(lambda p: fn.features(p, image[None])[0], params)
+    # A backward pass for each feature, d instead of k: leaves [d, *leaf]
     (inner,) = jax.vmap(pull)(jnp.eye(len(features), dtype=features.dtype))
+    # Both arguments apart: `direct` at fixed features, `lift` at fixed parameters, so that the chain rule adds them up
     direct, lift = jax.jacrev(lambda p, z: fn.head(p, z[None])[0], argnums=(0, 1))(params, features)
     return lift, inner, direct
 
 
 def product(lift: Float[Array, "k d"], inner: Any, direct: Any) -> Any:
     """The Jacobian from its factors, a tree of leaves (k, *leaf)."""
+    # [k, *leaf] + [k, d] · [d, *leaf]
     return jax.tree.map(lambda own, rows: own + jnp.tensordot(lift, rows, axes=1), direct, inner)
 
 

@@ -48,6 +48,7 @@ class SpectralDensity:
             >>> density.trace_of(np.square).value
             50.0
         """
+        # A probe's quadrature is of gᵀ f(Θ) g / |g|², and E gᵀ f(Θ) g = tr f(Θ) for signs g with |g|² = nk
         samples = self.size * np.sum(self.weights * function(self.nodes), axis=1)
         return Estimate(float(samples.mean()), float(standard_error_of_mean(samples)), len(samples))
 
@@ -78,9 +79,11 @@ class SpectralDensity:
         """
         if not width > 0 or not np.all(np.diff(edges) > 0):
             raise PlanError(f"expected a positive width and ascending edges; got {width} and {np.shape(edges)} edges")
+        # The Gaussian's share of each bin by its distribution function: no node falls between two places of a grid
         return self._share(lambda node: np.diff(ndtr((edges - node) / width)) / np.diff(edges))
 
     def _share(self, function: Callable) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:
+        # [probes, steps] with [probes, steps, g]: each probe's share of each place, then the spread over probes
         samples = np.einsum("pq,pqg->pg", self.weights, function(self.nodes[..., None]))
         return samples.mean(axis=0), standard_error_of_mean(samples)
 
@@ -114,6 +117,7 @@ def spectral_density(operator: LinearOperator, *, probes: int, seed: int, steps:
         raise PlanError(f"expected 1 or more steps of Lanczos; got {steps}")
     size = operator.shape[0]
     rng = np.random.default_rng(seed)
+    # No more than nk vectors can be orthogonal to each other
     quadratures = [_quadrature(operator, start, min(steps, size)) for start in random_signs(rng, size, probes).T]
     nodes, weights = (np.stack(parts) for parts in zip(*quadratures, strict=True))
     return SpectralDensity(nodes, weights, size)
@@ -125,21 +129,26 @@ def _quadrature(
     """Lanczos with every vector orthogonalised twice against all before it; nodes and weights by Golub and Welsch."""
     basis = np.empty((steps, len(start)))
     diagonal, beside = np.zeros(steps), np.zeros(steps)
+    # Of length 1, so that the weights add up to one
     vector = start / np.linalg.norm(start)
     done, largest = steps, 0.0
     for step in range(steps):
         basis[step] = vector
         product = finite_product(operator, vector)
         diagonal[step] = vector @ product
+        # Once leaves what cancellation brings back; twice is enough. Without it found eigenvalues come back as copies
         for _ in range(2):
             product = product - basis[: step + 1].T @ (basis[: step + 1] @ product)
         beside[step] = np.linalg.norm(product)
+        # Stands for Θ's norm, which isn't known: the largest row of the tridiagonal matrix so far
         largest = max(largest, abs(diagonal[step]) + beside[step])
         if beside[step] <= relative_rounding(operator) * largest:
             done = step + 1  # an invariant subspace: the quadrature is exact
             break
         vector = product / beside[step]
+    # Golub and Welsch: nodes are the eigenvalues, weights the squared first components of their vectors
     nodes, vectors = eigh_tridiagonal(diagonal[:done], beside[: done - 1])
+    # Filled up behind the largest node with weights of zero: all probes get one length and nodes stay ascending
     filled, weights = np.full(steps, nodes[-1]), np.zeros(steps)
     filled[:done], weights[:done] = nodes, vectors[0] ** 2
     return filled, weights

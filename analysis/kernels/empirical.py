@@ -85,6 +85,7 @@ def empirical_ntk(
     check_options(outputs, way, precision)
     check_all(apply_fn, params, x1, x2, name="x1", apply_fn2=apply_fn2)
     if way == "neural_tangents":
+        # It sums in the rows' own type, on one device, and plans nothing
         if precision == "float64" or any(option is not None for option in (groups, memory_bytes, devices, apply_fn2)):
             raise PlanError(
                 "way neural_tangents knows no groups, float64 sums, memory_bytes, devices or apply_fn2; leave them out "
@@ -97,6 +98,7 @@ def empirical_ntk(
                 f"expected a finite kernel; neural-tangents gives NaN or infinity in {bad:.0%} of its entries: use way "
                 "tiled, or another tile"
             )
+        # It computes everything in one call, so that there is a single block
         advance(1, 1)
         return np.asarray(theta, np.float64)
     fn, shape = as_partial(apply_fn), inspect(apply_fn, params, x1, groups)
@@ -104,6 +106,7 @@ def empirical_ntk(
         raise FunctionError(f"expected groups of other names than {tiled.WHOLE}, which is their sum; rename that group")
     fn2, shape2 = fn, shape
     if apply_fn2 is not None:
+        # Two functions have no symmetric half to save, even of the same examples: x2 is given a value from here on
         x2 = x1 if x2 is None else x2
         fn2, shape2 = as_partial(apply_fn2), inspect(apply_fn2, params, x2, groups)
     if outputs in ("trace", "diagonal") and shape2.outputs != shape.outputs:
@@ -112,18 +115,21 @@ def empirical_ntk(
             f"{shape2.outputs}: choose outputs full or pseudo"
         )
     mesh = tiled.data_mesh(devices)
+    # Settled before the plan, which counts the sums' memory
     precision = precision or default_precision()
     chosen = plan(
         fn, params, x1, len(x1), None if x2 is None else len(x2),
         outputs=outputs, groups=groups, precision=precision, way="tiled", tile=tile, memory_bytes=memory_bytes,
         devices=1 if mesh is None else mesh.size, mesh=mesh, apply_fn2=None if apply_fn2 is None else fn2,
     )  # fmt: skip
+    # Leaves that either side's head takes: rows of both sides have to be split alike to be multiplied group by group
     direct, lean = direct_leaves(outputs, shape, shape2), memory_bytes is not None
     source, source2 = (
         tiled.RowSource(f, params, s, chosen.tile, outputs == "pseudo", mesh, direct, lean)
         for f, s in ((fn, shape), (fn2, shape2))
     )
     grid = tiled.Grid(len(x1), None if x2 is None else len(x2), chosen.tile)
+    # Of a single group nothing is kept beside the whole, which it is
     names = (tiled.WHOLE, *(name for name, _ in shape.groups if len(shape.groups) > 1))
     sink = tiled.Memory(grid, tiled.kernel_shape(grid, outputs, shape.outputs, shape2.outputs), names)
     total, done = len(grid.pairs()), 0

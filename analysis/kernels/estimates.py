@@ -96,6 +96,7 @@ def frobenius_norm(operator: LinearOperator, *, probes: int, seed: int, directio
     exact, samples = _deflated(operator, probes, seed, directions, squared=True)
     square = _estimate(exact, samples, relative_rounding(operator))
     value = float(np.sqrt(max(square.value, 0.0)))
+    # The error of a root to first order: d√s = ds / (2√s)
     return Estimate(value, square.standard_error / (2 * value) if value else 0.0, probes)
 
 
@@ -157,11 +158,15 @@ def _deflated(
     if directions < 0:
         raise PlanError(f"expected directions to be 0 or more; got {directions}")
     rng = np.random.default_rng(seed)
+    # The probes' signs come first, so that they are the same for any number of directions
     exact, rest = 0.0, random_signs(rng, size, probes)
     if directions:
+        # Q spans Θ times random signs: what Θ stretches most lies in it
         basis, _ = np.linalg.qr(_columns(operator, random_signs(rng, size, directions)))
         product = _columns(operator, basis)
+        # tr QᵀΘQ, or tr QᵀΘ²Q = |ΘQ|²
         exact = float(np.sum((product if squared else basis) * product))
+        # (I - QQᵀ) g: what lies in Q is counted exactly already
         rest -= basis @ (basis.T @ rest)
     product = _columns(operator, rest)
     return exact, np.sum((product if squared else rest) * product, axis=0)

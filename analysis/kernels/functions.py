@@ -125,6 +125,7 @@ def group_leaves(params: Params, groups: Groups = None) -> tuple[tuple[str, tupl
         return (("all", tuple(range(len(paths)))),)
     found: dict[str, list[int]] = {}
     if isinstance(groups, Mapping):
+        # Every name beforehand, so that one without leaves is noticed
         found = {name: [] for name in groups}
         for i, path in enumerate(paths):
             homes = [name for name, prefixes in groups.items() if any(path.startswith(prefix) for prefix in prefixes)]
@@ -179,6 +180,7 @@ def check_images(x: Any, what: str = "x") -> None:
     if not x.shape or not x.shape[0]:
         raise FunctionError(f"expected {what} with at least one row; its shape is {tuple(x.shape)}")
     if jnp.issubdtype(x.dtype, jnp.floating):
+        # Where they lie: on the host, or on the device, which sends one answer back
         finite = np.isfinite(x) if isinstance(x, np.ndarray) else jnp.isfinite(x)
         if not bool(finite.all()):
             row = int(np.flatnonzero(~np.asarray(finite).reshape(len(x), -1).all(axis=1))[0])
@@ -198,6 +200,7 @@ def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) ->
 
     def shapes() -> tuple[Any, Any]:
         out = jax.eval_shape(fn, params, examples)
+        # The features' shape is asked for at once, so that one cached trace serves both
         return out, jax.eval_shape(fn.features, params, examples) if isinstance(fn, Composite) else out
 
     try:
@@ -242,14 +245,17 @@ def check_rows(apply_fn: ApplyFn, params: Params, x: Any) -> None:
     Raises:
         FunctionError: two traces differ, a row changes with its companions, or an output isn't finite.
     """
+    # A few rows: what couples examples couples these
     fn, rows = as_partial(apply_fn), jnp.asarray(x[: max(CHECKED_ROWS, 2)])
     whole = np.asarray(_evaluate(fn, params, rows), np.float64)
     if not np.isfinite(whole).all():
         row = int(np.flatnonzero(~np.isfinite(whole).all(axis=1))[0])
         raise FunctionError(f"expected finite outputs; apply_fn(params, x) gives NaN or infinity in row {row}")
     # Parameters may hide it, such as a head of zeros: the companions are changed for each of them.
+    # A single example stands beside itself: there has to be a companion to change
     batch = np.asarray(rows if len(rows) > 1 else jnp.repeat(rows, 2, axis=0))
     for kept in (0, -1):
+        # Halved and in another order: other numbers of the same type and about the same size
         other = (batch[::-1] * 0.5).astype(batch.dtype)
         other[kept] = batch[kept]
         _check_same(np.asarray(_evaluate(fn, params, jnp.asarray(other)), np.float64)[kept], whole[kept], whole)
@@ -276,8 +282,10 @@ def _program(fn: Function, params: Params, rows: jax.Array) -> tuple[str, list[b
 
 
 def _check_same(row: np.ndarray, expected: np.ndarray, whole: np.ndarray) -> None:
+    # Outputs of zero everywhere agree, and nothing is divided by zero
     size = np.abs(whole).max() + np.finfo(np.float32).tiny
     changed = np.abs(row - expected).max()
+    # NaN fails as well
     if not changed <= COUPLING_TOLERANCE * size:
         raise FunctionError(
             f"expected independent rows; an example's outputs change by {changed / size:.1e} of the largest with the "

@@ -84,6 +84,7 @@ def dense_block(fn: Function, params: Params, images: Any, outputs: Outputs) -> 
     Returns:
         The kernel of `images` with themselves.
     """
+    # One group of all leaves: the sub-block is compared with the sum over groups
     leaves = (tuple(range(len(jax.tree.leaves(params)))),)
     with jax.enable_x64(True):
         rows = jacobian_rows(doubled(fn), doubled(params), doubled(images), leaves, outputs == "pseudo")
@@ -116,7 +117,9 @@ def check_kernel(
     """
     finite = bool(np.isfinite(kernel).all())
     largest = float(np.abs(kernel).max()) if finite else np.inf
+    # At most a tile, which is what the source's program takes
     count = min(RECOMPUTED, len(images), source.tile)
+    # Drawn again from the same seed, a resumed run checks the same examples
     chosen = np.sort(np.random.default_rng([seed, len(images)]).choice(len(images), count, replace=False))
     if not finite or not largest:
         what = "all its entries are zero: no parameter has a gradient" if finite else "it has NaN or infinite entries"
@@ -124,8 +127,10 @@ def check_kernel(
     block = kernel[np.ix_(chosen, chosen)]
     again = dense_block(double_fn or source.fn, source.params, np.asarray(images)[chosen], outputs)
     recomputation = float(np.abs(block - again).max()) / largest
+    # By the same program in another tile: an example's rows mustn't depend on its companions
     rows = source.rows(np.asarray(images)[chosen])
     whole = sum(np.asarray(part, np.float64) for part in products(rows, rows, outputs, precision, source.mesh))
+    # Rows beyond `chosen` are padding
     turned = mirrored(np.asarray(whole)[: len(chosen), : len(chosen)])
     symmetry = max(float(np.abs(kernel - mirrored(kernel)).max()), float(np.abs(block - turned).max())) / largest
     smallest = min(smallest_over_largest(matrix) for matrix in matrices(kernel))
@@ -136,6 +141,7 @@ def check_kernel(
             ("its asymmetry", symmetry, LARGEST_SYMMETRY_ERROR, 1),
             ("its smallest eigenvalue over the largest", smallest, SMALLEST_EIGENVALUE[precision], -1),
         )
+        # A sign turns the lower limit into an upper one; NaN fails as well
         if not bad * value <= bad * limit
     ]
     return Health(symmetry, recomputation, smallest, precision, tuple(map(int, chosen)), "; ".join(reasons))
@@ -165,7 +171,9 @@ def smallest_over_largest(matrix: Float[np.ndarray, "m m"]) -> float:
     matrix = 0.5 * (matrix + matrix.T)
     if m <= DENSE_EIGENVALUES:
         values = eigvalsh(matrix, check_finite=False)
+        # Nothing to divide by: a matrix of zeros passes, one with negative eigenvalues only fails
         return float(values[0] / values[-1]) if values[-1] > 0 else -np.inf if values[0] < 0 else 0.0
+    # A fixed start: Lanczos, and so the stored figure, gives the same number at every run
     start = np.random.default_rng(0).standard_normal(m)
     largest = float(eigsh(matrix, 1, which="LA", v0=start, return_eigenvectors=False)[0])
     # The small end of a kernel is crowded; turned around, it is the large end, which Lanczos finds quickly.

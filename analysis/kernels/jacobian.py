@@ -54,12 +54,14 @@ def example_rows(
     """
 
     def outputs(params: Params) -> Array:
+        # A batch of one: `fn` takes batches, while `vmap` maps single examples
         out = fn(params, image[None])[0]
         return jnp.sum(out, keepdims=True) / len(out) ** 0.5 if summed else out
 
     if isinstance(fn, Composite) and not summed:
         return _joined(composite.product(*composite.example_factors(fn, params, image)), leaves)
     out, pull = jax.vjp(outputs, params)
+    # A unit vector for each output: leaves [r, *leaf], the forward pass shared by all
     (rows,) = jax.vmap(pull)(jnp.eye(len(out), dtype=out.dtype))
     return _joined(rows, leaves)
 
@@ -72,12 +74,14 @@ def example_factors(
     See `example_rows`.
     """
     lift, inner, fixed = composite.example_factors(fn, params, image)
+    # Groups of the leaves that go through features only, and groups of those in `direct`
     apart = [tuple(tuple(i for i in group if (i in direct) == at) for group in leaves) for at in (False, True)]
     return Factored(lift, _joined(inner, apart[0]), _joined(composite.product(lift, inner, fixed), apart[1]))
 
 
 def _joined(rows: Params, leaves: Leaves) -> tuple[Array, ...]:
     flat = [row.reshape(len(row), -1) for row in jax.tree.leaves(rows)]
+    # A group keeps its place where it has no leaves on this side: products add up group by group
     none = jnp.zeros((len(flat[0]), 0), flat[0].dtype)
     return tuple(jnp.concatenate([flat[i] for i in group], axis=1) if group else none for group in leaves)
 
@@ -118,6 +122,7 @@ def _rows(
 ) -> Rows:  # fmt: skip
     rows = partial(held_rows, leaves=leaves, summed=summed, direct=direct)
     if mesh is not None:
+        # Every device has all parameters and its share of the examples; rows stay where they are computed
         split = PartitionSpec(AXIS)
         rows = jax.shard_map(
             rows, mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(), split), out_specs=split, check_vma=False
@@ -128,7 +133,9 @@ def _rows(
 @functools.cache
 def rows_program(platform: str, lean: bool) -> jax.stages.Wrapped:
     """`jacobian_rows` to compile for one platform; with options of the compiler it can't be part of another program."""
+    # Static: these decide the program's shape, and all of them can be hashed
     static = ("leaves", "summed", "mesh", "direct")
+    # Kept for each platform and setting: another `jit` object would compile everything again
     options = lean_options(platform) if lean else {}
     return jax.jit(_rows, static_argnames=static, compiler_options=options or None)
 
@@ -171,6 +178,7 @@ def lowered_rows(
     """
     if mesh is not None:
         split = NamedSharding(mesh, PartitionSpec(AXIS))
+        # Spread as `RowSource.rows` spreads them, or the program would be compiled twice
         images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=split)
     program = rows_program(_platform(params, mesh), lean)
     return program.lower(fn, params, images, leaves, summed, mesh, direct)
@@ -189,12 +197,15 @@ def _products(rows1: Rows, rows2: Rows, outputs: Outputs, precision: Precision, 
     multiply = partial(jnp.matmul, precision="highest")
 
     def one(j1: Array, j2: Array, outputs: str = outputs) -> Array:
+        # Converted inside the program: wider rows exist for one product, the ones held stay narrow
         j1, j2 = j1.astype(precision), j2.astype(precision)
         (b1, k, p), (b2, k2, _) = j1.shape, j2.shape
         if outputs == "full":
             block = multiply(j1.reshape(b1 * k, p), j2.reshape(b2 * k2, p).T)
+            # [b1, k, b2, k2] to [b1, b2, k, k2]
             return block.reshape(b1, k, b2, k2).transpose(0, 2, 1, 3)
         if outputs == "diagonal":
+            # A matrix product for each output: [k, b1, p] · [k, p, b2], then outputs last
             return multiply(j1.transpose(1, 0, 2), j2.transpose(1, 2, 0)).transpose(1, 2, 0)
         # a pseudo row is a single one, so that this mean is its own product
         return multiply(j1.reshape(b1, k * p), j2.reshape(b2, k2 * p).T) / k
@@ -202,7 +213,9 @@ def _products(rows1: Rows, rows2: Rows, outputs: Outputs, precision: Precision, 
     def lifted(j1: Array, j2: Array, h1: Array, h2: Array) -> Array:
         """Kernel of the outputs from that of the features: H1 Θ H2ᵀ for each pair of examples."""
         h1, h2 = h1.astype(precision), h2.astype(precision)
+        # [b1, b2, k1, d2], then from the right
         half = jnp.einsum("ica,ijab->ijcb", h1, one(j1, j2, "full"), precision="highest")
+        # Only what is wanted is summed up: a diagonal or trace never makes blocks of k x k
         to = {"full": "ijcd", "diagonal": "ijc", "trace": "ij"}[outputs]
         block = jnp.einsum(f"ijcb,j{'d' if outputs == 'full' else 'c'}b->{to}", half, h2, precision="highest")
         return block / h1.shape[1] if outputs == "trace" else block
@@ -210,11 +223,14 @@ def _products(rows1: Rows, rows2: Rows, outputs: Outputs, precision: Precision, 
     def spread(block: Array) -> Array:
         if mesh is None:
             return block
+        # Blocks stay spread by rows, so that no device holds the whole
         return jax.lax.with_sharding_constraint(block, NamedSharding(mesh, PartitionSpec(AXIS)))
 
     if isinstance(rows1, tuple) and isinstance(rows2, tuple):
         return tuple(spread(one(j1, j2)) for j1, j2 in zip(rows1, rows2, strict=True))
+    # Both sides in factors: `direct_leaves` decides for the pair
     assert isinstance(rows1, Factored) and isinstance(rows2, Factored)
+    # A parameter is in exactly one of the two, so that their blocks add up
     inner = [lifted(*pair, rows1.lift, rows2.lift) for pair in zip(rows1.inner, rows2.inner, strict=True)]
     outer = [one(*pair) for pair in zip(rows1.outer, rows2.outer, strict=True)]
     return tuple(spread(a + b) for a, b in zip(inner, outer, strict=True))
@@ -243,5 +259,6 @@ def products(
         One block per group.
     """
     double = any(row.dtype == jnp.float64 for row in jax.tree.leaves((rows1, rows2)))
+    # Rows in float64 need it too: without, they would be rounded on their way in
     with jax.enable_x64(precision == "float64" or double):
         return _products(rows1, rows2, outputs, precision, mesh)

@@ -27,6 +27,7 @@ DEFAULT_TILE = 32
 @jax.jit
 def _values(fn: Function, params: Params, x: jax.Array) -> jax.Array:
     """Outputs of one tile."""
+    # TF32 would cost three digits (docs/theory.md, section 5)
     with jax.default_matmul_precision("highest"):
         return fn(params, x)
 
@@ -82,7 +83,9 @@ def pulled(checked: Checked, x: Any, v: Float[np.ndarray, "n k"], size: int) -> 
     def parts():
         for rows, tile in tiles(x, size):
             weights = np.zeros((size, v.shape[1]))
+            # Zero at the padded examples: they add nothing to the sum
             weights[: rows.stop - rows.start] = v[rows]
+            # A pullback takes cotangents of the outputs' own type only
             yield _pull(checked.fn, checked.params, tile, jnp.asarray(weights, checked.shape.dtype))
 
     total = [np.zeros(leaf.shape) for leaf in jax.tree.leaves(checked.params)]
@@ -97,6 +100,7 @@ def pushed(
 ) -> Float[np.ndarray, "n k"]:
     """J(x) δ for a step of one array a leaf."""
     leaves, structure = jax.tree.flatten(checked.params)
+    # A tangent has to have its parameter's type
     tangents = structure.unflatten([jnp.asarray(part, leaf.dtype) for part, leaf in zip(step, leaves, strict=True)])
     results = ((rows, _push(checked.fn, checked.params, batch, tangents)) for rows, batch in tiles(x, size))
     return _gathered(results, len(x), checked.shape.outputs)
@@ -105,6 +109,7 @@ def pushed(
 def _gathered(results: Any, n: int, outputs: int) -> Float[np.ndarray, "n k"]:
     out = np.empty((n, outputs))
     for rows, result in one_behind(results):
+        # Without the padding
         out[rows] = np.asarray(result, np.float64)[: rows.stop - rows.start]
     return out
 
@@ -140,6 +145,7 @@ class Linearized:
         self._checked = check_all(apply_fn, params, x)
         self._tile = tile
         self.outputs = self._checked.shape.outputs
+        # Refuses a tile below one here rather than at the first product
         tile_size(len(x), tile, DEFAULT_TILE)
 
     def _size(self, x: Any) -> int:
@@ -147,6 +153,7 @@ class Linearized:
 
     def values(self, x: Any) -> Float[np.ndarray, "n k"]:
         """f(θ, x), float64 of the function's own precision."""
+        # As it was when the function was checked: under another setting another program would run
         with jax.enable_x64(self._checked.x64):
             parts = ((rows, _values(self._checked.fn, self._checked.params, t)) for rows, t in tiles(x, self._size(x)))
             return _gathered(parts, len(x), self.outputs)

@@ -89,6 +89,7 @@ def evaluate_ntk(
         raise PlanError(f"expected a tile of at least one row; got {tile}")
     n1, n2 = len(x1), len(x1 if x2 is None else x2)
     size = None if tile is None else min(tile, max(n1, n2))
+    # Its batches have to divide both sides
     first, second = (None if x is None else jnp.asarray(padded(x, size or 1)) for x in (x1, x2))
     # nt.batch passes an argument on to the compiled program only if all of its leaves are arrays.
     arguments = jax.tree.map(jnp.asarray, (as_partial(apply_fn), params))
@@ -114,6 +115,7 @@ def _kernel(outputs: Outputs, implementation: Implementation, size: int | None) 
 
     def evaluate(params: Params, x: jax.Array, *, fn: Function) -> jax.Array:
         out = fn(params, x)
+        # Σ outputs / √k, summed before it is differentiated: a single row for each example
         return out.sum(axis=-1, keepdims=True) * out.shape[-1] ** -0.5 if outputs == "pseudo" else out
 
     ntk = nt.empirical_ntk_fn(
@@ -124,4 +126,5 @@ def _kernel(outputs: Outputs, implementation: Implementation, size: int | None) 
         fn, params = arguments
         return ntk(x1, x2, params, fn=fn)
 
+    # A device count of 0 is its word for batches one after the other, without `pmap`
     return jax.jit(kernel) if size is None else nt.batch(kernel, batch_size=size, device_count=0)

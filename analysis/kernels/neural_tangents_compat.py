@@ -77,11 +77,13 @@ def _missing_names() -> Generator[None]:
         # Only a key of a table of rules there; no equation has it any more.
         ad: {"zeros_like_p": jex.Primitive("zeros_like")},
     }
+    # Only what is missing: a JAX that still has a name keeps its own
     given = [(module, name) for module, values in names.items() for name in values if name not in vars(module)]
     stubs = {name: ModuleType(name) for name in STUBS if name not in sys.modules}
     for module, name in given:
         setattr(module, name, names[module][name])
     sys.modules.update(stubs)
+    # All that it takes from there
     if "jax.util" in stubs:
         vars(stubs["jax.util"]).update(safe_map=_safe_map, safe_zip=_safe_zip)
     try:
@@ -91,6 +93,7 @@ def _missing_names() -> Generator[None]:
             delattr(module, name)
         for name in stubs:
             sys.modules.pop(name, None)
+        # The import left the stub as an attribute of the package, beside its entry in `sys.modules`
         package = sys.modules.get("neural_tangents")
         if getattr(package, "experimental", None) in stubs.values():
             delattr(package, "experimental")  # so that who has TensorFlow can still import the real one
@@ -135,6 +138,7 @@ def _outputs_and_pullback(
             linear.jaxpr,
             mode=mode,
             consts=linear.consts,
+            # Marks what the pass is linear in; the tangent program has no other arguments
             primals_in=[ad.UndefinedPrimal(v.aval) for v in linear.jaxpr.invars],
             cotangents_in=tuple(jax.tree.leaves(cotangents)),
             _j_rules=j_rules,
@@ -154,6 +158,7 @@ def _plain(linear: jex.ClosedJaxpr, leaves: list) -> jex.ClosedJaxpr:
     """
 
     def run(*arguments: jax.Array) -> list:
+        # The program read equation by equation, each variable with what it stands for
         values: dict = dict(zip(linear.jaxpr.invars, arguments, strict=True))
         values |= zip(linear.jaxpr.constvars, linear.consts, strict=True)
 
@@ -173,6 +178,7 @@ def _plain(linear: jex.ClosedJaxpr, leaves: list) -> jex.ClosedJaxpr:
             values |= zip(eqn.outvars, results, strict=True)
         return [read(v) for v in linear.jaxpr.outvars]
 
+    # Traced again only where there is something to rewrite
     several = {eqn.primitive.name for eqn in linear.jaxpr.eqns if len(eqn.outvars) != 1}
     if several - {"split"}:
         raise NotImplementedError(f"operation with several results: {', '.join(sorted(several - {'split'}))}")
@@ -199,6 +205,7 @@ def _transpose_equation(eqn: jex.JaxprEqn | None, cotangent: Any, *operands: Any
             merged[i] = value
         return _bind(eqn, merged)[0]
 
+    # Only the operands that the cotangent is asked for take part; the known ones are constants of `run`
     shapes = [jax.ShapeDtypeStruct(operands[i].aval.shape, operands[i].aval.dtype) for i in unknown]
     cotangents = dict(zip(unknown, jax.linear_transpose(run, *shapes)(cotangent), strict=True))
     return [cotangents.get(i) for i in range(len(operands))]

@@ -44,6 +44,7 @@ def planning_memory(devices: int = 1) -> int:
     free = []
     for device in used:
         stats = device.memory_stats() if device.platform != "cpu" else None
+        # A backend that tells nothing of its memory is planned for as if it were the host's
         free.append(host_memory() // len(used) if not stats else stats["bytes_limit"] - stats["bytes_in_use"])
     return int(MEMORY_SHARE * min(free))
 
@@ -85,6 +86,7 @@ def settled(problem: Problem, tile: int | None) -> tuple[Problem, int, int]:
     Returns:
         The problem as measured, the tile, and the tiles of rows to hold; where nothing fits, what comes closest.
     """
+    # At least one tile is held, whether it fits or not: the price then tells how much is missing
     size, held = problem.best() if tile is None else (tile, max(1, problem.held(tile)))
     if problem.peak(size, held) > problem.memory:  # for what goes in and comes out alone: nothing has to be compiled
         return problem, size, held
@@ -92,6 +94,7 @@ def settled(problem: Problem, tile: int | None) -> tuple[Problem, int, int]:
     if tile is not None:
         return problem, size, max(1, problem.held(size))
     smaller, held = problem.best(most=size)
+    # Each round's tile is smaller than the one before, so that it ends
     while smaller != size:
         # What the compiled tile needs says about what a smaller one does, and never quite: it is compiled as well.
         size, problem = smaller, problem.compiled(smaller)
@@ -110,6 +113,7 @@ def price(problem: Problem, way: PlannedWay, tile: int | None, through: bool) ->
         tile: examples in a tile to insist on.
         through: the functions are of features and head.
     """
+    # The other ways hold rows of the outputs, never factors
     if way not in EXACT:
         return _price_other(problem.without_factors(), way, tile)
     problem, size, held = settled(problem, tile)
@@ -127,11 +131,13 @@ def price(problem: Problem, way: PlannedWay, tile: int | None, through: bool) ->
 def _price_other(problem: Problem, way: PlannedWay, tile: int | None) -> Option:
     """Price a way that knows nothing of features, from the exact way's program."""
     problem, compiled, _ = settled(problem, tile)
+    # Kept from `settled` where that compiled it; where it gave up before, this is the first time
     one = problem.compiled(compiled).program_bytes(compiled) / compiled
     flops, examples = problem.row_flops(), problem.n1 + (problem.n2 or 0)
     parameters = problem.functions.shapes[0].parameters
     if way == "neural_tangents":  # single precision, both triangles; every pair of tiles computes its rows anew
         size = min(tile or problem.largest, problem.largest)
+        # Rows of two tiles, one for each side of a block
         while tile is None and size > 1 and problem.counted + 2 * size * one > problem.memory:
             size = -(-size // 2)
         passes, held = float(-(-problem.largest // size)), 1

@@ -116,6 +116,7 @@ class Functions:
 
         def trace() -> Rows:
             made = jax.eval_shape(lambda fn, p, x: held_rows(fn, p, x, *settings), fn, self.params, self.examples(1))
+            # What a product multiplies for an example: one row, rows of outputs, or rows of features
             count = 1 if self.summed else shape.outputs if self.direct is None else shape.features or 0
             held = jax.tree.leaves(made)
             return Rows(count, sum(a.size for a in held), sum(a.size * a.dtype.itemsize for a in held))
@@ -134,6 +135,7 @@ class Functions:
             inside = tile // self.devices * self.examples(1).size * self.example.dtype.itemsize
             if memory is None:  # a backend that doesn't tell: what goes in and comes out is certain
                 return Program(tile, inside + tile // self.devices * self.rows(side).size, flops)
+            # Results that take an argument's place need no memory of their own
             inside += memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
             return Program(tile, inside, flops)
 
@@ -197,6 +199,7 @@ class Problem:
 
     def ladder(self) -> list[int]:
         """Tiles to choose from, smallest first: multiples of the devices, doubled up to the largest useful one."""
+        # The figures are those of one device, and all of them share a tile
         rows = MOST_ROWS.get(jax.default_backend(), MOST_ROWS_ELSEWHERE) * self.devices
         most = min(max(self.busy, self._whole(rows // self.count)), self._whole(self.largest))
         sizes = {self.busy, most}
@@ -225,6 +228,7 @@ class Problem:
 
     def held(self, tile: int) -> int:
         """As many tiles as fit, at most all; 0 if not even one does."""
+        # Less one byte: `peak` rounds up once more with the rows in it
         room = (self.memory - self.peak(tile, 0) - 1) * self.devices // (tile * self.rows[0].size)
         return max(0, min(room, Grid(self.n1, self.n2, tile).tiles[0]))
 
@@ -232,8 +236,10 @@ class Problem:
         """How often the rows of an example are computed on average: of the rows' examples, of the columns'."""
         grid = Grid(self.n1, self.n2, tile)
         if not grid.symmetric:
+            # Rows once, in their strip; columns pass by every strip anew
             return 1.0, float(len(list(strips(grid, held))))
         down = grid.tiles[0]
+        # A strip's own rows and all that pass by on its right: everything from its start on
         return sum(down - strip.start for strip in strips(grid, held)) / down, 0.0
 
     def passes(self, tile: int, held: int) -> float:
@@ -248,6 +254,7 @@ class Problem:
 
     def product_flops(self, symmetric: bool = True) -> float:
         """Operations for the products of all rows, half of them where the kernel is symmetric."""
+        # Half of the square where the kernel is symmetric; what the diagonal adds is left out
         pairs = self.n1 * (self.n1 / (1 + symmetric) if self.n2 is None else self.n2)
         return pairs * self.pair_flops
 
@@ -281,6 +288,7 @@ class Problem:
         ladder = [size for size in self.ladder() if most is None or size <= most]
         fitting = [(size, self.holds(size)) for size in ladder if self.held(size)]
         busy = [pair for pair in fitting if pair[0] >= self.busy]
+        # Tiles that keep the machine busy, else the largest that fits, else the smallest, which comes closest
         sizes = busy or fitting[-1:] or [(ladder[0], 1)]
         return min(sizes, key=lambda pair: (self.passes(*pair), -pair[0]))
 
@@ -315,11 +323,13 @@ def _pair_flops(shapes: tuple[Shape, Shape], outputs: Outputs, apart: int, facto
     And the numbers that lie between the features' kernel and the outputs'.
     """
     k1, k2 = (shape.outputs for shape in shapes)
+    # A trace multiplies as many numbers as a diagonal: each output's row with its own
     plain = {"full": k1 * k2, "pseudo": 1}.get(outputs, k1)
     if not factored:
         return 2.0 * plain * shapes[0].parameters, 0
     d1, d2 = (shape.features or 0 for shape in shapes)
     between = d1 * d2 + k1 * d2
+    # The features' kernel, then H1 from the left and H2 from the right
     inner = d1 * d2 * (shapes[0].parameters - apart) + k1 * d2 * d1 + plain * d2
     return 2.0 * (inner + plain * apart), between
 
@@ -340,14 +350,18 @@ def describe(
     example = jax.ShapeDtypeStruct(tuple(x1.shape[1:]), jax.dtypes.canonicalize_dtype(x1.dtype))
     first = as_partial(apply_fn)
     pair = (first, first if apply_fn2 is None else as_partial(apply_fn2))
+    # Nothing is evaluated: two examples tell the sizes as well as all
     few = jax.ShapeDtypeStruct((2, *example.shape), example.dtype)
     shape, shape2 = (inspect(fn, params, few, groups) for fn in pair)
     direct = direct_leaves(outputs, shape, shape2)
     functions = Functions(pair, (shape, shape2), params, example, outputs, direct, lean, devices, mesh)
     rows = (functions.rows(0), functions.rows(1))
     program = _certain(functions, rows)
+    # The result is float64, whatever the sums are in
     whole = math.prod(kernel_shape(Grid(n1, n2, 1), outputs, shape.outputs, shape2.outputs)) * 8
+    # Beside two and more groups their sum is kept
     whole *= len(shape.groups) + (len(shape.groups) > 1)
+    # Only on CPU does the kernel lie in the memory that is planned with; accelerators leave it on the host
     counted = whole if kernel_in_memory and jax.default_backend() == "cpu" else 0
     if kernel_in_memory and not counted and whole > host_memory():
         raise PlanError(

@@ -25,8 +25,10 @@ def _squares(fn: Function, params: Params, x: jax.Array, output: int | jax.Array
     leaves = (tuple(range(len(jax.tree.leaves(params)))),)
 
     def only(params: Params, x: jax.Array) -> jax.Array:
+        # Sliced at a traced place: one program serves all outputs
         return jax.lax.dynamic_slice_in_dim(fn(params, x), output, 1, axis=1)
 
+    # [tile, 1, p]
     (rows,) = tile_rows(Partial(only), params, x, leaves, False)
     return jnp.square(rows[:, 0]).sum(axis=1)
 
@@ -129,6 +131,7 @@ class KernelOperator(LinearOperator):
 
     def _matvec(self, x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "nk"]:
         shape = (self.examples, self.outputs)
+        # SciPy hands over (nk,) or (nk, 1)
         v = vectors(np.reshape(x, shape), shape)
         with jax.enable_x64(self._checked.x64):
             out = _product(self._checked, self._x, self._x, v, self._tile)
@@ -138,6 +141,7 @@ class KernelOperator(LinearOperator):
         return out.reshape(-1)
 
     def _adjoint(self) -> "KernelOperator":
+        # Θ is symmetric
         return self
 
     def diagonal(self) -> Float[np.ndarray, "nk"]:

@@ -68,10 +68,13 @@ def _fold(
     rows: Float[Array, "b r p"], places: Int[Array, "h q"], signs: Int[Array, "h q"], half: int
 ) -> Float[Array, "h b r m"]:
     """Rows times each half of S: parameters in random order, in layers of `half`, added up with signs."""
+    # Zeros fill up the last layer; whichever column they fall into, they add nothing
     padded = jnp.pad(rows, ((0, 0), (0, 0), (0, places.shape[1] - rows.shape[2])))
 
     def fold(places: Array, signs: Array) -> Array:
+        # Places are a permutation, so that nothing is out of bounds and the check can be left out
         mixed = jnp.take(padded, places, axis=2, mode="clip") * signs
+        # [b, r, layers, half]: column c adds up the c-th of every layer
         return mixed.reshape(*rows.shape[:2], -1, half).sum(axis=2)
 
     return jnp.stack([fold(*one) for one in zip(places, signs, strict=True)])
@@ -132,6 +135,7 @@ def sketched_ntk(
     checked = check_all(apply_fn, params, x1, x2)
     k, p = checked.shape.outputs, checked.shape.parameters
     summed = outputs == "pseudo"
+    # As many examples as the budget has numbers for, at least one
     default = max(1, ROWS_BUDGET // (p * (1 if summed else k)))
     half = width // HALVES
     places, signs = (jnp.asarray(part) for part in _draw(p, half, seed))
@@ -141,18 +145,23 @@ def sketched_ntk(
         parts = []
         for start in range(0, len(x), source.tile):
             rows = slice(start, min(start + source.tile, len(x)))
+            # [tile, r, p]
             (whole,) = jax.tree.leaves(source.rows(x[rows]))  # one group
             (part,) = finite((_fold(whole, places, signs, half),), rows)
+            # [h, n, r, m], without the padding
             parts.append(np.asarray(part)[:, : rows.stop - start])
         return np.concatenate(parts, axis=1)
 
     first = sketch(x1)
     second = first if x2 is None else sketch(x2)
+    # So many examples that a block has about BLOCK_ROWS rows, whatever the outputs
     grid = Grid(len(x1), None if x2 is None else len(x2), max(1, BLOCK_ROWS // first.shape[2]))
     kernel, norm2, difference2 = _multiply(first, second, grid, outputs)
+    # B of the module's formula, parameters in a column; the variance of a mean of two halves is half of one's
     layers = places.shape[1] // half
     shared = (layers - 1) / max(1, places.shape[1] - 1)
     variance = shared / HALVES * _spread(first[0], second[1], outputs, norm2)
+    # Half of the difference of two independent estimates scatters as their mean does
     predicted, measured = ((_relative(error2, norm2)) for error2 in (variance, difference2 / HALVES**2))
     return SketchedKernel(kernel, predicted, measured, width, seed)
 
@@ -166,11 +175,13 @@ def _multiply(
     for i, j in grid.pairs():
         with jax.enable_x64(True):  # rows may be in float64
             rows, columns = (tuple(jnp.asarray(side)) for side in (first[:, grid.rows(i)], second[:, grid.columns(j)]))
+        # The halves go through as two groups: one block each
         a, b = (np.asarray(block, np.float64) for block in products(rows, columns, outputs))
         block = (a + b) / HALVES
         if grid.symmetric and i == j:
             block = (block + mirrored(block)) / 2  # the product of a matrix with itself is symmetric to rounding only
         memory.put(i, j, {WHOLE: block})
+        # A block beside the diagonal stands for its mirror image as well
         times = 2 if grid.symmetric and i != j else 1
         inner += times * float(np.vdot(a, b))
         difference += times * float(np.square(a - b).sum())

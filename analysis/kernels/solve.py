@@ -77,6 +77,7 @@ def ridge_solve(
         raise PlanError(
             f"expected a positive tolerance and at least one iteration; got {tolerance} and {max_iterations}"
         )
+    # As an operator: nothing of the kernel's size is made
     regular = operator + aslinearoperator(ridge * eye_array(size))
     columns = [_solve_column(regular, column, tolerance, max_iterations) for column in y.reshape(size, -1).T]
     for i, (_, steps, residual) in enumerate(columns):
@@ -97,11 +98,13 @@ def _solve_column(
     norm = float(np.linalg.norm(y))
     if norm == 0:
         return np.zeros_like(y), 0, 0.0
+    # Of unit length the tolerance is relative, and targets of any size stay in range
     y = y / norm
     count = itertools.count(1)
     steps, residual = 0, 1.0
     solution = np.zeros_like(y)
     for _ in range(RESTARTS + 1):
+        # A list for each restart, bound by the callback's default
         done: list[int] = []
         # Half of the tolerance: rounding in the products parts the residual that is kept from the true one.
         trial, _ = cg(
@@ -109,9 +112,11 @@ def _solve_column(
             callback=lambda _, done=done: done.append(next(count)),
         )  # fmt: skip
         steps += len(done)
+        # The true residual, by one more product: the recursion's own drifts away from it
         before, after = residual, float(np.linalg.norm(y - regular @ trial))
         if after < before:
             solution, residual = trial, after
+        # A restart that doesn't halve the residual has met the products' rounding: more won't help
         if residual <= tolerance or steps >= max_iterations or after > before / 2:
             break
     return solution * norm, steps, residual
@@ -183,7 +188,9 @@ def extreme_eigenvalues(
             f"expected {count} eigenvalues; {len(error.eigenvalues)} converged to {tolerance:.0e} in {max_restarts} "
             "restarts: ask for fewer, accept a larger tolerance, or raise max_restarts"
         ) from error
+    # ARPACK gives them ascending
     order = np.argsort(values)[::-1]
     values, vectors = values[order], vectors[:, order]
+    # From a product of their own: the recursion's estimate says nothing of its rounding
     errors = np.array([np.linalg.norm(operator @ u - value * u) for value, u in zip(values, vectors.T, strict=True)])
     return Eigenvalues(values, errors, vectors)

@@ -153,6 +153,7 @@ class RowSource:
 
     def rows(self, examples: Any) -> Rows:
         """Rows of up to `tile` examples, padded: per group (tile, k or 1, p), or in factors."""
+        # On a mesh every device gets its share straight from the host, and one shape is all that is compiled
         pixels = padded(examples, self.tile)
         images = pixels if self.mesh is None else jax.device_put(pixels, NamedSharding(self.mesh, PartitionSpec(AXIS)))
         leaves = tuple(positions for _, positions in self.shape.groups)
@@ -197,17 +198,21 @@ def fill(
         return finite(columns_source.rows(columns[grid.columns(j)]), grid.columns(j))
 
     for strip in strips(grid, held, part):
+        # Only this strip's tiles: those of the one before are let go
         rows: dict[int, Rows] = {}
 
+        # The default binds this round's dictionary: a closure would look up the loop's last one
         def row(i: int, rows: dict[int, Rows] = rows) -> Rows:
             if i not in rows:
                 rows[i] = finite(source.rows(x1[grid.rows(i)]), grid.rows(i))
             return rows[i]
 
         for j in range(strip[0] if grid.symmetric else 0, grid.tiles[1]):
+            # Of a symmetric kernel only blocks on and above the diagonal
             wanted = [i for i in strip if (i <= j or not grid.symmetric)]
             missing = [i for i in wanted if not sink.has(i, j)]
             if missing:
+                # A column tile of the strip itself is among its rows already
                 shared = grid.symmetric and j in strip
                 column = row(j) if shared else passing(j)
                 for i in missing:
@@ -232,6 +237,7 @@ def strips(grid: Grid, held: int, part: tuple[int, int] = (0, 1)) -> Iterator[ra
         held = max(1, min(held, down // (2 * count)))
     whole = [range(i, min(i + held, down)) for i in range(0, down, held)]
     for number, strip in enumerate(whole):
+        # Parts in turn 0 1 ... n-1 n-1 ... 1 0: in a symmetric kernel later strips have fewer blocks
         turn = number % (2 * count)
         if min(turn, 2 * count - 1 - turn) == index:
             yield strip
@@ -240,6 +246,7 @@ def strips(grid: Grid, held: int, part: tuple[int, int] = (0, 1)) -> Iterator[ra
 def named_blocks(blocks: tuple, names: list[str], grid: Grid, i: int, j: int) -> dict[str, np.ndarray]:
     """Blocks by group without the padding, and their sum."""
     down, across = grid.rows(i), grid.columns(j)
+    # Copied to the host in float64, padding left off
     cut = [np.asarray(b, np.float64)[: down.stop - down.start, : across.stop - across.start] for b in blocks]
     return {WHOLE: sum(cut[1:], cut[0]), **(dict(zip(names, cut, strict=True)) if len(names) > 1 else {})}
 
@@ -250,6 +257,7 @@ def finite(rows: Some, examples: slice) -> Some:
     Raises:
         FunctionError: naming the examples.
     """
+    # Reduced on the device: one bool a group comes back instead of the rows
     if not all(bool(jax.numpy.isfinite(group).all()) for group in jax.tree.leaves(rows)):
         raise FunctionError(
             f"expected finite Jacobians; those of examples {examples.start} to {examples.stop - 1} have NaN or "

@@ -41,6 +41,7 @@ def remembered(what: str, tree: Any, static: Hashable, make: Callable[[], T]) ->
     """
     leaves, structure = jax.tree.flatten(tree)
     shapes = tuple((_shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
+    # The structure holds the functions themselves; x64 decides what types the trace gets
     key = (what, structure, shapes, static, x64_enabled())
     try:
         known = key in _results
@@ -88,8 +89,10 @@ def leaves_used(fn: Callable, first: Any, *rest: Any) -> tuple[int, ...]:
 
 def _arguments_used(jaxpr: Jaxpr, wanted: Sequence[bool]) -> list[bool]:
     """Which arguments the wanted results depend on, found from the end."""
+    # A result may be a constant, which no argument leads to
     alive = {atom for atom, want in zip(jaxpr.outvars, wanted, strict=True) if want and not isinstance(atom, Literal)}
     for eqn in reversed(jaxpr.eqns):
+        # From the end: every variable is made before it is used, so that one pass is enough
         results = [var in alive for var in eqn.outvars]
         if not any(results):
             continue
@@ -101,6 +104,7 @@ def _arguments_used(jaxpr: Jaxpr, wanted: Sequence[bool]) -> list[bool]:
 
 def _called(eqn: JaxprEqn) -> Jaxpr | None:
     """The function that an equation calls once, argument by argument, if that is all that it does."""
+    # Loops, branches and shares of devices: what depends on what can't be read off one pass through the inner function
     if eqn.primitive.name in ("scan", "while", "cond", "shard_map"):
         return None
     for name in CALLED_ONCE:

@@ -42,7 +42,9 @@ def target_alignment(
         matrix = _centre(matrix)
         centred_columns = columns - columns.mean(axis=0)
         columns = _vanish_rounding(centred_columns, np.abs(columns).max())
+    # ‖Y Yᵀ‖ = ‖Yᵀ Y‖, of c x c instead of n x n entries
     norms = np.linalg.norm(matrix) * np.linalg.norm(columns.T @ columns)
+    # ⟨A, Y Yᵀ⟩ = Σ (A Y) ∘ Y, for the same reason
     return divide(np.sum((matrix @ columns) * columns), norms, "the kernel and the targets (centred, if asked for)")
 
 
@@ -147,6 +149,7 @@ def _centre(kernel: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 def _u_centre(kernel: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
     n = len(kernel)
     centred = kernel.copy()
+    # Left out of the sums too: a sample's likeness to itself is what biases the plain form
     np.fill_diagonal(centred, 0.0)
     sums = centred.sum(axis=0)
     largest = np.abs(centred).max()
@@ -157,5 +160,6 @@ def _u_centre(kernel: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
 
 def _vanish_rounding(centred: np.ndarray, largest: float) -> np.ndarray:
     """Zero, where centring left nothing but rounding: its direction means nothing."""
+    # Sums of n numbers of size `largest` are known to about n eps of it
     is_rounding = np.abs(centred).max() <= 8 * len(centred) * np.finfo(np.float64).eps * largest
     return np.zeros_like(centred) if is_rounding else centred

@@ -49,11 +49,13 @@ def _smallest_angle(now: Checkpoint) -> Float[np.ndarray, "t t"]:
 def _target_alignment(now: Checkpoint) -> list[float]:
     wanted = [now.targets[images] for images in now.images]
     if now.stacked:
+        # Entry i k + c of both is output c of image i
         return [target_alignment(a, y.reshape(-1)) for a, y in zip(now.intra, wanted, strict=True)]
     return [target_alignment(a, y) for a, y in zip(now.intra_samples, wanted, strict=True)]
 
 
 def _centred_target_alignment(now: Checkpoint) -> list[float | None]:
+    # Columns for all tasks' classes: those of others are zero and add nothing
     classes = np.unique(now.labels)
     return [
         target_alignment(kernel, one_hot(now.labels[rows], classes), centred=True)

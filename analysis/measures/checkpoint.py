@@ -91,6 +91,7 @@ class Checkpoint:
     @cached_property
     def targets(self) -> Float[np.ndarray, "n c"]:
         """One-hot targets of each image; a column for each output where they are stacked, else for each class."""
+        # Stacked, a column is a class of the run's scores, whether a probe has it or not
         return _read_only(one_hot(self.labels, np.arange(self.outputs) if self.stacked else np.unique(self.labels)))
 
     @cached_property

@@ -49,6 +49,7 @@ def as_symmetric(name: str, value: Any) -> Float[np.ndarray, "n n"]:
         raise FunctionError(
             f"expected {name} to be square, got shape {matrix.shape}; pass the kernel of a set with itself"
         )
+    # Without |A|, which would be a second matrix
     largest = max(matrix.max(), -matrix.min())
     error = max(
         float(np.abs(matrix[i : i + CHECKED_ROWS] - matrix[:, i : i + CHECKED_ROWS].T).max())
@@ -152,6 +153,7 @@ def _finite(name: str, value: Any, kind: str, *, dimensions: tuple[int, ...]) ->
         array = np.asarray(value)
     except ValueError as error:  # rows of different lengths
         raise FunctionError(f"expected {name} as {kind}, got a {type(value).__name__} that isn't an array") from error
+    # Floats, integers and truth values: no complex numbers, text or objects
     if array.dtype.kind not in "fiub":
         raise FunctionError(f"expected {name} as real numbers, got {array.dtype}; convert it to float64 first")
     if array.ndim not in dimensions or array.size == 0:

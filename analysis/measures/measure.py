@@ -123,6 +123,7 @@ class Measure:
             return [None] * count
         try:
             found = self.function(now, before) if self.kind == "change" else self.function(now)
+            # As objects None stays None and whole numbers stay whole
             table = np.array(found, dtype=object)
         except Exception as error:
             if not self.package or isinstance(error, MemoryError):  # a bug of ours keeps its traceback
@@ -138,11 +139,14 @@ class Measure:
 
     def _number(self, value: Any, at: tuple[int, ...]) -> float | None:
         """A value as JSON holds it; whole numbers stay whole."""
+        # NumPy's and JAX's scalars as Python's numbers, which JSON takes
         value = value.item() if isinstance(value, np.generic) or getattr(value, "shape", None) == () else value
         if value is None:
             return None
+        # Relative to bounds beyond 1, as rounding is
         low = -math.inf if self.lowest is None else self.lowest - RANGE_TOLERANCE * max(1.0, abs(self.lowest))
         high = math.inf if self.highest is None else self.highest + RANGE_TOLERANCE * max(1.0, abs(self.highest))
+        # Truth values are integers to Python, and no measure's numbers
         real = isinstance(value, int | float) and not isinstance(value, bool)
         if not (real and abs(value) <= sys.float_info.max and low <= value <= high):  # false for NaN
             where = f"{'tasks' if len(at) > 1 else 'task'} {' and '.join(str(t + 1) for t in at)}"

@@ -48,6 +48,7 @@ def row_space(intra: Float[np.ndarray, "n n"], *, rtol: float = RANK_CUT) -> Row
     if not 0 < rtol < 1:
         raise FunctionError(f"expected a rank cut rtol between 0 and 1, got {rtol}; leave it out for {RANK_CUT:.0e}")
     values, vectors = np.linalg.eigh(symmetrise(intra))
+    # Without what rounding leaves below zero, whose root would be NaN; the largest first
     values, vectors = threshold(values)[::-1], vectors[:, ::-1]
     rank = int((values > rtol * values[0]).sum())
     if rank == 0:
@@ -79,6 +80,7 @@ def overlap_matrix(
     block = as_matrix("the inter-task kernel", inter)
     check_shape("the inter-task kernel", block, (len(space_t.vectors), len(space_k.vectors)))
     projected = space_t.vectors.T @ block @ space_k.vectors
+    # Σ_t⁻¹ along the rows, Σ_k⁻¹ along the columns
     return projected / space_t.singular_values[:, None] / space_k.singular_values
 
 

@@ -69,6 +69,7 @@ def task_grid(kernel: Float[np.ndarray, "n n"], offsets: Sequence[int]) -> TaskG
     roots = np.sqrt(norms.diagonal())
     scales = np.array([divide(1.0, root, f"task {t}'s intra-task kernel") for t, root in enumerate(roots)])
     ratios = norms * np.multiply.outer(scales, scales)  # in this order exactly symmetric
+    # A task's ratio to itself is 1, without the last bit of the quotient
     np.fill_diagonal(ratios, 1.0)
     return TaskGrid(inter_intra_ratio=ratios, kernel_norm=norms)
 
@@ -126,6 +127,8 @@ def same_population_ratio(intra: Float[np.ndarray, "n n"], outputs: int = 1) -> 
         )
     n = len(matrix) // outputs
     samples = np.arange(n)
+    # [n, k, k]: each sample's block with itself
     own = matrix.reshape(n, outputs, n, outputs)[samples, :, samples, :]
     share = divide(np.linalg.norm(own), np.linalg.norm(matrix), "the kernel") ** 2  # of single samples in all pairs
+    # What is left are n (n - 1) blocks of different samples beside n² of all
     return math.sqrt(max(0.0, 1.0 - share) * n / (n - 1))

@@ -35,6 +35,7 @@ def by_name() -> dict[str, Measure]:
                 "rename one, or uninstall its package"
             )
         found[measure.name] = measure
+    # When all are known: a package may refer to another's measure
     for measure in found.values():
         unknown = [name for name in measure.references if isinstance(name, str) and name not in found]
         if unknown:
@@ -61,4 +62,5 @@ def _load(entry: EntryPoint) -> Measure:
         raise MeasureError(
             f"{where} is a {type(found).__name__}, expected an analysis.measures.Measure: mend or uninstall {package}"
         )
+    # Whatever the declaration says of it: errors name the package that was really loaded
     return replace(found, package=package)

@@ -42,6 +42,7 @@ def sample_major(theta: Float[np.ndarray, "n1 n2 *outputs"]) -> Float[np.ndarray
     if len(shape) != 4 or shape[2] != shape[3]:
         raise FunctionError(f"expected theta of shape (n1, n2, k, k) or (n1, n2), got {shape}; pass the whole kernel")
     n1, n2, k, _ = shape
+    # [n1, k, n2, k], then rows and columns joined
     return as_matrix("theta", np.asarray(theta).transpose(0, 2, 1, 3).reshape(n1 * k, n2 * k))
 
 
@@ -84,6 +85,7 @@ def threshold(eigenvalues: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         >>> threshold(np.array([2.0, 1e-16, -1e-16]))
         array([2., 0., 0.])
     """
+    # In size: of a matrix that is no kernel the largest may be negative
     largest = np.abs(eigenvalues).max()
     smallest = eigenvalues.min()
     if smallest < -NEGATIVE_LIMIT * largest:
@@ -134,6 +136,7 @@ def absolute_ridge(eigenvalues: Float[np.ndarray, "n"], fraction: float) -> floa
         0.5
     """
     values = as_eigenvalues(eigenvalues)
+    # With zeros among them the eigenvalues' mean is the mean diagonal
     ridge = _positive("the ridge's fraction of the mean diagonal", fraction) * float(values.mean())
     if divide(ridge, values.max(), "the kernel") < SMALL_RIDGE:
         warnings.warn(

@@ -74,6 +74,7 @@ def ratio_panel(axes: Axes, ratios: Sequence[Sequence[float | None]], tasks: Seq
         ratios: T rows of T; None where there is no gradient.
         tasks: task numbers, from 0.
     """
+    # None becomes NaN, which is left blank
     values: Float[np.ndarray, "t t"] = np.array(ratios, dtype=float)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", interpolation="none")
     names = [str(t + 1) for t in tasks]
@@ -94,6 +95,7 @@ def spectra(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         checkpoints: figures of a seed.
         tasks: task numbers, from 0.
     """
+    # A single checkpoint is first and last, and shown once
     shown = list(dict.fromkeys([next(iter(checkpoints)), list(checkpoints)[-1]]))
     figure = Figure(figsize=(4.2 * len(shown) + 0.6, 3.6), layout="constrained")
     panels = np.ravel(figure.subplots(1, len(shown), squeeze=False, sharey=True))
@@ -101,6 +103,7 @@ def spectra(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         spectrum_panel(panel, checkpoints[number]["spectrum"], tasks)
         panel.set_title(checkpoint_name(int(number)))
     panels[0].set_ylabel("eigenvalue of Θ(X_t, X_t)")
+    # On a colour scale the order tells tasks apart; a legend would only be long
     if len(tasks) <= len(COLOURS):
         panels[-1].legend(frameon=False, fontsize=8)
     return figure
@@ -208,6 +211,7 @@ def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         panel.set_axis_off()
     if len(tasks) <= len(COLOURS):
         handles, names = panels[0].get_legend_handles_labels()
+        # One for all panels, which have the same lines
         figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=8)
     if grouped:
         share_panel(panels[count - 1], checkpoints)
@@ -233,6 +237,7 @@ def line_panel(axes: Axes, checkpoints: Checkpoints, name: str, tasks: Sequence[
         colour = task_colour(i, len(tasks))
         _line(axes, points, "o-", ms=3.5, lw=1.3, color=colour, label=f"task {task + 1}")
     known = measures.by_name()
+    # Told apart in grey; further references repeat the first kind
     dashes = iter(("--", ":", "-."))
     for reference in known[name].references if name in known else ():
         if isinstance(reference, str):

@@ -100,6 +100,7 @@ class Session:
         planned: Plan | None = None
         probes: Probes | None = None
         for seed, checkpoint in pairs:
+            # Pairs come seed by seed, so that a seed's probes are read once
             if probes is None or probes.seed != seed:
                 probes = self.probes(seed, record)
                 check_images(probes.images, "the probes")
@@ -113,7 +114,9 @@ class Session:
             # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
             found = self.store.found(seed, checkpoint, self.request.outputs)
             tile = self.request.tile or (found.tile if found else None)
+            # Nothing is computed of a finished kernel; a dry run shows a plan all the same
             finished = found is not None and record and self.store.path(found).exists()
+            # One plan for all: function and shapes are the same at every checkpoint and seed
             if not finished and (planned is None or (tile and tile != planned.tile)):
                 planned = plan(
                     fn, params, probes.images, len(probes.images), None,
@@ -121,6 +124,7 @@ class Session:
                     tile=tile, memory_bytes=self.request.memory_bytes,
                     devices=1 if self.mesh is None else self.mesh.size, mesh=self.mesh,
                 )  # fmt: skip
+            # A finished kernel's spec has to have its own tile to be found
             size = planned.tile if planned and not finished else tile
             assert size is not None
             yield Job(self._spec(seed, checkpoint, probes, shape, size, fn, params), fn, params, shape, probes,
@@ -141,6 +145,7 @@ class Session:
             seed=seed, checkpoint=checkpoint, outputs=self.request.outputs, head=self.request.head,
             method=self.request.method, n=len(probes.images), k=shape.outputs, tile=tile,
             groups=groups if len(groups) > 1 else (), tasks=probes.tasks, offsets=probes.offsets,
+            # Frozen arrays as well: the kernel of another state isn't taken for this one
             parameters=tree_sha256((fn, params)), probes=probes.sha256, way=way, precision=self.precision,
             **self.version,
         )  # fmt: skip
@@ -163,15 +168,19 @@ class Session:
         with progress.stage("kernels", 1) as stage:
             for number, job in enumerate(self.jobs(pairs)):
                 blocks = len(job.spec.pairs)
+                # Known with the first kernel; before, the bar has a total of 1
                 stage.total = len(pairs) * blocks
                 if self.store.exists(job.spec):
                     stage.advance(blocks)
                     done.append(job.spec)
                     continue
+                # Shares of a kernel meet in one folder, so that each may find it begun
                 opened = self.store.open(job.spec, resume=resume or self.request.part[1] > 1)
                 start = time.monotonic()
                 self._fill(job, opened, stage)
+                # A share leaves blocks to the others: the bar moves on to the kernel's end
                 stage.advance(max(0, (number + 1) * blocks - stage.done))
+                # A share doesn't know whether the others are done: a call without `part` checks and finishes
                 if self.request.part[1] == 1:
                     self._finish(job, opened, time.monotonic() - start)
                     done.append(job.spec)
@@ -183,6 +192,7 @@ class Session:
                 job.fn, job.params, job.probes.images,
                 outputs=self.request.outputs, way="neural_tangents", tile=job.spec.tile,
             )  # fmt: skip
+            # The whole kernel at once, put into the store block by block
             for i, j in job.spec.pairs:
                 opened.put(i, j, {tiled.WHOLE: theta[job.spec.rows(i), job.spec.rows(j)]})
                 stage.advance()
@@ -201,12 +211,14 @@ class Session:
 
     def _finish(self, job: Job, opened: OpenKernel, seconds: float) -> None:
         """Check the kernel, and give it its name or delete it."""
+        # The network's own arithmetic is raised too, which raising its arrays alone doesn't do
         double_fn, _ = self.records.function(job.spec.seed, job.spec.checkpoint, job.spec.head, dtype="float64")
         health = check_kernel(
             opened.matrix(), self._source(job), job.probes.images,
             outputs=self.request.outputs, precision=job.precision, seed=job.spec.seed, double_fn=double_fn,
         )  # fmt: skip
         if health.reason:
+            # Deleted first, as the next line raises: a refused kernel never stays
             opened.discard()
             health.require(f"the kernel of seed {job.spec.seed} {checkpoint_name(job.spec.checkpoint)}")
         opened.finish(health.to_json(), seconds)
@@ -217,6 +229,7 @@ class Session:
         seeds: dict[str, Any] = {}
         for seed in self.request.seeds or self.records.seeds:
             probes = self.probes(seed)
+            # Kernels of other images are no part of this summary
             specs = [
                 spec
                 for spec in stored.kernels
@@ -232,6 +245,7 @@ class Session:
         return {**kind, "ridge_fraction": measures.RIDGE_FRACTION, **code_version_json(), "seeds": seeds}
 
     def _checkpoints(self, stored: Any, specs: list[KernelSpec], probes: Probes) -> dict[str, Any]:
+        # Kernels come by checkpoint, all of the same probes, so that each can be compared with the one before
         before: measures.Checkpoint | None = None
         figures: dict[str, Any] = {}
         for spec in specs:
@@ -281,6 +295,7 @@ def compute_kernels(
     with Progress(quiet) as progress:
         session.compute(resume=resume, progress=progress)
     made = session.summarise()
+    # Shares of a first kernel finish none: there is nothing to write yet
     if made["seeds"]:
         home = analysis_folder(session.run, session.request.method)
         write_json(home / "summary.json", made)

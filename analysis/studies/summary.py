@@ -50,6 +50,7 @@ def group_figures(part: Float[np.ndarray, "n n *k"], now: Checkpoint) -> dict[st
     matrix = measures.matrix_of(part)
     share = [float(np.trace(matrix[s, s]) / np.trace(now.matrix[s, s])) for s in now.rows]
     ratio = None
+    # Without a gradient on some task the ratio would be 0/0
     if min(share) > 0:
         ratio = measures.task_grid(matrix, [offset * now.outputs for offset in now.offsets]).inter_intra_ratio.tolist()
     return {"share": share, "inter_intra_ratio": ratio}
@@ -90,11 +91,13 @@ def summary_table(summary: Mapping[str, Any], width: int = WIDEST) -> str:
             ["checkpoint", *(number.ljust(10) for _, number, _ in lines)]]  # fmt: skip
     tables = [left]
     for measure in measures.by_name().values():
+        # A summary that was written before a package was installed lacks its measures
         if not measure.column or any(measure.name not in values for _, _, values in lines):
             continue
         means = [over_tasks(values[measure.name]) for _, _, values in lines]
         cells = [measure.column, *("–" if mean is None else f"{mean:.{measure.digits}f}" for mean in means)]
         column = [cell.rjust(1 + max(6, *map(len, cells))) for cell in cells]
+        # A space between columns; a table has at least one measure beside its left side, however wide that is
         if sum(1 + len(column[0]) for column in [*tables[-1], column]) - 1 > width and len(tables[-1]) > len(left):
             tables.append(left)
         tables[-1] = [*tables[-1], column]
@@ -128,6 +131,7 @@ def measures_csv(summary: Mapping[str, Any]) -> str:
     for seed, part in summary["seeds"].items():
         tasks = [task + 1 for task in part["tasks"]]
         for number, figures in part["checkpoints"].items():
+            # In the order of the measures, whatever the file's is
             for name in (name for name in found if name in figures):
                 for task, value in zip(tasks, figures[name], strict=True):
                     pairs = zip(tasks, value, strict=True) if isinstance(value, list) else [("", value)]

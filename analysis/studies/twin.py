@@ -69,12 +69,14 @@ class LinearNetwork(Network):
         origin = frozen.origin
         if origin is None:
             raise ValueError("a linearised network needs frozen.origin, the tree that it is expanded at; got None")
+        # The proxy head isn't expanded: it is exact, and features don't depend on it
         head = {path: value for path, value in trainable.items() if path not in origin}
         step = {path: trainable[path] - value for path, value in origin.items()}
 
         def exact(at: Tree) -> Features:
             return super(LinearNetwork, self).features({**head, **at}, frozen, images, key)
 
+        # Both come from one pass, so that the same key drops the same units in f and in J (θ - θ₀)
         values, changes = jax.jvp(exact, (origin,), (step,))
         return Features(*map(jnp.add, values, changes))
 
@@ -144,6 +146,7 @@ def fit_twin(
     ):
         on_steps(len(fitted.records))
         trained = fitted.state.trainable
+    # The frozen arrays are the start's: the running mean moves with the task's end, which isn't part of training
     return start._replace(trainable=trained)
 
 

@@ -160,8 +160,10 @@ def generalization_bound(
     index, chance = None, delta / positive("the number of tasks", tasks)
     if grid is not None:
         radius, index = _on_grid(non_negative("the radius", radius), positive("the grid's first radius", grid))
+        # Σ_j 1/((j + 1)(j + 2)) = 1, so that the chances of all radii on the grid add up to δ
         chance /= (index + 1) * (index + 2)
     capacity = rademacher_complexity(radius, trace, samples)
+    # Losses that see several outputs at once need the vector contraction (docs/theory.md, section 1.3)
     vector = math.sqrt(2) if positive("the number of outputs", outputs) > 1 else 1.0
     return Bound(
         empirical=non_negative("the empirical loss", empirical),

@@ -67,11 +67,14 @@ def concentration(decomposed: Modes, drift: Float[np.ndarray, "*shape"], group: 
         >>> concentration(modes(np.diag([3.0, 1.0])), np.array([0.0, 2.0])).energy
         array([0., 1.])
     """
+    # [m] or [m, K]
     energies = decomposed.coordinates(drift) ** 2
     values = decomposed.values
     if energies.ndim == 2 and group == 1:
+        # k ⊗ I: a mode of samples stands for one of each output, and all of these share its eigenvalue
         energies, group = energies.sum(axis=1), energies.shape[1]
     elif energies.ndim == 1 and group >= 1 and len(energies) % group == 0:
+        # Eigenvectors within a group are arbitrary, their energies' sum isn't
         energies, values = energies.reshape(-1, group).sum(axis=1), values.reshape(-1, group).sum(axis=1)
     else:
         raise FunctionError(
@@ -83,6 +86,7 @@ def concentration(decomposed: Modes, drift: Float[np.ndarray, "*shape"], group: 
 
 def _cumulative(parts: np.ndarray, what: str) -> np.ndarray:
     sums = np.cumsum(parts)
+    # Refuses a sum of zero, of which there are no shares
     divide(1.0, sums[-1], what)
     return sums / sums[-1]
 

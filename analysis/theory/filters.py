@@ -81,6 +81,7 @@ def descent_filter(g: Float[np.ndarray, "m"], rate: float, steps: int) -> Float[
     g, rates = as_eigenvalues(g), step_rates(rate, steps)
     _warn_unstable(rates, g)
     logarithm, flipped = _log_remainder(g, float(rates[0]))
+    # A negative 1 - ηg keeps its sign where the number of steps is odd
     return _settled(g, steps * logarithm, limit=steps * float(rates[0]), flipped=flipped & (steps % 2 == 1))
 
 
@@ -107,6 +108,7 @@ def schedule_filter(
     logarithm, flipped = np.zeros_like(g), np.zeros(g.shape, bool)
     for rate in rates.tolist():
         added, turned = _log_remainder(g, rate)
+        # Two negative factors make a positive product
         logarithm, flipped = logarithm + added, flipped ^ turned
     return _settled(g, logarithm, limit=float(rates.sum()), flipped=flipped)
 
@@ -223,8 +225,10 @@ def _momentum_filter(g: np.ndarray, rate: Rates, momentum: float, steps: int, *,
     g, rates, momentum = as_eigenvalues(g), step_rates(rate, steps), check_momentum(momentum)
     _warn_unstable(rates, g, momentum, nesterov=nesterov, stacklevel=4)
     q, velocity = np.zeros_like(g), np.zeros_like(g)
+    # An overflow is told once, by `_finite`
     with np.errstate(over="ignore", invalid="ignore"):
         for eta in rates.tolist():
+            # How far g q is from 1, which is where the mode is learned
             slope = g * q - 1
             velocity = momentum * velocity + slope
             q = q - eta * (slope + momentum * velocity if nesterov else velocity)
@@ -235,6 +239,7 @@ def _log_remainder(g: np.ndarray, rate: float) -> tuple[np.ndarray, np.ndarray]:
     """log|1 - rate g|, and where 1 - rate g is negative."""
     product = rate * g
     with np.errstate(divide="ignore"):  # nothing may remain: log 0 = -inf, which expm1 takes
+        # Both branches run everywhere: the bounds keep each inside its logarithm's domain
         small, large = np.log1p(-np.minimum(product, 1)), np.log(np.maximum(product - 1, 0))
     return np.where(product < 1, small, large), product > 1
 
@@ -243,6 +248,7 @@ def _settled(g: np.ndarray, logarithm: np.ndarray, *, limit: float, flipped: np.
     """(1 - e) / g for a remainder e = ±exp(logarithm), without the difference of nearly equal numbers; `limit` at 0."""
     vanishing = g * limit < np.finfo(np.float64).tiny  # the quotient of subnormal numbers has no digits
     with np.errstate(over="ignore"):
+        # Flipped, the remainder is -exp(logarithm)
         learned = np.where(flipped, 1 + np.exp(logarithm), -np.expm1(logarithm))
         return _finite(np.where(vanishing, limit, learned / np.where(vanishing, 1.0, g)))
 

@@ -77,14 +77,17 @@ def finite_population(
     if mu > 0:
         missed, missed_hidden = mu / (e + mu), 1.0  # 1 - x
     elif hidden or e.min() == 0:
+        # μ = 0: modes above zero are learned whole, the others not at all
         missed, missed_hidden = np.where(e > 0, 0.0, 1.0), 1.0
     else:  # P = M: 1 - x vanishes everywhere, but only its proportions matter
         missed, missed_hidden = e.min() / e, 0.0
+    # Means of 1 - x and of its square over all M modes, those that aren't listed included
     mean = (missed.sum() + hidden * missed_hidden) / size
     square = ((missed**2).sum() + hidden * missed_hidden**2) / size
     share = count / size
     free = mean**2 - (1 - share) * square  # the denominator, written in 1 - x
     left = float(power @ missed**2) * share
+    # Where nothing was missed there is no error, however little is free
     unseen = left / free if free > 0 else (np.inf if left > 0 else 0.0)
     # 1 - mean x / a; by the equation for μ that is λ mean (1 - x) / (μ a), which doesn't cancel
     unfitted = ridge * mean / (mu * share) if mu > 0 else 1 - np.count_nonzero(e) / count
@@ -95,6 +98,7 @@ def _effective_ridge(e: Float[np.ndarray, "r"], count: float, ridge: float, size
     """Solve mean (e + λ)/(e + μ) = P/M for μ: the first equation, as an increasing function of μ."""
     zeros = size - np.count_nonzero(e)
     e = e[e > 0]
+    # In units of e / P the lower bound of κ holds for μ (docs/theory.md, section 3.1)
     floor = lowest_root(e / count, count, ridge)
     if floor == 0:
         return 0.0
@@ -102,4 +106,5 @@ def _effective_ridge(e: Float[np.ndarray, "r"], count: float, ridge: float, size
     def excess(mu: float) -> float:
         return count - float(((e + ridge) / (e + mu)).sum()) - zeros * ridge / mu
 
+    # No (e + λ)/(e + μ) is above (e + λ)/μ: summed over all M that bounds μ from above
     return log_root(excess, floor, (e.sum() + size * ridge) / count)

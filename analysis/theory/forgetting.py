@@ -66,6 +66,7 @@ def predicted_drift(
     """
     if not (np.isfinite(ridge) and ridge >= 0):
         raise FunctionError(f"expected a ridge of at least 0 and finite, got {ridge}; 0 leaves it out")
+    # α = U q(g) Uᵀ r (docs/theory.md, section 2.1)
     coefficients = decomposed.filtered(procedure.filter(decomposed.values + ridge), residual)
     cross = as_matrix("the inter-task kernel", cross)
     if cross.shape[1] != len(coefficients):
@@ -106,6 +107,7 @@ def minibatch_drift(
             "don't hold; use descend with the logits before and SquaredError(targets).gradient"
         )
     residual = as_matrix("the residual", residual)
+    # Squared error sees differences only: logits from zero and the residual as targets are the same problem
     return descend(kernel, np.zeros_like(residual), SquaredError(residual).gradient, sgd).drift(cross)
 
 
@@ -165,6 +167,7 @@ def compare(predicted: Float[np.ndarray, "*shape"], measured: Float[np.ndarray, 
         raise FunctionError("expected finite drifts; NaN or infinity came: look for training that diverges")
     sizes = float(np.linalg.norm(guess)), float(np.linalg.norm(truth))
     return Comparison(
+        # To unit length first: the product of two tiny norms may be zero
         cosine=float(guess / sizes[0] @ (truth / sizes[1])) if min(sizes) > 0 else None,
         relative_error=float(np.linalg.norm(guess - truth)) / sizes[1] if sizes[1] > 0 else None,
         predicted_norm=sizes[0],

@@ -50,6 +50,7 @@ class Decomposition:
 
     def __post_init__(self):
         """Refuse terms that don't add up."""
+        # What is added up sets the scale: cross terms cancel, so that the error itself may be near zero
         size = sum(abs(term) for term in (self.task_specific, *self._later))
         if not abs(self.total - self.direct) <= IDENTITY_TOLERANCE * size:  # refuses NaN too
             raise FunctionError(
@@ -60,6 +61,7 @@ class Decomposition:
     @property
     def total(self) -> float:
         """Sum of all terms: `direct`, up to rounding."""
+        # Rounded once: terms of both signs cancel
         return math.fsum((self.task_specific, *self._later))
 
     @property
@@ -120,6 +122,7 @@ def decompose(residual: Float[np.ndarray, "..."], drifts: Mapping[int, Float[np.
     def product(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.vdot(a, b)) / len(own)
 
+    # From the arrays alone, or the sum of the terms would be checked against itself
     left = own - sum(changes.values())
     return Decomposition(
         task_specific=product(own, own),
@@ -165,6 +168,7 @@ def learn_sequentially(
             f"{len(ridges)}; pass as many of each"
         )
     wanted = [as_matrix(f"task {t}'s targets", target) for t, target in enumerate(targets)]
+    # What the model says of each task's inputs, kept up to date from task to task
     said = [as_matrix(f"task {t}'s outputs", output) for t, output in enumerate(outputs)]
     for t, (target, output) in enumerate(zip(wanted, said, strict=True)):
         check_shape(f"task {t}'s outputs", output, target.shape)
@@ -175,9 +179,11 @@ def learn_sequentially(
         decomposed = modes(_fitting(block(k, k), k, k, (rest.size, rest.size)))
         weights = np.where(decomposed.values > 0, 1 / (decomposed.values + positive("the ridge", ridge)), 0.0)
         alpha = decomposed.filtered(weights, rest.ravel())
+        # Here with the part in directions without a gradient: nothing learns it, so that it stays whole
         left = ridge * dual_coefficients(decomposed, rest.ravel(), ridge)
         for s, target in enumerate(wanted):
             if s != k:
+                # Φ_k(X_s, X_k) α_k: [n_s K], then [n_s, K]
                 change = (_fitting(block(k, s), k, s, (target.size, rest.size)) @ alpha).reshape(target.shape)
                 if s < k:
                     drifts[s][k] = change

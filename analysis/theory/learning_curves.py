@@ -70,6 +70,7 @@ def population_modes(
     """
     rows = len(decomposed.values)
     samples = sample_count(rows, outputs)
+    # [rows, 1] or [rows, K], summed over outputs below
     coordinates = decomposed.coordinates(stacked(target, rows, outputs)).reshape(rows, -1)
     return decomposed.values / rows, (coordinates**2).sum(axis=1) / samples
 
@@ -95,10 +96,12 @@ def effective_ridge(eigenvalues: Float[np.ndarray, "r"], samples: float, ridge: 
     eta = as_eigenvalues(eigenvalues)
     count = positive("the number of samples", samples)
     ridge = non_negative("the ridge", ridge)
+    # Modes of zero add nothing to the sum
     kept = eta[eta > 0]
     floor = lowest_root(kept, count, ridge)
     if floor == 0:
         return 0.0
+    # Divided by κ, which makes it rise; κ ≤ λ + Σ η, since no κ/(κ + P η) is above 1
     return log_root(lambda kappa: 1 - ridge / kappa - (kept / (kappa + count * kept)).sum(), floor, ridge + kept.sum())
 
 
@@ -138,12 +141,14 @@ def eigenlearning(
     noise = non_negative("the noise", noise)
     kappa = effective_ridge(eta, count, ridge)
     scale = kappa + count * eta
+    # A mode of zero is never learned, also at κ = 0, where the quotient would be 0/0
     learned = np.divide(count * eta, scale, out=np.zeros_like(eta), where=eta > 0)
     missed = np.divide(kappa, scale, out=np.ones_like(eta), where=eta > 0)
     overfitting = float((learned**2).sum()) / count
     # 1 - γ, without its cancellation: 1 = λ/κ + Σ η/(κ + Pη), less γ
     free = ridge / kappa + float((missed * learned).sum()) / count if kappa > 0 else 1 - np.count_nonzero(eta) / count
     left = float((power * missed**2).sum()) + overfitting * noise
+    # Nothing free: as many samples as modes above zero and no ridge, where anything left is blown up without bound
     error = float(left / free) if free > 0 else (math.inf if left > 0 else 0.0)
     return LearningCurve(kappa, overfitting, error, error + noise, learned)
 
@@ -200,9 +205,11 @@ def log_root(function: Callable[[float], float], low: float, high: float) -> flo
         >>> round(log_root(lambda x: x - 3, 1e-9, 1e9), 12)
         3.0
     """
+    # The bound is the root itself, to rounding
     if function(low) >= 0:
         return low
     start, stop = math.log(low), math.log(max(low, high)) + 1e-6  # room for rounding where `high` is the root itself
+    # In the logarithm `xtol` is a relative error
     return math.exp(brentq(lambda x: function(math.exp(x)), start, stop, xtol=1e-15, rtol=1e-15, maxiter=500))
 
 

@@ -45,6 +45,7 @@ class Stored:
 
     def gcv(self) -> float:
         """The same with the mean block in place of every sample's own."""
+        # One block for all samples, which broadcasts over them
         return _mean_square(np.linalg.solve(self.blocks.mean(axis=0), self.alpha))
 
     def flat_gcv(self) -> float:
@@ -94,7 +95,9 @@ def stored(
     rows = len(decomposed.values)
     n = sample_count(rows, outputs)
     weights = _inverse(decomposed, ridge)
+    # [n, K, rows]: the rows of U by sample
     vectors = decomposed.vectors.reshape(n, outputs, rows)
+    # [n, K, K]: the diagonal blocks of U diag(1/g) Uᵀ, without the rest of it
     blocks = (vectors * weights) @ vectors.transpose(0, 2, 1)
     alpha = decomposed.filtered(weights, stacked(residual, rows, outputs))
     return Stored(blocks, alpha.reshape(n, outputs, -1))

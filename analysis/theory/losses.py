@@ -63,6 +63,7 @@ class CrossEntropy:
             FunctionError: other than one row of logits for each label, or a label that isn't among the classes seen.
         """
         _check_logits(logits, (len(self.labels), logits.shape[-1]))
+        # Columns of the classes seen, ascending: a label's place among them is found by bisection
         part = np.flatnonzero(self._part(logits.shape[1], self.labels))
         return -log_softmax(logits[:, part], axis=1)[np.arange(len(logits)), np.searchsorted(part, self.labels)]
 
@@ -75,6 +76,7 @@ class CrossEntropy:
         part = self._part(logits.shape[1], self.labels[rows])
         slope = np.zeros(logits.shape)
         slope[:, part] = softmax(logits[:, part], axis=1)
+        # One entry in each row, so that none is met twice
         slope[np.arange(len(rows)), self.labels[rows]] -= 1
         return slope
 

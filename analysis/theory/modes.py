@@ -45,6 +45,7 @@ class Modes:
     ) -> Float[np.ndarray, "m *outputs"]:
         """U diag(weights) Uᵀ target: a function of the kernel, applied to a target."""
         coordinates = self.coordinates(target)
+        # Weights go along the first axis, whatever columns there are
         return self.vectors @ (coordinates.T * weights).T
 
 

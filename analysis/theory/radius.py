@@ -54,6 +54,7 @@ def radius(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], ridge: 
     ridge = positive("the ridge", ridge)
     z = decomposed.coordinates(residual).T  # modes last
     s = decomposed.values
+    # √s is zero where s is: directions without a gradient move nothing (docs/theory.md, section 5)
     return Radius(
         exact=float(np.linalg.norm(z * np.sqrt(s) / (s + ridge))),
         quadratic=float(np.linalg.norm(z / np.sqrt(s + ridge))),
@@ -90,5 +91,7 @@ def matched_ridge(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], 
         return radius(decomposed, residual, np.exp(log_ridge)).exact - length
 
     if high <= low or excess(np.log(low)) <= 0:
+        # B falls with λ: what the smallest ridge doesn't reach, none does
         return low
+    # In the logarithm, since the bracket spans many powers of ten
     return float(np.exp(brentq(excess, np.log(low), np.log(high), xtol=1e-12)))

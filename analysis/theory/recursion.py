@@ -119,16 +119,21 @@ def descend(
     everything = np.arange(n)
     coefficients, velocity = np.zeros_like(start), np.zeros_like(start)
     share, share_velocity = 1.0, 0.0
+    # Training that diverges is told after the loop
     with np.errstate(over="ignore", invalid="ignore"):
         for step, rate in enumerate(rates.tolist()):
             rows = everything if batches is None else batches[step]
+            # With all samples in every step the kernel isn't copied
             part = kernel if batches is None else blocks[rows].reshape(-1, kernel.shape[1])
+            # docs/theory.md, section 2.1: the batch's logits, then the slopes of a and of w
             logits = share * start[rows] + apply_kernel(part, coefficients)
             slope = (sgd.ridge + sgd.weight_decay) * coefficients
+            # Adds one by one, so that a sample that stands in a batch twice counts twice
             np.add.at(slope, rows, n / len(rows) * gradient(logits, rows))
             share_slope = sgd.ridge * (share - 1) + sgd.weight_decay * share
             velocity, share_velocity = momentum * velocity + slope, momentum * share_velocity + share_slope
             if sgd.nesterov:
+                # As optax does it: the velocity's next step is taken ahead
                 coefficients = coefficients - rate * (slope + momentum * velocity)
                 share -= rate * (share_slope + momentum * share_velocity)
             else:
@@ -154,6 +159,7 @@ def apply_kernel(
     """
     n, outputs = coefficients.shape
     rows, columns = kernel.shape
+    # k ⊗ I: the same kernel for each column
     if columns == n:
         return kernel @ coefficients
     if columns != n * outputs or rows % outputs:
@@ -161,6 +167,7 @@ def apply_kernel(
             f"expected a kernel with {n} columns, or {n * outputs} with {outputs} outputs for each sample and row; got "
             f"{kernel.shape}: pass the kernel of these samples, laid out by sample_major"
         )
+    # Stacked sample by sample, as the kernel's rows are
     return (kernel @ coefficients.reshape(-1)).reshape(-1, outputs)
 
 

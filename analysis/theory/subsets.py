@@ -55,6 +55,7 @@ def draw_subset(samples: int, size: int, draw: int, seed: int) -> Int[np.ndarray
         >>> sorted(draw_subset(3, 3, draw=0, seed=1).tolist())
         [0, 1, 2]
     """
+    # Refuses 2.5, which slicing would only meet later
     size = operator.index(size)
     if not 0 < size <= samples:
         raise FunctionError(f"expected subsets of 1 to {samples} samples, as many as the kernel has, got {size}")
@@ -165,6 +166,7 @@ def subset_test_errors(
 
     def measure(samples: np.ndarray) -> float:
         rows = learn.rows(samples)
+        # Per test sample, summed over outputs
         return float(((truth - cross[:, rows] @ learn.alpha(rows)) ** 2).sum()) / count
 
     return _over_subsets(measure, learn.samples, sizes, draws, seed)
@@ -222,6 +224,7 @@ class _Learner:
 
     def rows(self, samples: np.ndarray) -> np.ndarray:
         """Kernel rows of samples."""
+        # Row i K + c is output c of sample i
         return (samples[:, None] * self.outputs + np.arange(self.outputs)).ravel()
 
     def alpha(self, rows: np.ndarray) -> np.ndarray:
@@ -235,6 +238,7 @@ class _Learner:
         (potri,) = get_lapack_funcs(("potri",), (factor,))
         inverse, _ = potri(factor, lower=1)  # a third of the work of solving for the identity; the lower half only
         each = np.arange(n)
+        # [n, K, K]: the samples' index, once down and once across, comes first in the result
         lower = np.tril(inverse.reshape(n, k, n, k)[each, :, each, :])
         blocks = lower + np.tril(lower, -1).transpose(0, 2, 1)
         return Stored(blocks, alpha.reshape(n, k, -1))
@@ -243,6 +247,7 @@ class _Learner:
         """Lower Cholesky factor of (Φ + λI) of rows; above its diagonal stands rubbish."""
         regularised = self.kernel[np.ix_(rows, rows)] + self.ridge * np.eye(len(rows))
         try:
+            # `np.ix_` made a copy, which may be overwritten
             return cho_factor(regularised, lower=True, overwrite_a=True, check_finite=False)[0]
         except LinAlgError as error:
             raise FunctionError(
@@ -272,6 +277,7 @@ def _over_subsets(
 ) -> SubsetErrors:
     if draws < 1 or len(sizes) == 0:
         raise FunctionError(f"expected at least one size and one draw, got {len(sizes)} sizes and {draws} draws")
+    # [sizes, draws]
     errors = np.array([[measure(draw_subset(samples, p, draw, seed)) for draw in range(draws)] for p in sizes])
     std = errors.std(axis=1, ddof=1) if draws > 1 else np.full(len(sizes), np.nan)
     return SubsetErrors(np.array(sizes, np.int64), errors.mean(axis=1), std)

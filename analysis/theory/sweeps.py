@@ -76,8 +76,10 @@ class TaskPair:
         if not -1 <= cosine <= 1:
             raise FunctionError(f"expected a cosine between the tasks' features in [-1, 1], got {cosine}")
         inter = cosine * as_matrix("the inter-task kernel", self.inter)
+        # blocks[k, s] is Φ_k(X_s, X_k): its rows are the samples that are looked at
         blocks = {(0, 0): self.old, (0, 1): inter.T, (1, 0): inter, (1, 1): self.new}
         residuals = [self.old_residual, self.new_residual]
+        # Residual targets have what was said before in them already
         said = [np.zeros_like(residual) for residual in residuals]
         old, new = learn_sequentially(lambda k, s: blocks[k, s], residuals, said, [ridge, ridge])
         return old, new
@@ -126,6 +128,7 @@ def sample_size_sweep(
         array([0.08185 , 0.014993])
     """
     curve = [eigenlearning(eigenvalues, target_power, size, ridge).generalization_error for size in sizes]
+    # Beyond the reference sample there is no rest to be tested on
     rest = [
         finite_population(eigenvalues, target_power, size, ridge).unseen_error if size <= len(eigenvalues) else np.nan
         for size in sizes
@@ -184,6 +187,7 @@ def _sweep(pair: TaskPair, settings: Sequence[tuple[float, float]], values: Sequ
     for cosine, ridge in settings:
         old, new = pair.learn(ridge, cosine)
         split = old.decomposition
+        # In the order of `PairSweep`'s fields
         rows.append(
             (
                 split.task_specific,
@@ -194,5 +198,6 @@ def _sweep(pair: TaskPair, settings: Sequence[tuple[float, float]], values: Sequ
                 stored(pair.new, new.residual_targets, ridge, outputs).leave_one_out(),
             )
         )
+    # Six columns even where there is no point
     columns = np.array(rows, np.float64).reshape(-1, 6).T
     return PairSweep(np.array(values, np.float64), *columns)

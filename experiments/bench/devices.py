@@ -37,6 +37,7 @@ def collective_bytes(program: str) -> dict[str, int]:
         {'all-reduce': 26}
     """
     found: dict[str, int] = {}
+    # Of an asynchronous pair only the start is counted
     for shapes, kind in re.findall(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(", program):
         size = sum(
             WIDTHS[name] * int(np.prod([int(n) for n in axes.split(",") if n], dtype=np.int64))
@@ -55,6 +56,7 @@ def measured(size: str, image_size: int | None, batch: int, dtype: Any, devices:
     mesh = make_mesh(MeshConfig(data=devices))
     made = middle(model(size, image_size), batch, dtype)
     learner, recipe, state, frozen, task, images, *rest = made.step_arguments
+    # The batch is divided, everything else is whole on each device
     placed = (*replicate(mesh, (state, frozen, task)), shard_batch(mesh, images), *replicate(mesh, rest))
     compiled = train_step.lower(learner, recipe, *placed, sharding=replicated(mesh)).compile()
     memory = compiled.memory_analysis()
@@ -73,6 +75,7 @@ def apart(devices: int, size: str, batch: int, dtype: str = "float32", image_siz
     """`measured` in a process of its own, with so many simulated devices where it computes on a CPU."""
     words = ["--devices", devices, "--size", size, "--batch", batch, "--dtype", dtype]
     words += ["--image-size", image_size] if image_size else []
+    # JAX takes its number of devices once, when it starts
     done = subprocess.run(
         [sys.executable, "-m", "experiments.bench.devices", *map(str, words)],
         env={**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)},

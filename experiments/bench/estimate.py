@@ -91,6 +91,7 @@ def ring(size: float, devices: int) -> float:
         >>> ring(100.0, 4), ring(100.0, 1)
         (150.0, 0.0)
     """
+    # Round a ring twice, (n - 1)/n of it each time: to add up, then to hand the sums on
     return 2 * (devices - 1) / devices * size
 
 
@@ -107,6 +108,7 @@ def stream_estimate(machine: Machine, config: RunConfig, stream: Stream, mfu: fl
         Numbers by name; bytes, seconds, FLOPs.
     """
     n, batch, e = machine.devices, config.optimizer.batch_size, config.model.feature_dim
+    # Memory is that of one device's share of the batch
     share = RunConfig(**{**vars(config), "optimizer": OptimizerConfig(batch_size=-(-batch // n), epochs=1)})
     held, steps = memory.parameters(config, stream.classes), stream.steps(config)
     rate = n * one_peak(machine) * mfu
@@ -132,8 +134,10 @@ def stream_estimate(machine: Machine, config: RunConfig, stream: Stream, mfu: fl
         "evaluation_s": stream.evaluated * once / rate,
         "total_s": run_flops(config, stream) / rate,
         "checkpoint": checkpoint,
+        # One before and one after each task
         "checkpoints": 2 * tasks * checkpoint,
         "prototypes_in_checkpoints": 2 * tasks * FLOAT32 * held.prototypes,
+        # After task t one for each of the t tasks so far
         "accuracies": tasks * (tasks + 1) / 2,
     }
 
@@ -165,6 +169,7 @@ def planned_kernel(machine: Machine, images: int, outputs: int) -> Plan:
     fn, params = adapted(outputs)
     one = jax.ShapeDtypeStruct((1, backbone.image_size, backbone.image_size, 3), "float32")
     return plan(
+        # The largest tile that is of use on each device
         fn, params, one, images, precision="float32", tile=machine.devices * (MOST_ROWS_ELSEWHERE // outputs),
         memory_bytes=int(0.8 * machine.memory), devices=machine.devices, kernel_in_memory=False,
     )  # fmt: skip

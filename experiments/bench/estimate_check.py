@@ -73,6 +73,7 @@ def kernel_check(device: str) -> dict[str, Any]:
     fn, params = kernel_model(OUTPUTS, SMALL)
     x = np.random.default_rng(1).random((IMAGES, SMALL.image_size, SMALL.image_size, 3), np.float32)
     planned = plan(fn, params, x, IMAGES, precision="float32")
+    # The first call compiles what the plan hasn't
     empirical_ntk(fn, params, x, precision="float32")
     start = time.perf_counter()
     theta = empirical_ntk(fn, params, x, precision="float32")

@@ -54,6 +54,7 @@ def step_costs(made: Middle, repeats: int) -> dict[str, Any]:
     start = time.perf_counter()
     compiled = train_step.lower(*arguments).compile()
     compile_s = time.perf_counter() - start
+    # The step uses its state up: each call goes on from what the last one gave
     held, rest = [arguments[2]], arguments[3:]
 
     def step() -> None:
@@ -63,6 +64,7 @@ def step_costs(made: Middle, repeats: int) -> dict[str, Any]:
     def test() -> None:
         jax.block_until_ready(eval_step(made.learner, *made.state, made.batch, made.task_of_class))
 
+    # Not timed: first calls compile, or are slower than those after them
     step()
     test()
     memory, rows = compiled.memory_analysis(), len(made.batch.labels)
@@ -120,6 +122,7 @@ def over_tasks(options: argparse.Namespace) -> Points:
     with opened(MadeStream(2 * last, last), model("toy")) as run:
         measured_task(run, 0)  # compiles
         for number in options.tasks:
+            # Compilations and memory from here on: whatever the first task needed has been paid
             before, _ = counted.count, forget_peak()
             found = typical(run, number - 1)
             points.append({"x": number, **found, "compilations": counted.count - before, "host_peak_mb": resident_mb()})
@@ -132,6 +135,7 @@ def over_devices(options: argparse.Namespace) -> Points:
     for devices in options.devices:
         found = apart(devices, options.size, options.batch, options.dtype, options.image_size)
         points.append({"x": devices, **found, "collective_mb": sum(found["collectives"].values()) / 1e6})
+    # [devices, terms], each beside those of the first number of devices
     terms = np.array([point["terms"] for point in points])
     for point, off in zip(points, np.abs(terms - terms[0]).max(axis=1), strict=True):
         point["loss_off_by"] = float(off)

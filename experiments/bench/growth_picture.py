@@ -25,9 +25,11 @@ def draw(axes: Mapping[str, tuple[list[dict[str, Any]], str, str]], path: Path) 
     figure = Figure(figsize=(3.4 * across, 2.9 * down), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for panel, (axis, (points, field, unit)), colour in zip(panels, axes.items(), COLOURS, strict=False):
+        # Zero has no place on a logarithmic scale
         shown = [point for point in points if point[field] > 0]
         x, y = [point["x"] for point in shown], [point[field] for point in shown]
         panel.set(xscale="log", yscale="log", xlabel=axis, title=unit)
+        # In proportion to the axis, from the first point
         panel.plot(x, [y[0] * at / x[0] for at in x], color=GREY, linewidth=0.8, linestyle=":")
         panel.plot(x, y, color=colour, marker="o", markersize=4, linewidth=1.6)
         low, high = min(y), max(y)

@@ -45,6 +45,7 @@ BATCH = 8
 def readout(network: Network, params: Tree, images: jax.Array, *, frozen: Frozen, rest: Tree, head: jax.Array) -> Any:
     """Read k outputs from the adapted channel stream's class token."""
     channel = network.features({**params, **rest}, frozen, images).channel
+    # The last section is the current set's, which alone depends on the adapters
     return channel[:, -len(head) :] @ head
 
 
@@ -61,6 +62,7 @@ def model(k: int, backbone: BackboneConfig = BACKBONE, zeros: bool = False) -> t
     def made() -> tuple[Tree, Frozen, Tree, jax.Array]:
         trainable, frozen = network.init(jax.random.key(0))
         rng = np.random.default_rng(0)
+        # Drawn anew: at their start the maps upwards are zero, which leaves those downwards without a gradient
         params = {
             path: jnp.asarray(rng.normal(0, 0.05, value.shape), jnp.float32)
             for path, value in trainable.items()
@@ -69,6 +71,7 @@ def model(k: int, backbone: BackboneConfig = BACKBONE, zeros: bool = False) -> t
         rest = {path: value for path, value in trainable.items() if path not in params}
         return params, frozen, rest, jnp.asarray(rng.normal(0, backbone.dim**-0.5, (backbone.dim, k)), jnp.float32)
 
+    # Planning asks for shapes only: a large network is never drawn
     shapes = jax.eval_shape(made) if zeros else None
     params, frozen, rest, head = (
         made() if shapes is None else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
@@ -102,6 +105,7 @@ def bounded(fn: Partial, params: Tree, x: np.ndarray) -> int:
     """Memory that holds two tiles of rows and no more (plus the result): what nt.batch needs at the same batch size."""
     smallest = plan(fn, params, x[:BATCH], BATCH, BATCH, outputs="full", precision="float64", tile=BATCH)
     k = jax.eval_shape(fn, params, x[:1]).shape[1]
+    # A fifth more for what isn't counted, and the kernel itself in float64
     return int(1.2 * smallest.peak_bytes + 8 * (len(x) * k) ** 2)
 
 
@@ -109,6 +113,7 @@ def one(way: str, k: int, n: int, repeats: int) -> dict[str, Any]:
     """Measure one way on one size, in this process."""
     fn, params = model(k)
     x = np.random.default_rng(1).random((n, 64, 64, 3), np.float32)
+    # The network and JAX itself are in memory before the count begins
     jax.block_until_ready(jax.jit(lambda fn, p, x: fn(p, x))(fn, params, x[:1]))
     before = resident_mb()
     call = ways(fn, params, x)[way]
@@ -121,6 +126,7 @@ def one(way: str, k: int, n: int, repeats: int) -> dict[str, Any]:
         "first_s": times[0],
         "seconds": statistics.median(times[1:]) if repeats else None,
         "peak_mb": resident_mb() - before,
+        # Entries from all over the kernel show whether ways computed the same
         "checksum": float(np.asarray(theta, np.float64).ravel()[:: max(1, theta.size // 999)].sum()),
     }
 

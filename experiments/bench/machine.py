@@ -42,6 +42,7 @@ def matrix_rate(dtype: Any = jnp.float32, size: int = MATRIX) -> float:
     a = jnp.ones((size, size), dtype)
     multiply = jax.jit(jnp.matmul)
     jax.block_until_ready(multiply(a, a))
+    # 2 n³ operations; the best try is the least disturbed
     return 2e-9 * size**3 / min(timed(lambda: jax.block_until_ready(multiply(a, a))) for _ in range(TRIES))
 
 
@@ -50,6 +51,7 @@ def bandwidth(numbers: int = MOVED) -> float:
     a = jnp.ones(numbers, jnp.float32)
     add = jax.jit(lambda a: a + 1)
     jax.block_until_ready(add(a))
+    # Read once and written once
     return 2e-9 * a.nbytes / min(timed(lambda: jax.block_until_ready(add(a))) for _ in range(TRIES))
 
 

@@ -83,6 +83,7 @@ def middle(
     trainable, frozen = learner.network.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(classes, config.feature_dim)).astype(np.float32)
+    # The task's own classes have no prototype yet
     rows[offset:] = 0
     objective = learner.objective
     seen = slice(max(0, classes - SEEN), None)  # enough rows for any basis
@@ -110,6 +111,7 @@ def programs(config: ModelConfig, batch_size: int, dtype: Any) -> Programs:
     """
     made = middle(config, batch_size, dtype)
     learner, batch = made.learner, made.batch
+    # The step uses its state up: each call goes on from what the last one gave
     settings, held, rest = made.step_arguments[:2], [made.step_arguments[2]], made.step_arguments[3:]
 
     def training_step() -> Any:

@@ -34,6 +34,7 @@ def resident_mb() -> float:
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        # The kernel counts in KiB
         return int(lines["VmHWM"].split()[0]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
@@ -41,6 +42,7 @@ def resident_mb() -> float:
 def forget_peak() -> bool:
     """Start a new count of the highest memory, where the system can (Linux)."""
     try:
+        # 5 resets the highest resident size and nothing else
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False

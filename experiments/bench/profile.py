@@ -43,6 +43,7 @@ def cost(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int)
     """FLOPs and bytes by XLA's count, and median seconds of a call."""
     compiled = jax.jit(function).lower(*arguments).compile()
     counted = compiled.cost_analysis()
+    # Not timed: a first call is slower than those after it
     jax.block_until_ready(compiled(*arguments))
     seconds = median_s(lambda: jax.block_until_ready(compiled(*arguments)), repeats)
     return {"flops": counted["flops"], "bytes": counted.get("bytes accessed", 0.0), "seconds": seconds}
@@ -89,7 +90,9 @@ def pieces(made: Middle) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...],
         step, opt_state = update.update(gradient, opt_state, tree)
         return jax.tree.map(lambda value, change: value - 1e-3 * change, tree, step), opt_state
 
+    # The streams' parts begin from what the shared start gives
     begun = jax.jit(start)(batch.images)
+    # In the features' place: values don't change what a part costs
     wide = jnp.ones((len(batch.labels), config.feature_dim))
     opt_state = update.init(trainable)
     return {
@@ -118,6 +121,7 @@ def profile(made: Middle, repeats: int) -> tuple[dict[str, Cost], Cost]:
             continue
         both = cost(with_gradient(function, name), arguments, repeats)
         parts[f"{name}, forward"] = forward
+        # Two measurements: where a gradient is nearly free their difference may be negative
         parts[f"{name}, backward"] = {kind: max(0.0, both[kind] - forward[kind]) for kind in KINDS}
     arguments = made.step_arguments
     compiled = train_step.lower(*arguments).compile()

@@ -31,6 +31,7 @@ def model(size: str, image_size: int | None = None, rank: int | None = None) -> 
     """
     backbone = SIZES[size]
     backbone = replace(backbone, image_size=image_size or backbone.image_size)
+    # The usual adapters and prompts would outweigh a toy backbone
     small = {"adapter_rank": 2, "prompts": 2, "fusion_heads": 2} if size == "toy" else {}
     return ModelConfig(backbone=backbone, **{**small, **({"adapter_rank": rank} if rank else {})})
 

@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
     side += PLAIN_MEMORY[1:] if options.plain_memory else ""
     for name, call in programs(config, options.batch, options.dtype).items():
 
-        def finished(call: Callable[[], Any] = call) -> None:
+        def finished(call: Callable[[], Any] = call) -> None:  # the default binds this round's program
             jax.block_until_ready(call())
 
         first = timed(finished)

@@ -128,6 +128,7 @@ def _clocked(name: str) -> Callable[..., Any]:
     def call(self: TimedRun, *args: Any, **options: Any) -> Any:
         start = time.perf_counter()
         out = inner(self, *args, **options)
+        # JAX hands arrays out before they are computed: the clock has to wait for them
         jax.block_until_ready([x for x in jax.tree.leaves(out) if isinstance(x, jax.Array)])
         self.seconds[name] += time.perf_counter() - start
         return out
@@ -135,6 +136,7 @@ def _clocked(name: str) -> Callable[..., Any]:
     return call
 
 
+# All but the log, which has a clock of its own
 for _name in PARTS[:-1]:
     setattr(TimedRun, _name, _clocked(_name))
 
@@ -154,6 +156,7 @@ def made_up(run: TimedRun, task: int) -> LearnerState:
     """A state as it could be before a task: every class before it has a (random) prototype."""
     state, offset = run.start, run.scenario.offsets[task]
     rows = np.zeros(state.frozen.buffers["prototypes/kernel"].shape, np.float32)
+    # Classes of this task and later ones stay zero, as in a run
     rows[:offset] = np.random.default_rng(task).normal(size=(offset, rows.shape[1]))
     seen = np.arange(len(rows)) < offset
     return state.updated(buffers={"prototypes/kernel": jnp.asarray(rows), "prototypes/seen": jnp.asarray(seen)})
@@ -193,10 +196,12 @@ def measured_task(run: TimedRun, task: int) -> dict[str, float]:
         checkpoint and of the log; test images.
     """
     run.forget(task)
+    # On the devices, as a run's state is
     state = replicate(run.context.mesh, made_up(run, task))
     fill_log(run, task)
     log = run.log
     assert isinstance(log, TimedLog)
+    # What making up the log took doesn't count
     log.spent = 0.0
     _, evaluation = run.learn_task(task, state)
     tested = sum(evaluation.images)

@@ -216,6 +216,7 @@ def goals(found: Results) -> str:
     usual = [r for r in best if "-released-" not in r["name"]]
     released = [r for r in best if "-released-" in r["name"]]
     for r in best:
+        # Operations that the config counts, whatever the program computes twice
         reached = 1e9 * r["model_gflop_per_s"]["ours"]
         r["peak"] = reached / (1e12 * H200_TFLOPS)
         r["minutes"] = run_flops(preset("cifar100"), CIFAR100) / reached / 60

@@ -180,11 +180,13 @@ class PeerNetwork(nn.Module):
         m, carry = self.config.prompts, self.config.prompt_carry
         for i, block in enumerate(self.backbone.blocks):
             z = block.attend(x)
+            # Without the prompt rows of the block before, which follow the class token
             base = z if i == 0 else torch.cat([z[:, :1], z[:, 1 + m :]], dim=1)
             new = streams.prompts[i](base)
             if i > 0:
                 new = new + carry * z[:, 1 : 1 + m]
             out = block.mlp(torch.cat([base[:, :1], new, base[:, 1:]], dim=1))
+            # The first block's prompts have no residual (docs/method.md, section 2)
             if i == 0:
                 z = torch.cat([base[:, :1], torch.zeros_like(new), base[:, 1:]], dim=1)
             x = out + z
@@ -224,10 +226,12 @@ def peer_arrays(tree: dict[str, Any], *, fused: bool, patch_size: int) -> dict[s
     for path, value in tree.items():
         array, name = np.asarray(value), path.replace("/", ".")
         if name == "backbone.patch_embed.kernel":
+            # [patch · patch · c, d] to torch's [d, c, patch, patch]
             square = array.reshape(patch_size, patch_size, -1, array.shape[-1])
             out["backbone.patch_embed.weight"] = square.transpose(3, 2, 0, 1)
         elif ".qkv." in name and not fused:
             stem, last = name.split("qkv.")
+            # torch's maps are [out, in]
             for part, piece in zip(("query", "key", "value"), np.split(array, 3, axis=-1), strict=True):
                 out[f"{stem}{part}.{'weight' if last == 'kernel' else last}"] = piece.T
         elif name.endswith(".kernel") and not name.startswith("proxy."):
@@ -236,4 +240,5 @@ def peer_arrays(tree: dict[str, Any], *, fused: bool, patch_size: int) -> dict[s
             out[f"{name.removesuffix('scale')}weight"] = array
         else:
             out[name] = array
+    # A copy: torch wants memory that it may write to
     return {name: torch.from_numpy(np.array(value)) for name, value in out.items()}

@@ -59,6 +59,7 @@ def require_torch() -> None:
     Raises:
         ConfigError: torch isn't installed.
     """
+    # None there forbids the import, as a test may do
     if sys.modules.get("torch", "") is None or importlib.util.find_spec("torch") is None:
         raise ConfigError(MISSING)
 
@@ -68,6 +69,7 @@ class Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (`close` closes it)
+        # Two processes share the device: JAX must not take most of its memory at the start
         backend = {"JAX_PLATFORMS": settings["device"], "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         threads = {"OMP_NUM_THREADS": str(settings["threads"])} if settings["threads"] else {}
         self.process = subprocess.Popen(

@@ -52,6 +52,7 @@ def dissimilarity(hybrid: Tensor, labels: Tensor, old: Tensor, old_labels: Tenso
     rows = F.normalize(torch.cat([hybrid, old]), dim=-1)
     y = torch.cat([labels, old_labels])
     s = rows @ rows.T / temperature
+    # A row is no pair with itself, neither a positive one nor among the others
     self_pair = torch.eye(len(y), dtype=torch.bool, device=s.device)
     positive = (y[:, None] == y[None, :]) & ~self_pair
     others = s.masked_fill(self_pair, -math.inf).logsumexp(dim=1)
@@ -85,9 +86,11 @@ class Program:
         self.net, self.task, self.objective, self.settings = net, task, objective, optimizer
         self.released, self.bfloat16 = not net.fused, bfloat16
         self.trainable = {name: value for name, value in net.named_parameters() if value.requires_grad}
+        # A copy, since the parameters move on
         anchor = task.anchor or {name: value.detach().clone() for name, value in self.trainable.items()}
         self.pulled = [(value, anchor[name]) for name, value in self.trainable.items() if is_regularized(name)]
         if bfloat16:
+            # Maps only: autocast computes norms in float32
             for module in net.backbone.modules():
                 if isinstance(module, (nn.Linear, nn.Conv2d)):
                     module.to(torch.bfloat16)
@@ -146,6 +149,7 @@ class Program:
     def backward(self) -> Tensor:
         """Draw old prototypes, compute the terms, and leave the gradient of their weighted sum on the parameters."""
         o, device = self.objective, self.task.images.device
+        # As many old prototypes as images, drawn without repetition
         chosen = torch.randperm(self.task.old, device=device)[: self.settings.batch_size]
         self.sgd.zero_grad(set_to_none=True)
         terms = self.terms(self.net.prototypes[chosen], chosen)

@@ -100,6 +100,7 @@ def main() -> None:
     first = timed(call)
     for _ in range(WARM_UP):
         call()
+    # Read before the count starts anew: compiling may have taken the most
     start_peak = resident_mb()
     fresh = forget_peak()
     say(first_s=first, device=facts()["device"])

@@ -53,6 +53,7 @@ def planned(kills: int, *, disks: bool) -> list[tuple[str, int]]:
         >>> [(name, number) for name, number in planned(10, disks=True) if name.startswith("SIGKILL while")]
         [('SIGKILL while a checkpoint is written', 3)]
     """
+    # Without the two kinds of kill, which come first and are counted apart
     others = [name for name in FAULTS if disks or FAULTS[name] is not full_disk][2:]
     return killed(kills) + [(name, i) for i in range(math.ceil(kills / OTHERS)) for name in others]
 
@@ -72,6 +73,7 @@ def undisturbed(root: Path, processes: int) -> tuple[Campaign, Left]:
     """
     environment = {
         "JAX_PLATFORMS": "cpu",
+        # Every program is kept, however quick it compiles and however small it is
         "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
@@ -82,6 +84,7 @@ def undisturbed(root: Path, processes: int) -> tuple[Campaign, Left]:
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
     campaign = Campaign(words(images(root / "data")), {**environment, **os.environ, **quiet})
     found = []
+    # The first run fills the cache of compiled programs; those after it take as long as disturbed ones will
     for i, count in enumerate((1, processes)):
         began = time.monotonic()
         runs = [root / f"undisturbed{i}-{j}" for j in range(count)]
@@ -103,10 +106,12 @@ def try_one(campaign: Campaign, wanted: Left, root: Path, seed: int, name: str, 
     """Disturb one run and take it up again: why it was lost, or nothing."""
     run = folder_of(root, name, number)
     try:
+        # Drawn for each case by itself: which thread comes first changes nothing
         FAULTS[name](campaign, run, random.Random(f"{seed} {name} {number}"))
         why = difference(campaign.finish(run), wanted, ordered=name not in UNORDERED)
     except (Lost, OSError, ValueError) as error:
         why = f"{error}" if isinstance(error, Lost) else f"{type(error).__name__}: {error}"
+    # A lost run's folder is kept, to be looked at
     if not why:
         shutil.rmtree(run)
     return why
@@ -170,6 +175,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     facts = provenance()
     asked.out.mkdir(parents=True, exist_ok=True)
+    # Absolute, since children start in another folder
     root = Path(tempfile.mkdtemp(prefix="campaign-", dir=asked.out.absolute()))
     try:
         found = campaign(root, asked.kills, asked.seed, asked.processes)

@@ -88,6 +88,7 @@ def left(run: Path) -> Left:
     if partial:
         raise Lost(f"{partial[0]} was left half-written")
     arrays = {}
+    # Whole checkpoints have a manifest; half-written ones were refused above
     for path in sorted(p.parent for p in (run / "checkpoints").rglob(checkpoint.MANIFEST)):
         with ONE_AT_A_TIME:
             trees = checkpoint.load(path)[0]
@@ -173,6 +174,7 @@ class Campaign:
             process = self.start(run)
             while process.poll() is None and not whole(run):
                 time.sleep(0.01)
+            # Half of the usual time, so that most runs are still going on
             passes(process, draw.uniform(0, self.duration / 2))
             if self.kill(process, run):
                 return
@@ -195,6 +197,7 @@ class Campaign:
             elif code != USER_ERROR:
                 raise Lost(f"taken up again, it ended with code {code}: {error[-500:]}")
             named = DAMAGED.search(one_line(error))
+            # Deleted before, or not of this run: deleting wouldn't help, or hurt others
             if not named or named[1] in deleted or not Path(named[1]).is_relative_to(run):
                 raise Lost(f"can't go on: {error.strip()}")
             deleted.add(named[1])
@@ -211,6 +214,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
         error = process.communicate(timeout=LIMIT_S)[1]
     except subprocess.TimeoutExpired as late:
         process.kill()
+        # Reaps the child and empties its pipe
         process.communicate()
         raise Lost(f"still running after {LIMIT_S} s") from late
     return process.returncode, error

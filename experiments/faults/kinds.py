@@ -38,6 +38,7 @@ def in_a_write(campaign: Campaign, process: subprocess.Popen, run: Path, draw: r
     while process.poll() is None and len(seen) < wanted:
         seen |= partials(run)
         time.sleep(0.001)
+    # Anywhere in the write, not always at its beginning
     passes(process, draw.uniform(0, 0.03))
 
 
@@ -50,6 +51,7 @@ def kill(wait: Callable[..., None], campaign: Campaign, run: Path, draw: random.
         if campaign.kill(process, run):
             left -= 1
         elif left < kills:
+            # Killed at least once, and then it came through
             return
         else:
             shutil.rmtree(run)  # it was quicker than the first kill: another moment
@@ -73,6 +75,7 @@ def terminate(campaign: Campaign, run: Path, draw: random.Random) -> None:
 def damage(change: Callable[[bytes, random.Random], bytes], campaign: Campaign, run: Path, draw: random.Random) -> None:
     """Change one file of one checkpoint of a run that was broken off."""
     campaign.break_off(run, draw)
+    # An empty file has nothing to cut and no bit to flip
     files = sorted(p for folder in whole(run) for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
     file = draw.choice(files)
     file.write_bytes(change(file.read_bytes(), draw))
@@ -129,6 +132,7 @@ def read_only(campaign: Campaign, run: Path, draw: random.Random) -> None:
         if not refused(campaign.start(run, *launch), "in a read-only folder"):
             raise Lost("it went on in a folder that may not be written")
     finally:
+        # Opened again, or nothing could take the run up
         for here, _, files in os.walk(run):
             os.chmod(here, 0o755)
             for name in files:
@@ -138,6 +142,7 @@ def read_only(campaign: Campaign, run: Path, draw: random.Random) -> None:
 def file_limit(campaign: Campaign, run: Path, draw: random.Random) -> None:
     """Let no file grow beyond some bytes from a random moment on: the system's error comes inside the writing."""
     process = begun(campaign, run, draw)
+    # Nothing at all, or so much that the error comes in the middle of a file
     limit = draw.choice((0, 200, 2000))
     with suppress(ProcessLookupError):  # it has just ended
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
@@ -155,6 +160,7 @@ def small_disk(folder: Path) -> Generator[None]:
     try:
         yield
     finally:
+        # The content goes with the disk, so it is copied first and put in the disk's place
         shutil.copytree(folder, kept)
         subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
         folder.rmdir()
@@ -177,6 +183,7 @@ def full_disk(campaign: Campaign, run: Path, draw: random.Random) -> None:
     with small_disk(run):
         process = begun(campaign, run, draw)
         ballast = run / "ballast"
+        # Unbuffered, so that the disk is really full when the loop ends
         with open(ballast, "wb", buffering=0) as file, suppress(OSError):
             while file.write(bytes(4096)):
                 pass
@@ -189,7 +196,9 @@ def two_processes(campaign: Campaign, run: Path, draw: random.Random) -> None:
     """Start two processes on one folder, new or broken off: one of them does the work."""
     if draw.random() < 0.5:
         campaign.break_off(run, draw)
+    # Both started before either is waited for
     both = [campaign.start(run) for _ in range(2)]
+    # By exit code: one that did the work comes first
     results = sorted(ended(process) for process in both)
     for code, error in results:
         if code not in (0, USER_ERROR) or (code and not TAKEN.search(one_line(error))):

@@ -85,8 +85,10 @@ with jax.enable_x64(True):
         outputs, trained = train_network(params, rate)
         measured = (targets - outputs).reshape(STEPS + 1, -1)
         first = measured[0]
+        # [STEPS + 1, m]: what each number of steps leaves of each mode
         left = [np.ones_like(s), *(1 - s * Descent(rate, m).filter(s) for m in range(1, STEPS + 1))]
         predicted = np.array([decomposed.filtered(factor, first) for factor in left])
+        # Relative to what was learned, not to the residual, which vanishes
         departure.append(np.linalg.norm(measured[-1] - predicted[-1]) / np.linalg.norm(predicted[-1] - first))
         kernel_drift.append(drift(kernel, sample_major(empirical_ntk(small.network, trained, images))))
     tangent = train_tangent(params, rate).reshape(STEPS + 1, -1)  # of the widest

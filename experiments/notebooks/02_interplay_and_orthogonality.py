@@ -77,8 +77,10 @@ identity = abs(split.total - split.direct) / split.direct
 def train_turned(cosine):
     """Error of the old task after ridge regression of both tasks, by explicit features and parameters."""
     both = modes(kernel[: rows[1].stop, : rows[1].stop])
+    # Their inner products are the kernel
     features = both.vectors * np.sqrt(both.values)
     old, new = (features[part] for part in rows[:2])
+    # Turned by the angle into as many fresh parameters
     old, new = np.hstack([old, 0 * old]), np.hstack([cosine * new, (1 - cosine**2) ** 0.5 * new])
     weights = np.zeros(old.shape[1])
     for design, target in ((old, wanted[0].ravel()), (new, wanted[1].ravel())):

@@ -57,6 +57,7 @@ residuals = wanted - np.asarray(small.network(params, everything))
 # Theory's learner on both tasks at every ridge, and its error on unseen images of the old task, just after learning it.
 
 # %%
+# Rows of the kernel: images times outputs
 old, new, unseen = slice(0, N * K), slice(N * K, 2 * N * K), slice(2 * N * K, None)
 pair = TaskPair(kernel[old, old], kernel[new, new], kernel[old, new], residuals[:N], residuals[N : 2 * N])
 decomposed = modes(pair.old)

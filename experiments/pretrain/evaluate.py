@@ -43,6 +43,7 @@ def nearest_class_mean(
         1.0
     """
     means = np.stack([train[labels == c].mean(0) for c in range(labels.max() + 1)])
+    # Test features keep their length, which doesn't change which class is nearest
     scores = test @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
     return float((scores.argmax(1) == truth).mean())
 
@@ -56,6 +57,7 @@ def linear_probe(
     """Accuracy in [0, 1] of logistic regression on standardised features (L2 strength C = 0.1)."""
     from sklearn.linear_model import LogisticRegression
 
+    # Features that never vary aren't divided by zero
     mean, deviation = train.mean(0), train.std(0) + 1e-3
     model = LogisticRegression(C=0.1, max_iter=300, tol=1e-3).fit((train - mean) / deviation, labels)
     return float(model.score((test - mean) / deviation, truth))
@@ -92,6 +94,7 @@ def omniglot(path: Path, centred: bool) -> Split:
             part, label = name.split("/")[-3:-1]
             with Image.open(io.BytesIO(archive.read(name))) as image:
                 grey = image.convert("L")
+            # Mostly light: dark strokes on paper, turned round
             if np.asarray(grey).mean() > 127:
                 grey = grey.point(lambda v: 255 - v)
             small = Image.new("L", (SIDE, SIDE))
@@ -111,10 +114,12 @@ def unseen_fonts(classes: str) -> Split:
     """Pre-training characters: 20 images of each in the training fonts, 10 in two fonts that were kept out."""
     seen, unseen = load_glyphs(tuple(classes)), load_glyphs(tuple(classes), UNSEEN_FONTS)
     rng = np.random.default_rng(stream_seed(0, "pretrain", "unseen fonts"))
+    # Classes that the fonts kept out have at all
     both = np.flatnonzero(unseen.count)
     parts = []
     for glyphs, count in ((seen, 20), (unseen, 10)):
         labels = np.repeat(np.arange(len(both)), count)
+        # A random font of each class
         rows = glyphs.first[both[labels]] + rng.integers(0, glyphs.count[both[labels]])
         parts += [glyphs.draw(rows, rng, 1.0), labels]
     return parts[0], parts[1], parts[2], parts[3]

@@ -56,5 +56,6 @@ def load_glyphs(characters: tuple[str, ...] | None = None, fonts: tuple[str, ...
             if character in font_characters(font):
                 with contextlib.suppress(DataError):  # some fonts map a character to a blank glyph
                     fields.append(distance_field(character, font))
+    # Fields of a class lie side by side, so that beginnings tell the numbers
     count = np.diff([*first, len(fields)])
     return Glyphs(characters, np.stack(fields), np.array(first), count)

@@ -77,6 +77,7 @@ def backbone(config: BackboneConfig, seed: int) -> tuple[Params, Callable[..., A
         model = nnx.merge(graph, nnx.from_flat_state(leaves))
         tokens = model.embed(images)
         if kept is not None:
+            # The class token always stays; positions were added before, so that places aren't lost
             tokens = jnp.concatenate([tokens[:, :1], jnp.take_along_axis(tokens[:, 1:], kept[..., None], axis=1)], 1)
         for block in model.blocks:
             z = block.attend(tokens)
@@ -91,10 +92,12 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
     def shape(step: Any) -> Any:
         left = (recipe.steps - step) / (recipe.falling * recipe.steps)
+        # Up over the warm-up; `left` falls below 1 only in the last part of the run
         return jnp.minimum(step / recipe.warmup_steps, 1.0) * jnp.minimum(1.0, left)
 
     def dimensions(params: Any) -> Any:
         def of(path: tuple[Any, ...], _: Array) -> contrib.MuonDimensionNumbers | None:
+            # Paths are flat names below `backbone` and `head`: Muon gets the matrices of blocks only
             name = path[-1].key
             return contrib.MuonDimensionNumbers() if name.startswith("blocks/") and name.endswith("kernel") else None
 
@@ -158,10 +161,13 @@ def train(
         ramp = i / (recipe.full_strength_from * recipe.steps)
         strength = min(1.0, recipe.first_strength + (1 - recipe.first_strength) * ramp)
         images, labels = glyphs.batch(rng, recipe.batch, strength)
+        # All patches are another shape: the step is compiled twice in all
         kept = None
         if i < recipe.all_patches_from * recipe.steps:
+            # A random subset for each image, in the order of places
             kept = np.sort(np.argsort(rng.random((recipe.batch, patches)), axis=1)[:, : recipe.kept_patches], axis=1)
         tree, state, numbers = step(tree, state, as_pixels(images), labels, kept)
+        # Left on the device: a number asked for at every step would make the host wait
         seen.append(numbers)
         if (i + 1) % 250 == 0 or i + 1 == recipe.steps:
             mean = np.mean(jax.device_get(seen), axis=0)

@@ -56,7 +56,9 @@ class Cell:
     def cost(self) -> float:
         """Roughly, beside other cells: multiply-adds of the backbone for one image, times passes over the images."""
         net = self.config.model.backbone
+        # For each token and block 12 d² for its linear maps and 2 n d for attention
         forward = net.depth * net.tokens * net.dim * (12 * net.dim + 2 * net.tokens)
+        # An epoch goes forward and backward, about three forward passes
         passes = [1 if m in ONE_PASS else 1 + 3 * self.config.optimizer.epochs for m in self.config.methods]
         return forward * sum(passes)
 
@@ -71,6 +73,7 @@ class Status:
 
 def cells_of(lines: Sequence[Line], seeds: Sequence[int]) -> list[Cell]:
     """The cells that fill the lines, in their order."""
+    # Lines of one row share its cell, which runs all its methods
     rows = dict.fromkeys((line.stream, line.row.name, line.config) for line in lines)
     return [Cell(s, row, replace(config, seeds=(seed,))) for s, row, config in rows for seed in seeds]
 
@@ -86,6 +89,7 @@ def shard(cells: Sequence[Cell], number: int, count: int) -> list[Cell]:
         number: which part, from 1.
         count: how many parts.
     """
+    # Sorting is stable, so that every machine deals the same cells
     return sorted(cells, key=lambda cell: -cell.cost)[number - 1 :: count]
 
 
@@ -117,6 +121,7 @@ def in_use(folder: Path) -> bool:
     """Tell whether a process holds a run folder's lock."""
     try:
         with (folder / ".lock").open() as lock:
+            # Shared, and gone with the file: whoever asks keeps nobody out
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -180,6 +185,7 @@ def run_cell(root: Path, cell: Cell) -> int:
         (folder / WHY).unlink(missing_ok=True)
         train(cell.config, folder, arrays=make() if make else None, resume=True, quiet=True)
     except Exception as error:  # a cell that can't run says so and lets the others go on
+        # Another process took the folder between the look and the start, which is no failure
         if isinstance(error, RunFolderError) and in_use(folder):
             return ELSEWHERE
         if not isinstance(error, NtkclError):

@@ -79,6 +79,7 @@ def write_report(
     beside = page.parent / RESULTS
     beside.mkdir(parents=True, exist_ok=True)
     for path, content in ((beside / f"{name}.csv", as_csv(name, entries)), (page, whole)):
+        # Written beside and moved: nobody reads half a page
         fresh = path.with_name(path.name + ".tmp")
         fresh.write_text(content, encoding="utf-8")
         fresh.replace(path)

@@ -107,6 +107,7 @@ def with_files(cells: Sequence[Cell], data: Sequence[str], weights: Sequence[str
             config = replace(config, data=replace(config.data, path=paths[stream]))
         elif one_stream(stream).needs_path:
             raise ConfigError(f"the stream {stream} needs --data {stream}=FOLDER")
+        # A word without a stream is for all
         file = files.get(stream, files.get(""))
         out.append(replace(cell, config=replace(config, weights=file) if file else config))
     return out
@@ -131,6 +132,7 @@ def which_shard(option: str | None, environment: Mapping[str, str]) -> tuple[int
     if option is None and "SLURM_ARRAY_TASK_ID" in environment:
         parts = ("ID", "MIN", "MAX", "STEP", "COUNT")
         task, first, last, step, count = (int(environment[f"SLURM_ARRAY_TASK_{part}"]) for part in parts)
+        # With a gap in the numbers a part would be nobody's
         if first + (count - 1) * step != last:
             raise ConfigError(f"expected a SLURM array without gaps, got {count} of {first}-{last}; give --shard I/N")
         return 1 + (task - first) // step, count
@@ -165,11 +167,13 @@ def run(words: Sequence[str]) -> int:
     root = options.out or Path("runs") / options.sweep
     found, seeds = planned(sweep, options)
     cells = with_files(cells_of(found, seeds), options.data, options.weights)
+    # This process was started for one cell, with the words of the command that shares them out
     if CELL in os.environ:
         return run_cell(root, next(cell for cell in cells if cell.name == os.environ[CELL]))
     number, count = which_shard(options.shard, os.environ)
     own = shard(cells, number, count)
     if options.list:
+        # A shard's cells in the order of the table, not by their cost
         names = {cell.name for cell in own}
         print(listing(root, [cell for cell in cells if cell.name in names]))
         return 0
@@ -188,6 +192,7 @@ def run(words: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} of {len(own)} cells failed; --list says why, --retry runs them again", file=sys.stderr)
     if options.report:
+        # All cells, other shards' too: whichever command ends last writes the page
         left = [cell for cell in cells if status(root, cell).kind not in ("done", "failed")]
         if left and count > 1:
             print(f"no report yet: {len(left)} of {len(cells)} cells aren't done; the last shard's command writes it")

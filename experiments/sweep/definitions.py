@@ -111,6 +111,7 @@ def ablation_rows(config: RunConfig) -> Sequence[Row]:
     changes: list[tuple[str, object]] = []
     for name in ("dis", "orth", "reg"):
         own = values["objective"][f"lambda_{name}"]
+        # Rounded, or 0.1 times a weight would be a setting and a name with stray digits
         changes += [(f"objective.lambda_{name}", float(f"{factor * own:.6g}")) for factor in FACTORS]
     changes += [(field, value) for field, tried in ONE_CHANGE for value in tried]
     rows = [Row("unchanged")]

@@ -35,6 +35,7 @@ def _ended_with_us(children: Iterable[subprocess.Popen]) -> Generator[None]:
     try:
         yield
     finally:
+        # All are told before any is waited for
         for child in children:
             child.terminate()
         for child in children:
@@ -88,6 +89,7 @@ def work(
         while not told and (left or running or (wait and elsewhere)):
             while left and len(running) < processes and not told:
                 cell = left.popleft()
+                # Read just before the start: another machine may have taken or finished it
                 now = status(root, cell)
                 if now.kind == "running":
                     elsewhere.append(cell)
@@ -107,6 +109,7 @@ def work(
                     elsewhere.append(cell)
                 elif code == TERMINATED:
                     print(f"left   {cell.name}: somebody stopped its process", flush=True)
+                # Killed from outside, as by a system that is out of memory: later there may be enough
                 elif code < 0 and cell.name not in again:
                     again.add(cell.name)
                     left.append(cell)
@@ -116,6 +119,7 @@ def work(
                     failed[cell.name] = f"its process {how}"
                     print(f"failed {cell.name}: {failed[cell.name]}", file=sys.stderr, flush=True)
                     note_failure(root / cell.name, failed[cell.name])
+            # Whatever ran elsewhere is looked at again from the beginning: it may be done, or left unfinished
             if wait and elsewhere and not left and not running and time.monotonic() >= look_again:
                 left, elsewhere = deque(elsewhere), []
             elif running or elsewhere:

@@ -65,6 +65,7 @@ def settings_key(config: dict[str, Any]) -> str:
 
 def facts_of(header: dict[str, Any]) -> dict[str, str]:
     """What a `config.json` says about a run beside its settings; empty where it is too old to say it."""
+    # None where the code that ran was no repository
     git = header.get("git") or {}
     commit = git.get("commit", "unknown") + (" modified" if git.get("modified") else "")
     versions = header.get("versions") or {}
@@ -85,6 +86,7 @@ def run_folders(roots: Iterable[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for root in roots:
         for here, inside, files in os.walk(root):
+            # In place: `os.walk` goes on by this very list
             inside.sort()
             if "config.json" in files:
                 inside.clear()
@@ -103,6 +105,7 @@ def read_records(roots: Iterable[Path]) -> tuple[list[Record], list[str]]:
         folder = RunFolder(path)
         try:
             header = folder.header()
+            # Begun, and nothing finished yet
             if not (path / "results.json").exists():
                 continue
             seeds = folder.read_json("results.json")["seeds"]
@@ -166,10 +169,12 @@ def entry_of(line: Line, records: Sequence[Record], seeds: tuple[int, ...]) -> E
     chosen: dict[int, Record] = {}
     refused, notes = "", []
     for record in own:
+        # The same result found twice is one; results that differ aren't averaged
         first = chosen.setdefault(record.seed, record)
         if first.metrics != record.metrics:
             refused = f"seed {record.seed} has two results, in {first.folder.name} and {record.folder.name}"
     for name in MUST_AGREE:
+        # Runs that are too old to say a fact have it empty, and don't disagree
         if len({r.facts[name] for r in own if r.facts[name]}) > 1:
             refused = f"its seeds have different {name}"
     for name in SHOULD_AGREE:

@@ -55,6 +55,7 @@ class Line:
     @property
     def origin(self) -> str:
         """`reproduced`: repeats what others published, as far as it can; `ours`: it doesn't."""
+        # A part is a field of the model or of the objective
         forms = {getattr(self.config.model, part, None) or getattr(self.config.objective, part)
                  for part in VARIANT_PARTS}  # fmt: skip
         return "ours" if self.method in OURS or (self.method == "ntkcl" and forms != {"reference"}) else "reproduced"
@@ -104,6 +105,7 @@ def lines(sweep: Sweep, streams: Sequence[str], rows: Sequence[str], changes: Ma
             if not rows or row.name in rows:
                 config = replace(changed(base, dict(row.changes)), methods=row.methods)
                 found += [Line(stream, row, method, config) for method in row.methods]
+    # Streams may have different rows: one of them must have the name
     for name in rows:
         if name not in known:
             raise ConfigError(f"no row {name!r}; choose from {', '.join(dict.fromkeys(known))}")

@@ -54,6 +54,7 @@ def changed(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
     values = to_json(config)  # all are changed at once, as some only fit together
     for name, value in changes.items():
         *above, field = name.split(".")
+        # Down to the dictionary that holds the field
         functools.reduce(dict.__getitem__, above, values)[field] = value
     return from_json(RunConfig, values, remedy="correct the setting")
 

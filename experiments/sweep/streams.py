@@ -99,7 +99,9 @@ def dev_digits() -> Arrays:
 def dev_scripts() -> Arrays:
     """120 characters of the held-out writing systems that the `scripts` stream doesn't use, drawn as it draws."""
     used = set("".join(SCRIPTS.values()))
+    # A character's Unicode name begins with its writing system
     systems = {unicodedata.name(c).split(" ")[0] for c in used}
+    # Training images are in the plain fonts and test images in the bold ones: a character needs both
     known = sorted(font_characters("DejaVuSans") & font_characters("DejaVuSans-Bold"))
     free = [
         c
@@ -117,6 +119,7 @@ def dev_scripts() -> Arrays:
         fields = []
         for letter in letters:
             own = [distance_field(letter, font) for font in fonts if letter in font_characters(font)]
+            # The fonts in turn
             fields += [own[i % len(own)] for i in range(count)]
         sides += [draw(np.stack(fields), rng, SCRIPT_STRENGTH), np.repeat(np.arange(CLASSES), count)]
     return Arrays(*sides, class_names=tuple(f"U+{ord(c):04X}" for c in letters))

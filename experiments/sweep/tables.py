@@ -64,6 +64,7 @@ def overview(entries: Sequence[Entry]) -> str:
         own = {e.line.stream: e for e in entries if e.line.name == name}
         shown = [number(own[s], "final_accuracy") if s in own else "–" for s in streams]
         found = [own[s].metric("final_accuracy") if s in own else None for s in streams]
+        # A mean of some seeds would stand beside means of all
         finals = [f[0] for e, f in zip(own.values(), found, strict=False) if f and len(e.records) == len(e.seeds)]
         rows.append([name, *shown, percent(statistics.fmean(finals)) if len(finals) == len(streams) else "–"])
     return markdown(["A_T", *streams, "mean"], rows)
@@ -85,6 +86,7 @@ def stream_table(entries: Sequence[Entry]) -> str:
 
 def _short(fact: str) -> str:
     words = [part.split() for part in fact.split(" / ")]
+    # A commit's second word says that there were changes
     return " / ".join(word[0][:SHORT] + "+" * (len(word) > 1) for word in words if word)
 
 
@@ -174,6 +176,7 @@ def draw(entries: Sequence[Entry]) -> Figure:
                 axes.plot(100 * share, names.index(e.line.name), "D", ms=5, mfc="none", color=COLOURS[1])
         axes.set(title=stream, xlabel="A_T, % (mean ± std)")
         axes.set_yticks(range(len(names)), names, fontsize=9)
+        # Upside down, so that the first line is on top
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
     return figure

@@ -35,6 +35,7 @@ def procedure_of(request: ForecastRequest, largest: float, momentum: float) -> P
     """
     rate, steps = request.rate / largest, request.steps
     if request.procedure not in ("ridge", "flow"):
+        # At a largest eigenvalue of 1, in whose units the request's rate is
         limit = stable_rate(
             1.0, 0.0 if request.procedure == "descent" else momentum, nesterov=request.procedure == "nesterov"
         )
@@ -69,8 +70,10 @@ def closed_form_step(records: Records, seed: int, task: int, per_task: int, requ
     model = Linearized(fn, params, probes.images[:2])
     residual = targets(probes.labels, model.outputs) - model.values(probes.images)
     found = modes(measures.sample_major(empirical_ntk(fn, params, probes.images)))
+    # `absolute_ridge` takes positive fractions only
     ridge = measures.absolute_ridge(found.values, request.ridge) if request.ridge else 0.0
     g = found.values + ridge
+    # Modes come descending
     procedure = procedure_of(request, float(g[0]), records.run.config.optimizer.momentum)
     alpha = found.filtered(procedure.filter(g), residual.ravel())
     return model.step(probes.images, np.reshape(alpha, residual.shape))

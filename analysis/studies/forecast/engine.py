@@ -65,11 +65,13 @@ def compute_forecast(
                     made = forecast_sequential(records, seed, probes, progress)
                 else:
                     made = forecast_tasks(records, seed, probes, request, progress)
+                # Read to its end here: a generator's errors come when it is read
                 pairs = list(made)
             except NtkclError as error:
                 raise RecordError(str(error)) from error
             names = [records.task(seed, task).name for task in probes.tasks]
             seeds[str(seed)] = {"tasks": list(probes.tasks), "names": names, "pairs": pairs}
+            # The same for every seed
             per_task = len(probes.images) // len(probes.tasks)
     report = {
         "format": STUDY_FORMAT,

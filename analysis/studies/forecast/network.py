@@ -50,9 +50,11 @@ class Kernels:
         """The kernel, sample-major."""
         if (checkpoint, task) not in self._known:
             fn, params = centred_scores(self.records, self.seed, checkpoint)
+            # Outputs of the scores: the classes learnt so far
             classes = self.records.run.context.scenarios[self.seed].offsets[len(self.records.tasks(self.seed))]
             n = max(1, min(KERNEL_IMAGES, KERNEL_ROWS // classes))
             theta = empirical_ntk(fn, params, self.probes.images[self.probes.rows(task)][:n])
+            # New tasks come in order, each asking for the checkpoints before and after it: older ones aren't met again
             self._known = {at: kernel for at, kernel in self._known.items() if at[0] >= checkpoint - 1}
             self._known[checkpoint, task] = measures.sample_major(theta)
         return self._known[checkpoint, task]
@@ -64,6 +66,7 @@ def run_step(records: Records, seed: int, task: int, stage: Stage) -> Params:
     scenario, learner = context.scenarios[seed], records.run.learner
     assert isinstance(learner, NTKCL)  # what this forecast is about
     labels = scenario.relabel(context.source.train.labels)
+    # Places in the whole training set, as the run's batches have them
     members = np.flatnonzero(np.isin(labels, scenario.classes(task)))
     trained = fit_twin(
         learner,
@@ -107,6 +110,7 @@ def forecast_tasks(
     """
     kernels = Kernels(records, seed, probes)
     for new in probes.tasks[1:]:
+        # A closed form counts as one step
         steps = training_steps(records, seed, new) if request.procedure == "run" else 1
         name = f"seed {seed} · forecast of task {new + 1}/{records.run.num_tasks} · {records.task(seed, new).name}"
         with progress.stage(name, total=steps + new) as stage:
@@ -129,9 +133,11 @@ def task_drifts(
     records: Records, seed: int, new: int, step: Params, probes: Probes
 ) -> dict[str, Float[np.ndarray, "n k"]]:
     """Forecast and measured changes of the scores of all probes before task `new`, by their names in `Drifts`."""
+    # Probes come task by task, so that the old tasks' are the first
     images: Float32[np.ndarray, "n h w c"] = probes.images[: probes.rows(new).start]
     (fn, before), (fn_after, after) = (centred_scores(records, seed, c, with_mean=True) for c in (new, new + 1))
     start, end = (Linearized(f, params, images[:2]) for f, params in ((fn, before), (fn_after, after)))
+    # With the running mean's move: it doesn't train, but the scores follow it
     moved = difference(after, before)
     values = start.values(images)
     true_step = start.change(images, moved)
@@ -141,5 +147,6 @@ def task_drifts(
         "predicted": start.change(images, mean_step(before, step, new, last=new == records.run.num_tasks - 1)),
         "measured": end.values(images) - values,
         "true_step": true_step,
+        # The mean of J at both ends, times Δp (docs/theory.md, section 2.2)
         "trapezoid": (true_step + end.change(images, moved)) / 2,
     }

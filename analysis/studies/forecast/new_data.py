@@ -64,9 +64,11 @@ def next_task(records: Records, seed: int, classes: int) -> tuple[LearnerState, 
     last = records.task(seed, done - 1)
     offset = records.run.context.scenarios[seed].offsets[done]
     sizes = (*records.run.context.scenarios[seed].task_sizes[:done], classes)
+    # Only what the run has learnt: rows of its own tasks to come would be taken for the new classes'
     rows = {name: last.frozen.buffers[f"prototypes/{name}"][:offset] for name in ("kernel", "seen")}
     padded = {f"prototypes/{name}": _padded(values, classes) for name, values in rows.items()}
     state = LearnerState(last.after, last.frozen).updated(buffers=padded)
+    # The identity as class order: labels are in the run's numbering already, new ones follow
     return state, Scenario(tuple(range(offset + classes)), sizes)
 
 
@@ -103,8 +105,10 @@ def forecast_new(
     state, scenario = next_task(records, seed, classes)
     learner = replace(records.run.learner, tasks=task + 1, task_classes=classes, classes=scenario.num_classes)
     assert isinstance(learner, NTKCL)  # what this forecast is about
+    # As the run itself would draw the next task's proxy head
     key = jax.random.key(stream_seed(seed, *learner.stream("task", task)))
     begun = learner.begin(state, Task.of(scenario, task), key, lambda: [])
+    # New classes are numbered behind the old ones
     members, labels = np.arange(len(images)), images.labels + scenario.offsets[task]
     optimizer = context.config.optimizer
     steps = steps_per_epoch(len(images), optimizer.batch_size)
@@ -120,6 +124,7 @@ def forecast_new(
             steps_in_epoch=steps,
             on_steps=stage.advance,
         )
+    # Checkpoint `task` is the state after the last finished task
     fn, before = centred_scores(records, seed, task, with_mean=True)
     model = Linearized(fn, before, probes.images[:2])
     values = model.values(probes.images)
@@ -128,6 +133,7 @@ def forecast_new(
     views = PreparedImages(images, context.config.data, context.size)
     batches = views.batches(members, labels, context.config.compute.eval_batch_size)
     twin = LinearNTKCL.of_learner(learner)
+    # The new classes' prototypes as the twin sees them at the end; old ones stay as they were written
     means = class_means(twin, *trained, batches, scenario.offsets[task], classes)
     competing = all_scores(twin, trained, means, scenario.offsets[task], probes)
     for old in probes.tasks:

@@ -60,6 +60,7 @@ def pair(old: int, new: int | str, drifts: Drifts) -> dict[str, Any]:
     """
     drift, measured = drifts.predicted, drifts.measured
     found = compared(drift, measured)
+    # Modes are those of a drift that happened, in a kernel that was computed
     known = drifts.kernel is not None and measured is not None
     return {
         "old": old,
@@ -116,10 +117,12 @@ def concentrated(kernel: Float[np.ndarray, "m m"] | None, drift: Float[np.ndarra
         return None
     n, k = drift.shape
     of_samples = len(kernel) == n
+    # The kernel is of the first images only: their part of the drift, stacked as its rows are
     part = drift if of_samples else drift[: len(kernel) // k].reshape(-1)
     if not np.any(part) or not np.trace(kernel) > 0:
         return None
     found = concentration(modes(kernel), part)
+    # A mode of samples counts once for each output: the first alone is k modes of logits
     leading = 0 if of_samples else min(TOP, len(found.energy)) - 1
     return {
         "modes": {name: found.modes_for(share) for name, share in SHARES.items()},
@@ -145,6 +148,7 @@ def correlation(pairs: list[dict[str, Any]]) -> float | None:
     """
     both = [(p["predicted_loss_change"], p["measured_loss_change"]) for p in pairs]
     values = np.array([(a, b) for a, b in both if b is not None], np.float64)
+    # Two points always lie on a line
     if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
         return None
     return float(np.clip(np.corrcoef(values.T)[0, 1], -1, 1))

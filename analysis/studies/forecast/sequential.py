@@ -42,10 +42,12 @@ METHOD = "sequential"
 
 def own_training(seed: int, task: int, n: int) -> Sgd:
     """The baseline's optimizer on a task of n images: rates of the sum objective (η'/n), and its own batches."""
+    # [steps, batch] for each epoch, from the keys that training itself splits off
     orders = [
         linear_order(key, n, LINEAR_BATCH) for key in jax.random.split(linear_key(METHOD, seed, task), LINEAR_EPOCHS)
     ]
     batches = np.concatenate([np.asarray(order) for order in orders])
+    # float32 as optax has them, then exact in float64
     rates = np.asarray(linear_rate(len(batches))(jnp.arange(len(batches))), np.float64)
     return Sgd(rates / n, batches, LINEAR_MOMENTUM)
 
@@ -58,6 +60,7 @@ def learn(
     sgd: Sgd,
 ) -> Trained:
     """Learn a task in function space, from the kernel of its inputs and the logits before."""
+    # Classes of later tasks take no part, as in training
     loss = CrossEntropy(labels, np.arange(weights.shape[1]) < seen)
     return descend(inputs @ inputs.T, inputs @ weights, loss.gradient, sgd)
 
@@ -85,6 +88,7 @@ def forecast_sequential(records: Records, seed: int, probes: Probes, progress: P
     stored = recorded_evaluations(records, seed)
     labels, test_labels = (scenario.relabel(x.labels) for x in (context.source.train, context.source.test))
     with (
+        # Training again must not add lines to the run's log
         MetricsLog(Path(os.devnull)) as log,
         progress.stage(f"seed {seed} · forecast of {METHOD}", total=1 + scenario.num_tasks) as stage,
     ):
@@ -96,22 +100,28 @@ def forecast_sequential(records: Records, seed: int, probes: Probes, progress: P
             for side, images in (("train", context.source.train), ("test", context.source.test))
         }
         stage.advance()
+        # In float64 from here on: what differs from the weights is their training's float32
         train, test = (with_constant(x).astype(np.float64) for x in sides.values())
         state = readout.init()
         weights = [state["weights"].astype(np.float64)]
         for task in range(scenario.num_tasks):
             state = readout.learn(state, run.lesson(readout, task))
+            # Before anything is said: other predictions mean other batches or another machine's arithmetic
             check_same(records, task, stored, run.evaluate(readout, state, task))
             weights.append(state["weights"].astype(np.float64))
             stage.advance()
             seen = scenario.offsets[task + 1]
+            # Nothing is older than the first task
             if task == 0 or task not in probes.tasks:
                 continue
+            # Relabelled, a task's classes are numbers in a row
             mine = (labels >= scenario.offsets[task]) & (labels < seen)
             inputs = train[mine]
+            # `weights[task]` are those before the task
             made = learn(inputs, labels[mine], weights[task], seen, own_training(seed, task, len(inputs)))
             for old in probes.tasks[:task]:
                 rows = probes.rows(old)
+                # Probes' positions count within their own task's images
                 members = np.flatnonzero(np.isin(test_labels, scenario.classes(old)))
                 yield _pair(
                     old, task, test[members[probes.positions[rows]]], inputs, made, weights, probes.labels[rows], seen
@@ -122,12 +132,14 @@ def _pair(old: int, new: int, images: np.ndarray, inputs: np.ndarray, made: Trai
           labels: np.ndarray, seen: int) -> dict[str, Any]:  # fmt: skip
     start = images @ weights[new]
     predicted, measured = made.drift(images @ inputs.T), images @ (weights[new + 1] - weights[new])
+    # Squared error isn't this baseline's loss: what `pair` says of losses is replaced below
     entry = pair(old, new, Drifts(start, np.zeros_like(start), predicted, measured))
     loss = CrossEntropy(labels, np.arange(start.shape[1]) < seen)
     changes = {
         f"{name}_loss_change": loss_change(loss, start, drift)
         for name, drift in (("predicted", predicted), ("measured", measured))
     }
+    # The kernel of samples stands for H Hᵀ ⊗ I
     return entry | changes | {"ntk_drift": 0.0, "concentration": concentrated(images @ images.T, measured)}
 
 

@@ -64,6 +64,7 @@ def verdict(made: Mapping[str, Any]) -> str:
     ]
     if made["loss_change_correlation"] is not None:
         lines.append(f"Forecast and measured loss changes correlate at {made['loss_change_correlation']:.3f}.")
+    # Pairs of which the step is known and in which something moved
     split = [(p["true_step"], p["trapezoid"]) for p in pairs if p["true_step"] and p["true_step"]["relative_error"]]
     if split:
         true, ends = (median(part["relative_error"] for part in side) for side in zip(*split, strict=True))
@@ -96,6 +97,7 @@ def new_verdict(made: Mapping[str, Any]) -> str:
         _points(sum(p[name] for p, _ in pairs) / len(pairs))
         for name in ("predicted_accuracy_change", "predicted_accuracy_change_with_new")
     )
+    # Of equal accuracies the one whose loss grows most
     worst, name = min(
         pairs, key=lambda found: (found[0]["predicted_accuracy_change_with_new"], -found[0]["predicted_loss_change"])
     )

@@ -47,6 +47,7 @@ def compute_gaps(
                 raise RecordError(f"seed {seed} of {records.run.path} has no finished task yet; train first")
             images = gather(records, seed, request)
             per_task = len(images.trained[0])
+            # All that the network had, beside the few that theory's learner is given
             train_images = [len(records.task(seed, task).labels_of("train")) for task in tasks]
             learnt = []
             with progress.stage(f"seed {seed} · gaps", total=len(tasks)) as bar:
@@ -67,5 +68,6 @@ def compute_gaps(
         **code_version_json(),
         "seeds": seeds,
     }
+    # Once every seed is there: the file is never of some of them
     write_json(records.run.path / "analysis" / "gaps.json", made)
     return made

@@ -55,6 +55,7 @@ def entries(
             **theory.split(at),
             **theory.losses(at),
             "learning_curve": {
+                # What this task has to learn: targets less what was said before it
                 **curve(stage, wanted[images.unseen[stage.task]] - theory.before(at)[images.unseen[stage.task]]),
                 "network": {"images": train_images[at], "loss": network.losses(at)["learned_test_loss"]},
             },
@@ -76,6 +77,7 @@ class Course:
         images: Images,
     ) -> None:
         """Begin with `start`; each task adds its drift."""
+        # [1 + tasks, all, k]: entry t is the state before the t-th task
         self.outputs = np.cumsum([start, *drifts], axis=0)
         self.drifts, self.wanted, self.images = drifts, wanted, images
         self.tasks = list(images.trained)
@@ -88,6 +90,7 @@ class Course:
         """Exact split of the task's final squared error on its training images (docs/theory.md, section 1.1)."""
         rows = self.images.trained[self.tasks[at]]
         later = {self.tasks[k]: self.drifts[k][rows] for k in range(at + 1, len(self.tasks))}
+        # The residual just after the task; what came later is in `later`
         return split_json(decompose(self.wanted[rows] - self.outputs[at + 1][rows], later))
 
     def losses(self, at: int) -> dict[str, float]:
@@ -125,6 +128,7 @@ def _learnt(stage: Stage, theory: Course, at: int, images: Images, request: Gaps
     n, k = stage.residual.shape
     found = radius(stage.decomposed, stage.residual.ravel(), stage.ridge)
     trace = float(stage.decomposed.values.sum())
+    # The loss isn't clipped, and so never less than the one that the bound is about
     bound = generalization_bound(
         theory.losses(at)["learned_train_loss"], found.exact, trace, n, contraction("half_squared", CLIP),
         outputs=k, delta=request.confidence, tasks=tasks, grid=GRID,
@@ -181,12 +185,15 @@ def curve(stage: Stage, unseen: Float[np.ndarray, "m k"]) -> dict[str, Any]:
     """
     n, k = stage.residual.shape
     residual = stage.residual.ravel()
+    # Leave-one-out needs two images
     sizes = sorted({max(2, round(part * n)) for part in FRACTIONS})
     eta, power = population_modes(stage.decomposed, residual, k)
     ridge = choose_ridge(stage.decomposed, residual, k).ridge
+    # The task's number is the seed: prediction and measurement draw the same subsets
     drawn = (sizes, DRAWS, stage.task, ridge, k)
     left_out = subset_leave_one_out(stage.intra, residual, *drawn)
     measured = subset_test_errors(stage.intra, stage.cross, residual, unseen.ravel(), *drawn)
+    # An output's row counts as a sample (docs/theory.md, section 3.2)
     predicted = [finite_population(eta, power, size * k, ridge) for size in sizes]
     plain = [eigenlearning(eta, power, size * k, ridge) for size in sizes]
     return {

@@ -95,8 +95,10 @@ def gather(records: Records, seed: int, request: GapsRequest) -> Images:
     if request.side == "train":
         parts = [(records.probes(seed, n, side="train"), slice(0, n)), (records.probes(seed, n), slice(0, n))]
     else:
+        # Two halves of one set of probes, so that no image is in both
         both = records.probes(seed, 2 * n)
         parts = [(both, slice(0, n)), (both, slice(n, 2 * n))]
+    # Places in the concatenation below: training images of all tasks, then unseen ones of all tasks
     trained, unseen = (
         {
             task: np.arange(start, start + n)
@@ -116,6 +118,7 @@ def _most(records: Records, seed: int, side: Side) -> int:
     def fewest(side: Side) -> int:
         return min(len(records.task(seed, task).labels_of(side)) for task in records.tasks(seed))
 
+    # Trained and tested on either side, or on two halves of the test images
     n = min(fewest("train"), fewest("test")) if side == "train" else fewest("test") // 2
     if n < MIN_PER_TASK:
         raise RecordError(
@@ -132,6 +135,7 @@ def _rows(probes: Probes, name: str, rows: slice) -> np.ndarray:
 def _model(records: Records, seed: int, checkpoint: int, images: Images) -> tuple[Linearized, Params]:
     """First-order model in the trainable parameters and the running mean: one compiled program for both learners."""
     fn, params = centred_scores(records, seed, checkpoint, with_mean=True)
+    # Two images are enough to check the function with
     return Linearized(fn, params, images.pixels[:2]), params
 
 
@@ -151,6 +155,7 @@ def stages(records: Records, seed: int, images: Images, request: GapsRequest) ->
         AnalysisError: a damaged checkpoint, too little memory, or a kernel that fails its checks.
     """
     model, before = _model(records, seed, 0, images)
+    # Both set out from the untrained network
     learner = network = model.values(images.pixels)
     k = model.outputs
     wanted = targets(images.labels, k)
@@ -158,8 +163,10 @@ def stages(records: Records, seed: int, images: Images, request: GapsRequest) ->
         next_model, after = _model(records, seed, task + 1, images)
         own_step = difference(after, before)
         fn, trainable = centred_scores(records, seed, task)
+        # Without the running mean, which moves but doesn't train: theory's learner has to go as far by training alone
         own_length = step_length({path: own_step[path] for path in trainable})
         n = len(rows)
+        # By what trains only; training and unseen images in one call, so that rows are computed once
         theta = empirical_ntk(fn, trainable, images.pixels[np.concatenate([rows, images.unseen[task]])])
         intra, cross = measures.sample_major(theta[:n, :n]), measures.sample_major(theta[n:, :n])
         decomposed = modes(intra)
@@ -167,8 +174,10 @@ def stages(records: Records, seed: int, images: Images, request: GapsRequest) ->
         ridge = _ridge(request.ridge, decomposed, residual.ravel(), k, own_length)
         alpha = dual_coefficients(decomposed, residual.ravel(), ridge).reshape(n, k)
         pulled = model.step(images.pixels[rows], alpha)
+        # The pullback has a part for the running mean, along which this learner doesn't step
         step = {path: value if path in trainable else np.zeros_like(value) for path, value in pulled.items()}
         drift = model.change(images.pixels, step)
+        # The kernel and the step come from different programs: one wrong row or layout shows here
         health = check(task, intra, cross, alpha, drift[rows], drift[images.unseen[task]])
         learner = learner + drift
         now = next_model.values(images.pixels)
@@ -178,6 +187,7 @@ def stages(records: Records, seed: int, images: Images, request: GapsRequest) ->
             drift=drift, network_before=network, network_drift=now - network, network_step_length=own_length,
             linear_drift=model.change(images.pixels, own_step), health=health,
         )  # fmt: skip
+        # The next checkpoint was loaded and evaluated already
         network, model, before = now, next_model, after
 
 
