@@ -1,6 +1,6 @@
 """Numbers that summarise kernels, as pure float64 functions (docs/theory.md, sections 4 and 5); NumPy only.
 
-`spectrum`, `alignment`, `overlap` and `interplay` are functions of matrices. `measure` says what a `Measure` is,
+`spectrum`, `alignment`, `overlap` and `ratios` are functions of matrices. `measure` says what a `Measure` is,
 `catalogue` declares ours, functions of a `Checkpoint`; `registry` adds those of installed packages (docs/measures.md).
 """
 

@@ -28,6 +28,7 @@ from experiments.sweep.processes import work
 from experiments.sweep.rows import Line, Sweep, lines
 from experiments.sweep.settings import parse_changes
 from experiments.sweep.streams import one_stream
+from ntkcl_jax.config.registry import PLAIN
 from ntkcl_jax.errors import ConfigError, NtkclError
 from ntkcl_jax.terminal.console import INTERRUPTED, TERMINATED, USER_ERROR, Terminated
 
@@ -99,7 +100,9 @@ def with_files(cells: Sequence[Cell], data: Sequence[str], weights: Sequence[str
         if "=" not in word:
             raise ConfigError(f"expected --data STREAM=PATH, got {word!r}")
     paths = {stream: path for stream, _, path in (word.partition("=") for word in data)}
-    files = {stream: file for stream, _, file in (w.partition("=") if "=" in w else ("", "", w) for w in weights)}
+    # Only a name before the sign makes it STREAM=FILE: the path of a file for all may have one too
+    named = (w.partition("=") if PLAIN.fullmatch(w.partition("=")[0]) else ("", "", w) for w in weights)
+    files = {stream: file for stream, _, file in named}
     out = []
     for cell in cells:
         config, stream = cell.config, cell.stream

@@ -1,7 +1,7 @@
 """What a run will forget, said before it happens: forecasts beside what training did (docs/theory.md, section 2).
 
 `network` (NTK-CL's own tasks), `sequential` (the linear baseline, exact), `new_data` (a folder of images to come),
-`engine` (the whole run, into `RUN/analysis/forecast.json`), `words` (the table and what it means).
+`engine` (the whole run, into `RUN/analysis/forecast.json`), `table` (the table and what it means).
 """
 
 from analysis.studies.forecast.engine import compute_forecast, forecast_file

@@ -102,21 +102,28 @@ def root_mean_square(drift: Float[np.ndarray, "n k"]) -> float:
     return float(np.sqrt(np.square(drift).sum(axis=1).mean()))
 
 
-def concentrated(kernel: Float[np.ndarray, "m m"] | None, drift: Float[np.ndarray, "n k"]) -> dict[str, Any] | None:
+def concentrated(
+    kernel: Float[np.ndarray, "m m"] | None, drift: Float[np.ndarray, "n k"], of_samples: bool = False
+) -> dict[str, Any] | None:
     """In how few modes of the old task's kernel a drift lives; None for no drift or no kernel.
 
     Args:
-        kernel: of the first images, sample-major, or of samples (n, n) where it stands for k ⊗ I.
+        kernel: of the first images' outputs, sample-major; or of all n samples, where it stands for kernel ⊗ I.
         drift: of at least these images.
+        of_samples: which of the two. Sizes don't tell: 20 images of 10 outputs have as many rows as 200 samples.
 
     Returns:
         `modes` (share in percent to modes of logits) and `top` (the energy of the leading `TOP` modes, or of the
         leading mode of features where each counts k times, beside a random change of the parameters).
+
+    Example:
+        >>> drift = np.ones((4, 2))  # two images of two outputs make four rows too
+        >>> [concentrated(np.eye(4), drift, of_samples=which)["modes"]["95"] for which in (False, True)]
+        [4, 8]
     """
     if kernel is None:
         return None
-    n, k = drift.shape
-    of_samples = len(kernel) == n
+    k = drift.shape[1]
     # The kernel is of the first images only: their part of the drift, stacked as its rows are
     part = drift if of_samples else drift[: len(kernel) // k].reshape(-1)
     if not np.any(part) or not np.trace(kernel) > 0:

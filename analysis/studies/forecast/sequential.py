@@ -140,7 +140,11 @@ def _pair(old: int, new: int, images: np.ndarray, inputs: np.ndarray, made: Trai
         for name, drift in (("predicted", predicted), ("measured", measured))
     }
     # The kernel of samples stands for H Hᵀ ⊗ I
-    return entry | changes | {"ntk_drift": 0.0, "concentration": concentrated(images @ images.T, measured)}
+    return (
+        entry
+        | changes
+        | {"ntk_drift": 0.0, "concentration": concentrated(images @ images.T, measured, of_samples=True)}
+    )
 
 
 def recorded_evaluations(records: Records, seed: int) -> tuple[TaskEvaluation, ...]:

@@ -355,6 +355,7 @@ def test_files_are_told_by_stream_and_asked_for_where_they_are_needed() -> None:
     found = sweep.with_files(own, ["omniglot=a=b"], ["digits=w.npz"])
     assert [(c.config.data.path, c.config.weights) for c in found] == [("a=b", "nano"), ("", "w.npz")]
     assert [c.config.weights for c in sweep.with_files(own, ["omniglot=x"], ["v.npz"])] == ["v.npz", "v.npz"]
+    assert sweep.with_files(own[:1], ["omniglot=x"], ["/at=1/v.npz"])[0].config.weights == "/at=1/v.npz"
     with pytest.raises(ConfigError, match="needs --data omniglot=FOLDER"):
         sweep.with_files(own, [], [])
     with pytest.raises(ConfigError, match="STREAM=PATH"):
