@@ -13,8 +13,9 @@ from analysis.errors import MeasureError
 from analysis.measures.checkpoint import Checkpoint
 
 Kind = Literal["task", "pair", "change"]
-Values = list[float | None] | list[list[float | None]]
-"""T values, or T rows of T; None where the measure has no meaning."""
+Row = list[float | None] | tuple[float | None, ...]
+Values = Row | list[Row] | tuple[Row, ...]
+"""T values, or T rows of T; None where the measure has no meaning. Lists as computed, tuples as read from a file."""
 TAKEN = ("spectrum", "groups", "health", "kernel_health")
 """What a checkpoint of `summary.json` holds beside measures."""
 LONGEST_COLUMN = 24
@@ -168,7 +169,7 @@ def of_task(values: Values, t: int) -> float | None:
         (0.5, 0.5)
     """
     value = values[t]
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         return value
     return _mean([other for k, other in enumerate(value) if k != t])
 

@@ -299,7 +299,7 @@ def made_of(value: Any, form: type[Read]) -> Read:
     version = getattr(form, "version", None)
     # First of all, as the rest of another version needn't fit.
     if version is not None and isinstance(value, dict) and value.get("format", version) != version:
-        raise ValueError(f"format is {short_name(value['format'], 40)}, expected {version}")
+        raise ValueError(f"format is {short_name(str(value['format']), 40)}, expected {version}")
     try:
         # Keys of JSON are text: `str_keys` reads those of seeds and checkpoints as numbers
         return convert(value, form, str_keys=True)

@@ -23,6 +23,9 @@ from analysis.theory.interplay import LearnedTask, learn_sequentially
 from analysis.theory.learning_curves import eigenlearning
 from analysis.theory.leave_one_out import stored
 
+Steps = Sequence[float] | Float[np.ndarray, "points"]
+"""Values of what a sweep varies."""
+
 
 @dataclass(frozen=True)
 class SampleSizeSweep:
@@ -109,7 +112,7 @@ class PairSweep:
 
 
 def sample_size_sweep(
-    eigenvalues: Float[np.ndarray, "m"], target_power: Float[np.ndarray, "m"], sizes: Sequence[float], ridge: float
+    eigenvalues: Float[np.ndarray, "m"], target_power: Float[np.ndarray, "m"], sizes: Steps, ridge: float
 ) -> SampleSizeSweep:
     """Vary the number of samples P; spectrum, target and ridge stay.
 
@@ -136,7 +139,7 @@ def sample_size_sweep(
     return SampleSizeSweep(np.array(sizes, np.float64), np.array(curve), np.array(rest))
 
 
-def orthogonality_sweep(pair: TaskPair, cosines: Sequence[float], ridge: float) -> PairSweep:
+def orthogonality_sweep(pair: TaskPair, cosines: Steps, ridge: float) -> PairSweep:
     """Vary the angle between the two tasks' features: the inter-task kernel times a cosine, each task's own as it is.
 
     This is what turning the new task's gradients out of the shared parameters into fresh ones does: J_k becomes
@@ -160,7 +163,7 @@ def orthogonality_sweep(pair: TaskPair, cosines: Sequence[float], ridge: float) 
     return _sweep(pair, [(cosine, ridge) for cosine in cosines], cosines)
 
 
-def regularization_sweep(pair: TaskPair, ridges: Sequence[float]) -> PairSweep:
+def regularization_sweep(pair: TaskPair, ridges: Steps) -> PairSweep:
     """Vary the ridge of both tasks; kernels and targets stay.
 
     A small ridge leaves nothing of the old task's training error, so that all that is forgotten is interplay; a large
@@ -181,7 +184,7 @@ def regularization_sweep(pair: TaskPair, ridges: Sequence[float]) -> PairSweep:
     return _sweep(pair, [(1.0, ridge) for ridge in ridges], ridges)
 
 
-def _sweep(pair: TaskPair, settings: Sequence[tuple[float, float]], values: Sequence[float]) -> PairSweep:
+def _sweep(pair: TaskPair, settings: Sequence[tuple[float, float]], values: Steps) -> PairSweep:
     outputs = np.shape(pair.old_residual)[1]
     rows = []
     for cosine, ridge in settings:

@@ -124,7 +124,7 @@ def test_an_unknown_preset_is_refused_with_a_suggestion(tmp_path: Path, fail: Fa
 
 
 def backbone(path: Path, config: BackboneConfig = tiny.BACKBONE) -> Path:
-    network = Network(ModelConfig(config, 2, prompts=2, fusion_heads=1), task_classes=2, classes=4)
+    network = Network(ModelConfig(config, adapter_rank=2, prompts=2, fusion_heads=1), task_classes=2, classes=4)
     save_backbone({k: np.asarray(v) for k, v in network.init(jax.random.key(0))[1].backbone.items()}, config, path)
     return path
 

@@ -117,7 +117,7 @@ def test_options_override_the_preset(tmp_path: Path) -> None:
 
 
 RATES = "--optimizer.learning-rate FLOAT or --optimizer.later-learning-rate {None}|FLOAT"
-CHOICES = "expected one of ('digits', 'uci-digits', 'scripts', 'folder', 'lists', 'huggingface', 'cifar100', 'arrays')"
+CHOICES = "expected one of ('arrays', 'cifar100', 'digits', 'folder', 'huggingface', 'lists', 'scripts', 'uci-digits')"
 
 
 @pytest.mark.parametrize(

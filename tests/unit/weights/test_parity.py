@@ -20,7 +20,7 @@ CASES = [(library, size) for library in ("timm", "huggingface", "huggingface_cla
 
 
 def class_tokens(tree: NumpyTree, config: BackboneConfig) -> np.ndarray:
-    network = Network(ModelConfig(config, 2, prompts=2, fusion_heads=1), task_classes=2, classes=4)
+    network = Network(ModelConfig(config, adapter_rank=2, prompts=2, fusion_heads=1), task_classes=2, classes=4)
     return np.asarray(jax.jit(network.backbone_fn)(tree, vits.pixels(config.image_size)))
 
 
