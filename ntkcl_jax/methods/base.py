@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from ntkcl_jax.config import BackboneConfig, RunConfig
@@ -205,15 +204,7 @@ class Learner(ABC):
 
     def vit(self, frozen: Frozen) -> ViT:
         """The backbone as a module."""
-        # Only the module's structure is taken, so the seed draws nothing
-        make = lambda: ViT(  # noqa: E731
-            self.backbone,
-            dtype=jnp.dtype(self.dtype),
-            remat=self.remat,
-            normalize=self.normalize,
-            rngs=nnx.Rngs(params=0),
-        )
-        return rebuilt(frozen.backbone, make)
+        return rebuilt(frozen.backbone, self.backbone, self.dtype, self.remat, self.normalize)
 
     @abstractmethod
     def init(self, key: Key) -> tuple[Tree, Tree]:

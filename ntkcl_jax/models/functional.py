@@ -5,12 +5,17 @@ else that a network reads is an argument too, never closed over: a closed-over V
 compiled program.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from ntkcl_jax.config import BackboneConfig
+from ntkcl_jax.config.data import Normalize
 from ntkcl_jax.models.vit import ViT
 
 Tree = dict[str, Array]
@@ -45,14 +50,40 @@ def merged(graph: nnx.GraphDef, variables: list[tuple[tuple, nnx.Variable]], val
     return nnx.merge(graph, nnx.from_flat_state([(at, v.replace(values[path_of(at)])) for at, v in variables]))
 
 
-def rebuilt(backbone: Mapping[str, Array], make: Callable[[], ViT]) -> ViT:
+def rebuilt(
+    backbone: Mapping[str, Array],
+    config: BackboneConfig,
+    dtype: str = "float32",
+    remat: bool = False,
+    normalize: Normalize = "none",
+) -> ViT:
     """Put weights back into a backbone.
 
     Args:
         backbone: flat tree, paths beginning with `backbone/`.
-        make: makes a backbone of the same shape; never computed.
+        config: its shape.
+        dtype: as `ViT` takes it, as are the rest.
+        remat: recompute activations in the backward pass.
+        normalize: what is done to pixels first.
     """
-    # The structure alone: no array is made
-    graph, abstract = nnx.split(nnx.eval_shape(make))
     values = {path.removeprefix("backbone/"): value for path, value in backbone.items()}
-    return merged(graph, list(nnx.to_flat_state(abstract)), values)
+    return merged(*_skeleton(config, dtype, remat, normalize), values)
+
+
+# Kept: making a module abstractly is most of the time of tracing a step, and every tracing asks for it
+@functools.lru_cache(maxsize=16)
+def _skeleton(
+    config: BackboneConfig, dtype: str, remat: bool, normalize: Normalize
+) -> tuple[nnx.GraphDef, list[tuple[tuple, nnx.Variable]]]:
+    """The module without values, and its variables; no array is made."""
+    rngs = lambda: nnx.Rngs(params=0)  # noqa: E731 - only the structure is taken, so the seed draws nothing
+    make = lambda: ViT(config, dtype=jnp.dtype(dtype), remat=remat, normalize=normalize, rngs=rngs())  # noqa: E731
+    graph, abstract = nnx.split(nnx.eval_shape(make))
+    return graph, list(nnx.to_flat_state(abstract))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def drawn_backbone(key: Array, config: BackboneConfig) -> Tree:
+    """Draw a random backbone: one program, where each array alone would be several."""
+    vit = ViT(config, dtype=jnp.float32, rngs=nnx.Rngs(params=key))
+    return {f"backbone/{path_of(path)}": v[...] for path, v in nnx.to_flat_state(nnx.state(vit))}

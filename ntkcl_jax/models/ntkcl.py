@@ -140,17 +140,7 @@ class Network:
         Returns:
             The trainable tree, and what is frozen: the backbone, and the running mean and prototypes as buffers.
         """
-        kinds = {"trainable": Adaptation, "prototypes": Prototype}
-        if backbone is None:
-            kinds["backbone"] = nnx.Param
-
-        def values(key: Key) -> dict[str, Tree]:
-            leaves = nnx.to_flat_state(nnx.state(self.build(key)))
-            # `is`: Adaptation is a kind of nnx.Param, which by itself means the backbone
-            return {name: {path_of(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
-
-        # XLA draws only what is returned: no random backbone beside a given one
-        trees = jax.jit(values)(key)
+        trees = _drawn(key, self, whole=backbone is None)
         trainable = trees["trainable"]
         means = [path_of(path) for path, variable in self.abstract() if type(variable) is RunningMean]
         mean = {path: jnp.array(trainable[path.replace("mean/", "current/", 1)]) for path in means}
@@ -162,7 +152,7 @@ class Network:
 
     def backbone_fn(self, backbone: Tree, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Feature of the untouched backbone (float32) for images with pixels in [0, 1]."""
-        return rebuilt(backbone, lambda: self.build(jax.random.key(0)).backbone)(images)
+        return rebuilt(backbone, self.config.backbone, self.dtype, self.remat, self.normalize)(images)
 
     def features(
         self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
@@ -195,6 +185,15 @@ class Network:
             return hybrid
         module = self.module(trainable, frozen)
         return module.prototypes(hybrid) if output == "scores" else module.proxy(hybrid)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "whole"))
+def _drawn(key: Key, network: Network, whole: bool) -> dict[str, Tree]:
+    """Fresh values by kind, the backbone's too if `whole`; all seeds by one program, which draws what is returned."""
+    kinds = {"trainable": Adaptation, "prototypes": Prototype} | ({"backbone": nnx.Param} if whole else {})
+    leaves = nnx.to_flat_state(nnx.state(network.build(key)))
+    # `is`: Adaptation is a kind of nnx.Param, which by itself means the backbone
+    return {name: {path_of(p): v[...] for p, v in leaves if type(v) is kind} for name, kind in kinds.items()}
 
 
 @functools.lru_cache(maxsize=16)

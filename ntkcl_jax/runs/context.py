@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Int
 
@@ -21,9 +19,7 @@ from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.devices.mesh import describe, local_rows, one_device, replicated, shard_batch, shard_parameters
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.methods.base import Learner, make_learner
-from ntkcl_jax.models.adapters import Key
-from ntkcl_jax.models.functional import Tree, path_of
-from ntkcl_jax.models.vit import ViT
+from ntkcl_jax.models.functional import Tree, drawn_backbone
 from ntkcl_jax.runs.folder import FORMAT, provenance
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.weights import read_backbone, refuse_pickle
@@ -109,14 +105,8 @@ class RunContext:
         """The frozen backbone of a seed: the run's own, or where its weights are random that which the seed draws."""
         if self.backbone is not None:
             return self.backbone
-        config, key = self.config, jax.random.key(stream_seed(seed, "initialisation"))
-
-        def draw(key: Key) -> Tree:
-            vit = ViT(config.model.backbone, dtype=jnp.float32, rngs=nnx.Rngs(params=key))
-            return {f"backbone/{path_of(path)}": v[...] for path, v in nnx.to_flat_state(nnx.state(vit))}
-
-        # Jitted: one program, where each array alone would be several
-        return shard_parameters(self.mesh, jax.jit(draw)(key))
+        key = jax.random.key(stream_seed(seed, "initialisation"))
+        return shard_parameters(self.mesh, drawn_backbone(key, self.config.model.backbone))
 
     def prepared(self, side: Side) -> PreparedImages:
         """Images of a side under the test transform, on the host."""

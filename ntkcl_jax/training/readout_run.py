@@ -1,5 +1,6 @@
 """A readout above a learner on one seed: it learns the features of each finished task; resumable after every task."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Batch
 from ntkcl_jax.devices.hosts import broadcast, fetch
 from ntkcl_jax.methods.base import Learner, LearnerState
+from ntkcl_jax.models.functional import drawn_backbone
 from ntkcl_jax.readouts.base import Lesson, Readout, State, make_readout
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import Side, epoch_batches
@@ -164,10 +166,7 @@ class ReadoutRun:
     def readout(self) -> Readout:
         """The readout, made for the learner's features."""
         run = self.run
-        # Shapes alone, nothing is computed; the width of a feature is known to the learner only
-        pixels = jax.ShapeDtypeStruct((1, run.learner.image_size, run.learner.image_size, 3), jnp.float32)
-        like = jax.eval_shape(run.learner.start, jax.random.key(0), run.backbone)
-        width = jax.eval_shape(run.learner.features, *like, pixels).shape[1]
+        width = feature_width(run.learner)
         classes = run.scenario.num_classes
         return make_readout(self.pair.readout, run.context.config, width=width, classes=classes, seed=run.seed)
 
@@ -220,6 +219,16 @@ class ReadoutRun:
         seen = np.flatnonzero(labels < offsets[-1])
         scores = readout.scores(state, self.features("test", task, seen), offsets[-1])
         return score_classes(scores, labels[seen], offsets)
+
+
+# Asked for by each readout of each seed: traced once
+@functools.lru_cache(maxsize=64)
+def feature_width(learner: Learner) -> int:
+    """Entries of a learner's feature, which it alone knows; shapes only, nothing is computed."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    pixels = jax.ShapeDtypeStruct((1, learner.image_size, learner.image_size, 3), jnp.float32)
+    like = jax.eval_shape(learner.start, key, jax.eval_shape(lambda k: drawn_backbone(k, learner.backbone), key))
+    return jax.eval_shape(learner.features, *like, pixels).shape[1]
 
 
 def moving(run: LearnerRun, method: str) -> str | None:
