@@ -21,6 +21,7 @@ NAMED = {
     "joint": "frozen/joint",
     "ridge": "frozen/ridge",
     "ranpac": "first-session/ranpac",
+    "multilevel": "frozen/multilevel",
     "adapters": "adapters/head",
     "l2p": "l2p/head",
     "dualprompt": "dualprompt/head",
@@ -57,6 +58,7 @@ READOUTS = Registry(
         "ridge": "ntkcl_jax.readouts.ridge:Ridge",
         "random-ridge": "ntkcl_jax.readouts.ridge:RandomRidge",
         "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
+        "multilevel": "ntkcl_jax.readouts.multilevel:MultiLevel",
     },
     reserved=(HEAD,),
 )
@@ -131,11 +133,18 @@ class ReadoutConfig:
     """Width of the random projection (RanPAC's published runs: 10,000, with seconds of algebra a task)."""
     views: int = 4
     """`random-ridge`: random crops of each training image that are learnt beside the image itself."""
+    widths: tuple[int, int, int, int] = (1000, 1000, 5000, 3000)
+    """`multilevel`: numbers of each of its groups: final feature, tokens, grid, second order. All their products are
+    kept, so that memory and time grow with the square of their sum (10,000: 0.8 GB stored for each seed)."""
+    level_views: int = 0
+    """`multilevel`: random crops of each training image that are learnt beside the image itself."""
 
     def __post_init__(self) -> None:
         """Refuse sizes without meaning."""
         require(self.random_features >= 1, f"readout.random_features must be at least 1, got {self.random_features}")
         require(self.views >= 0, f"readout.views must not be negative, got {self.views}")
+        require(min(self.widths) >= 1, f"readout.widths must be four numbers of at least 1, got {self.widths}")
+        require(self.level_views >= 0, f"readout.level_views must not be negative, got {self.level_views}")
 
 
 @dataclass(frozen=True)

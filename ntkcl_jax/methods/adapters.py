@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ntkcl_jax.methods.base import Learner, Recipe, linear_head
 from ntkcl_jax.models.adapters import Key, dropout, uniform_fan_in
 from ntkcl_jax.models.functional import Frozen, Tree
-from ntkcl_jax.models.vit import Block, ViT
+from ntkcl_jax.models.vit import Block, Levels, ViT
 
 SCALE = 0.1
 """Multiplier of an adapter's output, as in NTK-CL and EASE."""
@@ -36,7 +36,14 @@ def init_adapters(key: Key, depth: int, dim: int, rank: int) -> Tree:
 def adapted_feature(
     vit: ViT, adapters: Tree, images: Float[Array, "b h w c"], key: Key | None = None, rate: float = 0.0
 ) -> Float[Array, "b d"]:
-    """Class feature of the backbone with an adapter beside every block's MLP.
+    """Class feature of the backbone with an adapter beside every block's MLP; arguments as of `adapted_levels`."""
+    return adapted_levels(vit, adapters, images, key, rate).final
+
+
+def adapted_levels(
+    vit: ViT, adapters: Tree, images: Float[Array, "b h w c"], key: Key | None = None, rate: float = 0.0
+) -> Levels:
+    """Class feature, and the tokens that leave each block with an adapter beside its MLP, by one pass.
 
     Args:
         vit: the backbone.
@@ -58,10 +65,11 @@ def adapted_feature(
         inner = dropout(jax.nn.relu(z @ down + down_bias), rate, None if key is None else jax.random.fold_in(key, i))
         return z + block.mlp(z) + SCALE * (inner @ up + up_bias)
 
-    x = vit.embed(images)
+    x, tokens = vit.embed(images), []
     for i in range(len(blocks)):
         x = vit.checkpointed(lambda x, i=i: run(x, i))(x)
-    return vit.class_feature(x)
+        tokens.append(x)
+    return Levels(vit.class_feature(x), tuple(tokens))
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ class AdapterTuning(Learner):
     def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class feature of the adapted backbone."""
         return adapted_feature(self.vit(frozen), trainable, images)
+
+    def levels(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Levels:
+        """Feature and tokens of the adapted backbone, from one pass."""
+        return adapted_levels(self.vit(frozen), trainable, images)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ntkcl_jax.config.methods import LEARNERS
 from ntkcl_jax.data import Batch, Scenario, crop_resize_device
 from ntkcl_jax.models.adapters import Key
 from ntkcl_jax.models.functional import Frozen, Tree, rebuilt
-from ntkcl_jax.models.vit import ViT
+from ntkcl_jax.models.vit import Levels, ViT
 
 Views = Callable[[], Iterable[Batch]]
 """Gives a task's training images under the test transform, from the first, as often as it is asked."""
@@ -213,6 +213,14 @@ class Learner(ABC):
     @abstractmethod
     def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b e"]:
         """What the classifier reads; rows are independent of each other."""
+
+    def levels(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Levels:
+        """Features, and the tokens that leave each block: what feature maps read (`ntkcl_jax.readouts.feature_maps`).
+
+        By default the tokens are those of the untouched backbone: a learner whose training changes what goes from
+        block to block says so here, best by one pass for both.
+        """
+        return Levels(self.features(trainable, frozen, images), self.vit(frozen).levels(images).tokens)
 
     def begin(self, state: LearnerState, task: Task, key: Key, views: Views) -> LearnerState:
         """Make what is new in a task; by default nothing.

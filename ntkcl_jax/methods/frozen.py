@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from ntkcl_jax.methods.base import Learner, Recipe
 from ntkcl_jax.models.adapters import Key
 from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.models.vit import Levels
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,7 @@ class FrozenBackbone(Learner):
     def features(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Class token of the untouched backbone, float32."""
         return self.vit(frozen)(images)
+
+    def levels(self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"]) -> Levels:
+        """All from one pass."""
+        return self.vit(frozen).levels(images)

@@ -5,7 +5,7 @@ learned positions, class token; Dosovitskiy et al., arXiv:2010.11929). The strea
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,18 @@ from ntkcl_jax.config.data import NORMALIZATIONS, Normalize
 LAYER_NORM_EPS = 1e-6  # of the published ViTs; torch's own default is 1e-5
 KeysValues = Callable[[Array, Array, Array], tuple[Array, Array]]
 """Changes what a block attends to: see `Block.attend`."""
+
+
+class Levels(NamedTuple):
+    """What a network makes of images, at every depth.
+
+    Attributes:
+        final: what its classifier reads.
+        tokens: what comes out of each block, the class token first; out of the last block the class token alone.
+    """
+
+    final: Float[Array, "b e"]
+    tokens: tuple[Float[Array, "b _ d"], ...]
 
 
 def layer_norm(dim: int, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -159,10 +171,18 @@ class ViT(nnx.Module):
         Returns:
             The final-norm class token of each image, float32.
         """
-        x = self.embed(images)
-        for block in list(self.blocks)[:-1]:
-            z = block.attend(x)
+        return self.levels(images).final
+
+    def levels(self, images: Float[Array, "b h w c"]) -> Levels:
+        """The feature and the tokens of every block of the untouched backbone, by one pass.
+
+        Args:
+            images: pixels in [0, 1].
+        """
+        x, tokens = self.embed(images), []
+        for i, block in enumerate(self.blocks, start=1):
+            # The last block is read at the class row alone
+            z = block.attend(x, 1 if i == len(self.blocks) else None)
             x = z + block.mlp(z)
-        last = list(self.blocks)[-1]
-        z = last.attend(x, rows=1)
-        return self.class_feature(z + last.mlp(z))
+            tokens.append(x)
+        return Levels(self.class_feature(x), tuple(tokens))

@@ -7,13 +7,16 @@ every task. It never sees an image, and unless it says so no feature of an earli
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.methods import READOUTS
+
+if TYPE_CHECKING:
+    from ntkcl_jax.readouts.feature_maps import FeatureMap
 
 State = dict[str, np.ndarray]
 """What a readout has learnt, by name."""
@@ -47,7 +50,7 @@ class Readout(ABC):
     """What classifies a learner's features.
 
     Attributes:
-        width: entries of a feature.
+        width: entries of the learner's feature.
         classes: classes of the stream.
         seed: the run's seed.
     """
@@ -67,6 +70,20 @@ class Readout(ABC):
         return cls(width, classes, seed)
 
     @property
+    def maps(self) -> "tuple[FeatureMap, ...]":
+        """Maps of the network's levels whose rows, side by side, are its features; none: the network's own feature."""
+        return ()
+
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory that learning a task takes beside the features, where that is much."""
+        return 0
+
+    def fitting(self, memory: int) -> str:
+        """What to set so that it takes no more than some bytes, for people."""
+        return "run it on a machine with more"
+
+    @property
     def views(self) -> int:
         """Random crops of each training image that it learns beside the image itself."""
         return 0
@@ -82,6 +99,10 @@ class Readout(ABC):
     @abstractmethod
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """Scores of the first `seen` classes of the stream; the largest wins."""
+
+    def says(self, state: State) -> str:
+        """What it has chosen by itself, for people; "" where it chooses nothing."""
+        return ""
 
 
 def make_readout(name: str, config: RunConfig, *, width: int, classes: int, seed: int) -> Readout:

@@ -1,28 +1,35 @@
 """A readout above a learner on one seed: it learns the features of each finished task; resumable after every task."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Batch
 from ntkcl_jax.devices.hosts import broadcast, fetch
+from ntkcl_jax.devices.mesh import replicate
 from ntkcl_jax.methods.base import Learner, LearnerState
 from ntkcl_jax.models.functional import drawn_backbone
 from ntkcl_jax.readouts.base import Lesson, Readout, State, make_readout
+from ntkcl_jax.readouts.feature_maps import FeatureMap
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import Side, epoch_batches
 from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.training.evaluate import score_classes
 from ntkcl_jax.training.learner_run import LearnerRun, log_task
 from ntkcl_jax.training.metrics import TaskEvaluation
-from ntkcl_jax.training.step import feature_step
+from ntkcl_jax.training.step import feature_step, map_step
 
+CACHED_BYTES = 4 * 2**30
+"""Features of one side that are kept from task to task, at most; wider ones are computed when a task asks for them."""
 MOVING = (
     "{method} adds up features as each task left them, and training on later tasks moves them; {remedy}, which was "
     "worth more on a real backbone (README, Results)"
@@ -30,12 +37,38 @@ MOVING = (
 """What to say of a run whose features move under what a readout has added up."""
 
 
+class Mapped(NamedTuple):
+    """Feature maps with what they have drawn; without any map a feature is the learner's own.
+
+    Attributes:
+        maps: of the network's levels, side by side.
+        drawn: each one's random matrices.
+    """
+
+    maps: tuple[FeatureMap, ...] = ()
+    drawn: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, readout: Readout, mesh: Mesh) -> "Mapped":
+        """Draw what a readout's maps need, onto the mesh."""
+        seeds = (stream_seed(readout.seed, readout.name, "map", of.name) for of in readout.maps)
+        drawn = tuple(of.draw(seed) for of, seed in zip(readout.maps, seeds, strict=True))
+        return cls(readout.maps, replicate(mesh, drawn))
+
+    def step(self, learner: Learner, state: LearnerState, batch: Batch) -> Float[jax.Array, "b w"]:
+        """Features of a batch."""
+        return map_step(learner, *self, *state, batch) if self.maps else feature_step(learner, *state, batch)
+
+
+UNMAPPED = Mapped()
+
+
 def features_of(
-    learner: Learner, state: LearnerState, batches: Iterable[Batch]
-) -> tuple[Float[np.ndarray, "n e"], Int[np.ndarray, "n"]]:
+    learner: Learner, state: LearnerState, batches: Iterable[Batch], mapped: Mapped = UNMAPPED
+) -> tuple[Float[np.ndarray, "n w"], Int[np.ndarray, "n"]]:
     """Feature and label of every valid row, in order."""
     # All batches are queued before the first is fetched, so that the device never waits
-    parts = [(feature_step(learner, *state, batch), batch.labels, batch.valid) for batch in batches]
+    parts = [(mapped.step(learner, state, batch), batch.labels, batch.valid) for batch in batches]
     features, labels = zip(*((x[valid], y[valid]) for x, y, valid in map(fetch, parts)), strict=True)
     return np.concatenate(features), np.concatenate(labels)
 
@@ -45,20 +78,24 @@ class FeatureCache:
     """Features of whole sides of the source by learners that no longer move: computed once a process.
 
     Attributes:
-        sides: by learner, seed (None where the backbone alone decides) and side.
+        sides: by learner, seed (None where the backbone alone decides), side and feature maps.
     """
 
-    sides: dict[tuple[str, int | None, Side], Float[np.ndarray, "n e"]] = field(default_factory=dict)
+    sides: dict[tuple[str, int | None, Side, tuple[FeatureMap, ...]], Float[np.ndarray, "n w"]] = field(
+        default_factory=dict
+    )
 
-    def side(self, run: LearnerRun, state: LearnerState, side: Side) -> Float[np.ndarray, "n e"]:
+    def side(self, run: LearnerRun, state: LearnerState, side: Side, mapped: Mapped) -> Float[np.ndarray, "n w"]:
         """Features of all images of a side under the test transform."""
-        # Without training every seed has the same features, unless each draws a backbone of its own
-        shared = run.sessions == 0 and run.context.backbone is not None
-        at = (run.learner.name, None if shared else run.seed, side)
+        # Without training every seed has the same features, unless each draws a backbone or maps of its own
+        shared = run.sessions == 0 and run.context.backbone is not None and not mapped.maps
+        at = (run.learner.name, None if shared else run.seed, side, mapped.maps)
         if at not in self.sides:
+            if mapped.maps:  # wide: those of the seed before aren't asked for again
+                self.sides = {key: rows for key, rows in self.sides.items() if not key[3] or key[1] == run.seed}
             images = run.context.source.train if side == "train" else run.context.source.test
             batches = run.context.views(side, np.arange(len(images)), images.labels)
-            self.sides[at] = features_of(run.learner, state, batches)[0]
+            self.sides[at] = features_of(run.learner, state, batches, mapped)[0]
         return self.sides[at]
 
 
@@ -121,7 +158,7 @@ class ReadoutRun:
 
     def __init__(self, method: str, run: LearnerRun, cache: FeatureCache) -> None:
         """Bind what the tasks share."""
-        self.method, self.run, self.cache = method, run, cache
+        self.method, self.run, self.cache, self.mapped = method, run, cache, UNMAPPED
         self.pair = run.context.config.pair(method)
         self._states: dict[int, LearnerState] = {}
 
@@ -138,6 +175,7 @@ class ReadoutRun:
         stored.drop_earlier(run.folder, run.seed, self.pair)  # of a process that died between storing and deleting
         if len(stored.evaluations) == tasks:
             return list(stored.evaluations)
+        self.mapped = Mapped.of(readout, run.context.mesh)
         done = len(stored.evaluations)  # records of a process that died before it stored what they tell
         run.log.truncate(
             lambda r: (r["method"], r["seed"], r["kind"]) != (self.method, run.seed, "task") or r["task"] < done
@@ -152,6 +190,8 @@ class ReadoutRun:
                 log_task(run.log, self.method, run.seed, evaluation)
                 stored.store(run.folder, run.seed, self.pair)
                 stage.advance(1)
+        if says := readout.says(stored.state):
+            run.progress.say(f"seed {run.seed} · {self.method}: {says}")
         return list(stored.evaluations)
 
     def again(self) -> list[TaskEvaluation]:
@@ -160,6 +200,7 @@ class ReadoutRun:
         stored = StoredReadout.newest(run.folder, run.seed, self.pair, run.scenario.num_tasks, readout.init())
         if stored is None:
             return []
+        self.mapped = Mapped.of(readout, run.context.mesh)
         last = len(stored.evaluations) - 1
         return [*stored.evaluations[:-1], self.evaluate(readout, stored.state, last)]
 
@@ -188,9 +229,12 @@ class ReadoutRun:
     def features(self, side: Side, task: int, places: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n e"]:
         """Features of some images of a side at the end of a task."""
         run, state = self.run, self.state(task)
-        if task + 1 >= run.sessions and run.learner.sessions is not None:  # they won't move any more
-            return self.cache.side(run, state, side)[places]
-        return features_of(run.learner, state, run.context.views(side, places, np.zeros_like(places)))[0]
+        images = run.context.source.train if side == "train" else run.context.source.test
+        width = sum(of.width for of in self.mapped.maps)
+        fits = 4 * len(images) * width <= CACHED_BYTES  # the learner's own features always do
+        if fits and task + 1 >= run.sessions and run.learner.sessions is not None:  # they won't move any more
+            return self.cache.side(run, state, side, self.mapped)[places]
+        return features_of(run.learner, state, run.context.views(side, places, np.zeros_like(places)), self.mapped)[0]
 
     def crop(self, task: int, members: Int[np.ndarray, "n"], view: int) -> Float[np.ndarray, "n e"]:
         """Features of a task's images in one random crop each, those of an epoch that training never came to."""
@@ -201,7 +245,7 @@ class ReadoutRun:
         epoch, size = trained + view, config.compute.eval_batch_size
         train = run.context.source.train
         batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size)
-        features, order = features_of(run.learner, self.state(task), batches)
+        features, order = features_of(run.learner, self.state(task), batches, self.mapped)
         return features[np.argsort(order)]  # undoes the shuffle
 
     def state(self, task: int) -> LearnerState:

@@ -8,10 +8,11 @@ from typing import Any
 from ntkcl_jax.config import MeshConfig, RunConfig
 from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Arrays, Source
+from ntkcl_jax.devices.host_memory import host_memory
 from ntkcl_jax.devices.hosts import broadcast, first, on_first
 from ntkcl_jax.devices.mesh import make_mesh
-from ntkcl_jax.errors import ConfigError, RunFolderError
-from ntkcl_jax.readouts.base import make_readout
+from ntkcl_jax.errors import ConfigError, MemoryShortError, RunFolderError
+from ntkcl_jax.readouts.base import Readout, make_readout
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import RunContext, make_context, task_name
 from ntkcl_jax.runs.folder import RESULTS_FORMAT, RunFolder, arithmetic_changes
@@ -20,6 +21,9 @@ from ntkcl_jax.runs.recorded import load_run
 from ntkcl_jax.training.learner_run import LearnerRun
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
 from ntkcl_jax.training.readout_run import FeatureCache, ReadoutRun, moving
+
+SAID_BYTES = 10**9
+"""Memory from which a run says what a readout takes."""
 
 
 def train(
@@ -99,12 +103,26 @@ def check_methods(context: RunContext) -> None:
         # Both are made to see that they can be, before there is a folder; the readout's sizes don't matter
         sessions = context.learner(pair.learner).sessions
         if pair.readout != HEAD:
-            make_readout(pair.readout, config, width=1, classes=1, seed=0)
+            check_memory(method, make_readout(pair.readout, config, width=1, classes=1, seed=0))
         elif sessions is not None and sessions < tasks:
             raise ConfigError(
                 f"{pair.learner} trains on {sessions} of {tasks} tasks, so its own head doesn't know all classes; put "
                 f"a readout above it, e.g. --methods {pair.learner}/ridge"
             )
+
+
+def check_memory(method: str, readout: Readout) -> None:
+    """Refuse a readout that this machine's main memory doesn't hold.
+
+    Raises:
+        MemoryShortError: says how much it takes, and what would fit.
+    """
+    have = host_memory()
+    if readout.memory > have:
+        raise MemoryShortError(
+            f"{method} takes {readout.memory / 1e9:.1f} GB of main memory beside its features, and {have / 1e9:.1f} GB "
+            f"are free; {readout.fitting(have // 2)}"
+        )
 
 
 class Runs:
@@ -150,11 +168,16 @@ class Runs:
         return found
 
     def hint(self) -> None:
-        """Say which methods add up features that later tasks move."""
+        """Say which methods add up features that later tasks move, and which take much memory."""
         for method in self.context.config.methods:
             said = moving(self.learner(self.context.config.seeds[0], self.context.config.pair(method).learner), method)
             if said is not None:
                 self.progress.say(f"hint: {said}")
+            pair = self.context.config.pair(method)
+            if pair.readout != HEAD:
+                readout = make_readout(pair.readout, self.context.config, width=1, classes=1, seed=0)
+                if readout.memory > SAID_BYTES:
+                    self.progress.say(f"memory    {method} takes {readout.memory / 1e9:.1f} GB beside its features")
 
 
 def say_split(source: Source, progress: Progress) -> None:

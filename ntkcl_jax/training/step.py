@@ -5,6 +5,7 @@ step is compiled once for all tasks, seeds and epochs.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from ntkcl_jax.devices.mesh import constrained
 from ntkcl_jax.methods.base import Learner, Recipe, Task, pixels_of
 from ntkcl_jax.models.adapters import Key
 from ntkcl_jax.models.functional import Frozen, Tree
+from ntkcl_jax.readouts.feature_maps import FeatureMap
 
 
 class TrainState(NamedTuple):
@@ -119,3 +121,17 @@ def eval_step(
 def feature_step(learner: Learner, trainable: Tree, frozen: Frozen, batch: Batch) -> Float[Array, "b e"]:
     """Features of a batch, for readouts."""
     return learner.features(trainable, frozen, pixels_of(batch, learner.image_size))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def map_step(
+    learner: Learner,
+    maps: tuple[FeatureMap, ...],
+    drawn: tuple[Mapping[str, Any], ...],
+    trainable: Tree,
+    frozen: Frozen,
+    batch: Batch,
+) -> Float[Array, "b w"]:
+    """Rows of all feature maps of a batch, side by side, from one pass through the network."""
+    levels = learner.levels(trainable, frozen, pixels_of(batch, learner.image_size))
+    return jnp.concatenate([of(part, levels) for of, part in zip(maps, drawn, strict=True)], axis=1)

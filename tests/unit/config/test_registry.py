@@ -78,7 +78,7 @@ def test_a_name_is_a_named_pair_a_learner_or_a_learner_and_a_readout() -> None:
     for name in ("", "/", "ease/", "/ridge", "ridge/ease", "ease/ridge/ridge", "ridge/", "nothing", "ease/nothing"):
         with pytest.raises(ConfigError, match="unknown method"):
             Method.of(name)
-    with pytest.raises(ConfigError, match=r"choose from ntkcl, .* first-session, .* and a readout of head, .* ranpac$"):
+    with pytest.raises(ConfigError, match=r"choose from ntkcl, .* and a readout of head, .* multilevel$"):
         RunConfig(methods=("ntkcl", "nothing"))
 
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from ntkcl_jax.config.methods import LEARNERS
-from ntkcl_jax.training.step import TrainState, eval_step, feature_step, train_step
+from ntkcl_jax.readouts.multilevel import MultiLevel
+from ntkcl_jax.training.step import TrainState, eval_step, feature_step, map_step, train_step
 from tests.support import learners as small
 from tests.support import networks as tiny
 
@@ -27,6 +28,10 @@ def test_training_evaluation_and_feature_steps_lower_for_cpu_cuda_and_tpu(name: 
         assert made.platforms == PLATFORMS
     features = jax.export.export(feature_step, platforms=PLATFORMS)(learner, trainable, frozen, images)
     assert features.platforms == PLATFORMS
+    readout = MultiLevel(features.out_avals[0].shape[1], 5, 0, learner.backbone, (3, 4, 5, 6))
+    drawn = tuple(of.draw(0) for of in readout.maps)
+    mapped = jax.export.export(map_step, platforms=PLATFORMS)(learner, readout.maps, drawn, trainable, frozen, images)
+    assert (mapped.platforms, mapped.out_avals[0].shape) == (PLATFORMS, (4, 18))
     if "scores" in learner.outputs:
         task_of_class = jnp.array([0, 0, 1, 1, 2])
         guess = jax.export.export(eval_step, platforms=PLATFORMS)(learner, trainable, frozen, images, task_of_class)

@@ -1,0 +1,108 @@
+"""`multilevel` in runs: over any learner, resumed, evaluated again, and refused where memory is short."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ntkcl_jax import load_run
+from ntkcl_jax.config import BackboneConfig
+from ntkcl_jax.config.methods import Method
+from ntkcl_jax.errors import ConfigError, MemoryShortError
+from ntkcl_jax.readouts.multilevel import CANDIDATES, MultiLevel
+from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.training import run as runs
+from ntkcl_jax.training.readout_run import Mapped, StoredReadout, features_of
+from ntkcl_jax.training.run import evaluate_run, train
+from tests.support import lessons
+from tests.support import streams as tiny
+
+METHODS = ("multilevel", "first-session/multilevel", "ntkcl/multilevel")
+SMALL = {"readout__widths": (12, 10, 16, 14), "readout__level_views": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("multilevel") / "run"
+    train(tiny.config(methods=METHODS, **SMALL), path, arrays=tiny.arrays(), quiet=True)
+    return path
+
+
+def test_its_name_is_short_for_a_frozen_backbone() -> None:
+    assert Method.of("multilevel") == Method("frozen", "multilevel")
+
+
+def test_what_is_stored_is_the_regression_on_what_each_tasks_state_gives(run: Path) -> None:
+    """The stored solution, on features of a pass of its own, gives the accuracy that the run recorded."""
+    opened = load_run(run, arrays=tiny.arrays())
+    context, scenario = opened.context, opened.context.scenarios[0]
+    readout = MultiLevel.of(opened.config, width=16, classes=scenario.num_classes, seed=0)
+    stored = StoredReadout.newest(RunFolder(opened.path), 0, ("frozen", "multilevel"), scenario.num_tasks)
+    assert stored is not None and int(stored.state["left_out"]) == len(context.source.train)
+    mapped = Mapped.of(readout, context.mesh)
+    source = context.source.test
+    batches = context.views("test", np.arange(len(source)), source.labels)
+    learner = context.learner("frozen")
+    state = learner.start(jax.random.key(0), context.backbone_of(0))
+    features, labels = features_of(learner, state, batches, mapped)
+    assert features.shape == (len(source), 52) and features.dtype == np.float32
+    scores = readout.scores(stored.state, features, scenario.num_classes)
+    told = scores.argmax(axis=1) == scenario.relabel(labels)
+    recorded = opened.results["seeds"]["0"]["multilevel"]["final_accuracy"]
+    assert told.mean() == pytest.approx(recorded)
+
+
+def test_evaluating_again_gives_the_same(run: Path) -> None:
+    again, same = evaluate_run(run, arrays=tiny.arrays(), quiet=True)
+    assert same
+    assert set(again["summary"]) == set(METHODS)
+
+
+def test_an_interrupted_run_ends_with_the_same_bits(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn, told = MultiLevel.learn, []
+
+    def dies(self: MultiLevel, state: dict, lesson: object) -> dict:
+        told.append(1)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        return learn(self, state, lesson)
+
+    config = tiny.config(methods=METHODS, **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiLevel, "learn", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True, resume=True)
+    assert tiny.same_states(run, tmp_path / "run")
+    assert (run / "results.json").read_bytes() == (tmp_path / "run" / "results.json").read_bytes()
+
+
+def test_a_run_says_what_was_chosen(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny.config(methods=("multilevel",), **SMALL), tmp_path / "run", arrays=tiny.arrays())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "seed 0 · multilevel: weights F " in said and "% of left-out images right" in said
+
+
+def test_too_little_memory_is_said_before_there_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "host_memory", lambda: 10_000_000)
+    config = tiny.config(methods=("multilevel",), readout__widths=(1000, 1000, 5000, 3000))
+    with pytest.raises(MemoryShortError, match=r"takes 2\.4 GB .* 0\.0 GB are free; set --readout\.widths 45 45 "):
+        train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_of_one_block_is_refused() -> None:
+    with pytest.raises(ConfigError, match="reads blocks before the last, got a backbone of one block"):
+        MultiLevel(4, 2, 0, BackboneConfig(depth=1), (1, 1, 1, 1))
+
+
+def test_the_first_candidate_is_what_stands_where_nothing_is_known() -> None:
+    assert CANDIDATES[0] == (1.0, 1.0, 1.0, 1.0)
+    assert len(set(CANDIDATES)) == len(CANDIDATES)
+
+
+def test_clusters_are_told_apart_and_nothing_is_forgotten() -> None:
+    readout = MultiLevel(4, lessons.CLASSES, 0, BackboneConfig(), (3, 3, 2, 2))
+    found = lessons.evaluated(readout, lessons.clusters(0, 20), lessons.clusters(1, 10))
+    assert found[-1].accuracy > 0.9
