@@ -79,6 +79,19 @@ def deit_rows(config: RunConfig) -> Sequence[Row]:
     ]
 
 
+def readout_rows(_: RunConfig) -> Sequence[Row]:
+    """Readouts of a frozen backbone, and RanPAC as published: with its first session, and wider than our default."""
+    wider = ("readout.random_features", 6000)
+    return [
+        Row("multilevel", (), ("multilevel",)),
+        Row("multilevel, 20 MB", (("readout.widths", (140, 140, 700, 420)),), ("multilevel",)),
+        Row("first-session/multilevel", (), ("first-session/multilevel",)),
+        *(Row(method, (), (method,)) for method in ("prototypes", "ridge")),
+        Row("ranpac", (wider,), ("ranpac",)),
+        Row("ranpac without first session", (wider, ("baselines.first_session", False)), ("ranpac",)),
+    ]
+
+
 def benchmark_rows(_: RunConfig) -> Sequence[Row]:
     """Every method with the published settings, which are `reference`, and the `paper` forms."""
     own, *others = method_rows()
@@ -189,6 +202,17 @@ SWEEPS: dict[str, Sweep] = {
         ("deit-omniglot", "deit-tiny-imagenet"),
         deit_rows,
         (0,),
+    ),
+    "readouts": Sweep(
+        "Readouts of a frozen backbone",
+        "What a readout alone reaches: nothing trains below it but where a first session is named. `multilevel` has "
+        "its defaults on every stream (10,000 numbers an image; `20 MB`: 1,400), and chooses weights and ridge inside "
+        "the run; `ranpac` has 6,000 random features. `deit-...`: DeiT-Ti/16 (ImageNet-1K) at 112 px, or where it says "
+        "so at 224; it hasn't seen Omniglot's characters, but **was trained on the classes of Tiny-ImageNet**. The "
+        "others: the shipped nano backbone.",
+        OFFLINE,
+        readout_rows,
+        (0, 1, 2),
     ),
     "choose": Sweep(
         "Choice of the nano presets' hyper-parameters",

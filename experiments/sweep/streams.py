@@ -72,6 +72,11 @@ def one_stream(name: str) -> Stream:
     )
     own = {
         "deit-omniglot": Stream("characters", needs_path=True, changes=deit),
+        "deit-omniglot-224": Stream(
+            "characters",
+            needs_path=True,
+            changes=(*deit, ("model.backbone.image_size", 224), ("data.resize", 224), ("compute.eval_batch_size", 32)),
+        ),
         "deit-tiny-imagenet": Stream("characters", needs_path=True, changes=(*deit, *photos)),
         "omniglot": Stream("characters", needs_path=True),
         "icons": Stream("characters", needs_path=True, changes=(("data.classes_per_task", 10),)),
