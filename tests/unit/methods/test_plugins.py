@@ -83,7 +83,7 @@ def run(guide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_they_are_listed_after_our_own(guide: Path) -> None:
     assert LEARNERS.names == (*LEARNERS.own, "scale-shift")
     assert READOUTS.names == (*READOUTS.own, "slda")
-    with pytest.raises(ConfigError, match=r"inflora, scale-shift and a readout of head, .* ranpac, slda$"):
+    with pytest.raises(ConfigError, match=r"inflora, scale-shift and a readout of head, .* multilevel, slda$"):
         RunConfig(methods=("scale-shift/nothing",))
 
 
