@@ -39,7 +39,7 @@ class GroupRidge:
     Attributes:
         widths: columns of each group.
         candidates: weights of the groups that are compared, the first where nothing is known.
-        gram: Σ x xᵀ, unweighted.
+        gram: Σ x xᵀ, unweighted; on and below the diagonal, zero above it.
         sums: Σ x yᵀ, one column for each class of the stream.
         norms: s_k of each group.
         hits: right answers of left-out images by candidate and ridge.
@@ -103,11 +103,12 @@ class GroupRidge:
             >>> ridge.scores(x[:, 0]).argmax(axis=1).tolist(), ridge.accuracy
             ([0, 0, 0, 1, 1, 1], 1.0)
         """
-        gram, sums = self.gram.copy(), self.sums.copy()
+        gram, sums = np.array(self.gram), self.sums.copy()
         for at in range(0, len(rows), ROWS):
             part = np.asarray(rows[at : at + ROWS], np.float64)
             flat = part.reshape(-1, len(gram))
-            gram += flat.T @ flat
+            # One triangle takes half the work. BLAS counts by columns: what is above its diagonal is below ours
+            scipy.linalg.blas.dsyrk(1.0, flat.T, beta=1.0, c=gram.T, lower=False, overwrite_c=True)
             # All views of an image have its class
             sums += part.sum(axis=1).T @ np.eye(sums.shape[1])[labels[at : at + ROWS]]
         norms = self.norms
@@ -127,11 +128,12 @@ class GroupRidge:
         scale = self._scale(weights)
         used = np.flatnonzero(scale)  # a group without weight costs nothing
         d = scale[used]
-        matrix = self.gram[np.ix_(used, used)]
+        matrix = self.gram[np.ix_(used, used)] if len(used) < len(scale) else np.array(self.gram)
         matrix *= d
         matrix *= d[:, None]
         matrix[np.diag_indices_from(matrix)] += ridge * np.square(weights).sum()
-        factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        # By columns, as BLAS counts, so that nothing is copied
+        factor = scipy.linalg.cho_factor(matrix.T, lower=False, overwrite_a=True, check_finite=False)
         found = np.zeros_like(self.sums)
         found[used] = d[:, None] * scipy.linalg.cho_solve(factor, d[:, None] * self.sums[used], check_finite=False)
         return found
@@ -159,7 +161,8 @@ class GroupRidge:
         columns, larger = self._compared()
         x = np.asarray(rows[..., columns], np.float64)
         n, views = x.shape[:2]
-        gram, sums = self.gram[np.ix_(columns, columns)], self.sums[columns, :seen]
+        lower, sums = self.gram[np.ix_(columns, columns)], self.sums[columns, :seen]
+        gram = lower + np.tril(lower, -1).T
         wanted = np.eye(seen)[labels]
         hits = np.zeros(self.hits.shape, np.int64)
         for i, weights in enumerate(self.candidates):
