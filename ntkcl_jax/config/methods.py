@@ -60,7 +60,8 @@ READOUTS = Registry(
         "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
         "multilevel": "ntkcl_jax.readouts.multilevel:MultiLevel",
     },
-    reserved=(HEAD,),
+    # `taskN` is what checkpoints of a learner are called, beside the folders of its readouts
+    reserved=(HEAD, r"task\d+"),
 )
 """What classifies a learner's features; subclasses of `ntkcl_jax.readouts.base.Readout`."""
 METHODS = tuple(NAMED)

@@ -29,7 +29,7 @@ class Registry:
         kind: what one is called, for messages.
         group: entry points that add to it.
         own: this package's, by name.
-        reserved: names that mean something else where a part's name may stand.
+        reserved: names that mean something else where a part's name may stand; regular expressions.
 
     Example:
         >>> Registry("counter", "ntkcl_jax.none", {"counts": "collections:Counter"}).load("counts")
@@ -51,7 +51,7 @@ class Registry:
         found: dict[str, EntryPoint] = {}
         # Sorted: the order in which packages are found differs between machines, names in `--help` mustn't
         for point in sorted(entry_points(group=self.group), key=lambda point: (point.name, point.value)):
-            if not PLAIN.fullmatch(point.name) or point.name in self.reserved:
+            if not PLAIN.fullmatch(point.name) or any(re.fullmatch(taken, point.name) for taken in self.reserved):
                 raise ConfigError(
                     f"expected the name of a {self.kind} to be of lower-case letters, digits and single hyphens and "
                     f"none of {', '.join(self.reserved) or 'those reserved'}, got {point.name!r} for {point.value} "

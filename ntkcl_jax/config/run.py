@@ -115,6 +115,10 @@ class RunConfig:
             f"weights_sha256 must be 64 hexadecimal digits, got {self.weights_sha256!r}",
         )
         require(len(set(self.methods)) == len(self.methods), f"methods must differ, got {', '.join(self.methods)}")
+        pairs = [self.pair(method) for method in self.methods]
+        for method, pair in zip(self.methods, pairs, strict=True):
+            same = self.methods[pairs.index(pair)]  # one place in the run folder can't hold both
+            require(same == method, f"methods must differ, got {same} and {method}, which are {'/'.join(pair)} both")
         require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")
 
     def pair(self, method: str) -> Method:

@@ -20,6 +20,7 @@ from typing import Self
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
+from scipy.linalg import blas
 
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """Ridges λ that are tried, in units of the mean squared norm of weighted rows on the first task."""
@@ -108,7 +109,7 @@ class GroupRidge:
             part = np.asarray(rows[at : at + ROWS], np.float64)
             flat = part.reshape(-1, len(gram))
             # One triangle takes half the work. BLAS counts by columns: what is above its diagonal is below ours
-            scipy.linalg.blas.dsyrk(1.0, flat.T, beta=1.0, c=gram.T, lower=False, overwrite_c=True)
+            blas.dsyrk(1.0, flat.T, beta=1.0, c=gram.T, lower=False, overwrite_c=True)
             # All views of an image have its class
             sums += part.sum(axis=1).T @ np.eye(sums.shape[1])[labels[at : at + ROWS]]
         norms = self.norms

@@ -70,8 +70,8 @@ class LearnerRun:
                 trees, meta = checkpoint.load(after, self.like)
                 if not broadcast(checkpoint.exists(self.path(task, "before"))):  # deleted because it was damaged
                     self.save(task, "before", self.begin(task, self.initial() if state is None else state))
-                state, evaluation = self.restored(trees), meta["evaluation"]
-                evaluation = None if evaluation is None else TaskEvaluation(**evaluation)
+                state, evaluation = self.restored(trees), meta.get("evaluation")
+                evaluation = None if evaluation is None else TaskEvaluation.from_record(evaluation, after)
                 self.folder.drop_steps(self.seed, task, self.learner.name)  # of a process that died just before this
             else:
                 state, evaluation = self.learn_task(task, self.initial() if state is None else state)

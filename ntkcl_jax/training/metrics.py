@@ -11,12 +11,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import msgspec
 import numpy as np
 from jaxtyping import Integer
 
-from ntkcl_jax.errors import DataError, NonFiniteError
+from ntkcl_jax.errors import DataError, NonFiniteError, RunFolderError
 
 TOP5_ABOVE_CLASSES = 10
 """Top-5 accuracy is reported where more classes than this are seen."""
@@ -88,8 +89,31 @@ class TaskEvaluation:
         return None if self.correct_given_task is None else self.correct_given_task / sum(self.images)
 
     def to_record(self) -> dict[str, Any]:
-        """The counts as a JSON-ready dict; `TaskEvaluation(**record)` gives the evaluation back."""
+        """The counts as a JSON-ready dict; `from_record` gives the evaluation back."""
         return dataclasses.asdict(self) | {"images": list(self.images), "correct": list(self.correct)}
+
+    @classmethod
+    def from_record(cls, record: Any, where: object) -> Self:
+        """Read what `to_record` made.
+
+        Args:
+            record: anything that a checkpoint holds in its place.
+            where: the checkpoint, for the message.
+
+        Raises:
+            RunFolderError: it isn't such a record.
+
+        Example:
+            >>> one = TaskEvaluation(0, (4,), (3,), 4)
+            >>> TaskEvaluation.from_record(one.to_record(), "here") == one
+            True
+        """
+        try:
+            return msgspec.convert(record, cls)
+        except ValueError as error:  # msgspec's, or the counts' own
+            raise RunFolderError(
+                f"{where} holds an evaluation that no run wrote ({error}); delete this checkpoint to compute it again"
+            ) from error
 
 
 def score_predictions(

@@ -15,6 +15,7 @@ from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.data import Batch
 from ntkcl_jax.devices.hosts import broadcast, fetch
 from ntkcl_jax.devices.mesh import replicate
+from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.methods.base import Learner, LearnerState
 from ntkcl_jax.models.functional import drawn_backbone
 from ntkcl_jax.readouts.base import Lesson, Readout, State, make_readout
@@ -127,7 +128,12 @@ class StoredReadout:
             path = folder.readout(seed, task, *pair)
             if broadcast(checkpoint.exists(path)):
                 trees, meta = checkpoint.load(path, None if like is None else {"readout": like})
-                return cls(trees["readout"], tuple(TaskEvaluation(**record) for record in meta["evaluations"]))
+                records = meta.get("evaluations")
+                if not isinstance(records, list) or len(records) != task + 1:
+                    raise RunFolderError(
+                        f"{path} doesn't hold an evaluation of each task; delete it to learn them again"
+                    )
+                return cls(trees["readout"], tuple(TaskEvaluation.from_record(record, path) for record in records))
         return None
 
     def store(self, folder: RunFolder, seed: int, pair: tuple[str, str]) -> None:

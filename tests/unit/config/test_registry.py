@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config import BaselineConfig, RunConfig
 from ntkcl_jax.config.methods import HEAD, LEARNERS, METHODS, NAMED, READOUTS, Method
 from ntkcl_jax.config.registry import Registry
 from ntkcl_jax.errors import ConfigError
@@ -40,7 +40,7 @@ def install(folder: Path, package: str, points: Mapping[str, str], group: str = 
 
 def registry() -> Registry:
     """A new one: entry points are looked up once."""
-    return Registry("dictionary", GROUP, {"counts": "collections:Counter"}, reserved=("none",))
+    return Registry("dictionary", GROUP, {"counts": "collections:Counter"}, reserved=("none", r"task\d+"))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_two_parts_of_one_name_are_refused(site: Path, name: str) -> None:
     assert "rename or uninstall one" in said(error)
 
 
-@pytest.mark.parametrize("name", ["none", "a/b", "Good", "two words", "-good", "../up"])
+@pytest.mark.parametrize("name", ["none", "task0", "task12", "a/b", "Good", "two words", "-good", "../up"])
 def test_a_name_that_would_mean_something_else_is_refused(site: Path, name: str) -> None:
     install(site, "outside", {name: "outside:Good"})
     with pytest.raises(ConfigError) as error:
@@ -122,7 +122,16 @@ def test_a_name_that_would_mean_something_else_is_refused(site: Path, name: str)
 @pytest.mark.parametrize("name", ["prototypes", "ntkcl-ridge", "backbone"])
 def test_no_learner_may_take_a_name_that_a_method_or_a_folder_has(name: str) -> None:
     assert name in LEARNERS.reserved
-    assert HEAD in READOUTS.reserved
+    assert {HEAD, r"task\d+"} == set(READOUTS.reserved)  # a learner's checkpoints lie beside its readouts' folders
+
+
+def test_one_pair_under_two_names_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"got ridge and frozen/ridge, which are frozen/ridge both"):
+        RunConfig(methods=("ridge", "ntkcl", "frozen/ridge"))
+    frozen = BaselineConfig(first_session=False)
+    with pytest.raises(ConfigError, match=r"got ranpac and frozen/ranpac, which are frozen/ranpac both"):
+        RunConfig(methods=("ranpac", "frozen/ranpac"), baselines=frozen)
+    RunConfig(methods=("ranpac", "frozen/ranpac"))
 
 
 @pytest.mark.parametrize(

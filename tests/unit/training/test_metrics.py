@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from ntkcl_jax.errors import DataError, NonFiniteError
+from ntkcl_jax.errors import DataError, NonFiniteError, RunFolderError
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, mean_std, score_predictions, summarise
 
 KEYS = {
@@ -269,3 +269,22 @@ def test_seeds_with_other_metrics_are_refused():
     whole = summarise(evaluations_of([[8], [6, 6]], [10, 10]))
     with pytest.raises(ValueError, match="same metrics"):
         aggregate([whole, {k: v for k, v in whole.items() if k != "forgetting"}])
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        [],
+        {"task": 0},
+        {"task": 0, "images": [2], "correct": ["2"], "correct_task": 2},
+        {"task": 0, "images": [2], "correct": [3], "correct_task": 2},
+        {"task": 1, "images": [2], "correct": [1], "correct_task": 2},
+    ],
+)
+def test_what_no_run_wrote_in_an_evaluations_place_is_said_in_one_line(record):
+    with pytest.raises(
+        RunFolderError, match=r"^run/task0 holds an evaluation that no run wrote \(.*; delete"
+    ) as caught:
+        TaskEvaluation.from_record(record, "run/task0")
+    assert "\n" not in str(caught.value)
