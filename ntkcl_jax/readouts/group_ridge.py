@@ -20,7 +20,6 @@ from typing import Self
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Int
-from scipy.linalg import blas
 
 RIDGES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """Ridges λ that are tried, in units of the mean squared norm of weighted rows on the first task."""
@@ -105,11 +104,12 @@ class GroupRidge:
             ([0, 0, 0, 1, 1, 1], 1.0)
         """
         gram, sums = np.array(self.gram), self.sums.copy()
+        syrk = scipy.linalg.get_blas_funcs("syrk", dtype=np.float64)
         for at in range(0, len(rows), ROWS):
             part = np.asarray(rows[at : at + ROWS], np.float64)
             flat = part.reshape(-1, len(gram))
             # One triangle takes half the work. BLAS counts by columns: what is above its diagonal is below ours
-            blas.dsyrk(1.0, flat.T, beta=1.0, c=gram.T, lower=False, overwrite_c=True)
+            syrk(1.0, flat.T, beta=1.0, c=gram.T, lower=False, overwrite_c=True)
             # All views of an image have its class
             sums += part.sum(axis=1).T @ np.eye(sums.shape[1])[labels[at : at + ROWS]]
         norms = self.norms
