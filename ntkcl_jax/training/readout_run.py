@@ -1,7 +1,7 @@
 """A readout above a learner on one seed: it learns the features of each finished task; resumable after every task."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config.methods import HEAD
-from ntkcl_jax.data import Batch
+from ntkcl_jax.data import Batch, ImageSet
 from ntkcl_jax.devices.hosts import broadcast, fetch
 from ntkcl_jax.devices.mesh import replicate
 from ntkcl_jax.errors import RunFolderError
@@ -74,6 +74,15 @@ def features_of(
     return np.concatenate(features), np.concatenate(labels)
 
 
+def shown(run: LearnerRun, title: str, batches: Iterable[Batch], images: ImageSet) -> Iterator[Batch]:
+    """The batches, each counted as a step of a stage when the next one is asked for."""
+    size = run.context.config.compute.eval_batch_size
+    with run.progress.stage(title, total=-(-len(images) // size)) as stage:
+        for batch in batches:
+            yield batch
+            stage.advance(1)
+
+
 @dataclass
 class FeatureCache:
     """Features of whole sides of the source by learners that no longer move: computed once a process.
@@ -96,6 +105,10 @@ class FeatureCache:
                 self.sides = {key: rows for key, rows in self.sides.items() if not key[3] or key[1] == run.seed}
             images = run.context.source.train if side == "train" else run.context.source.test
             batches = run.context.views(side, np.arange(len(images)), images.labels)
+            if mapped.maps:  # of all images at once, before the first task is learnt: long enough to be shown
+                batches = shown(
+                    run, f"seed {run.seed} · {run.learner.name} · features of {side} images", batches, images
+                )
             self.sides[at] = features_of(run.learner, state, batches, mapped)[0]
         return self.sides[at]
 
