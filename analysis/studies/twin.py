@@ -42,8 +42,8 @@ class LinearNetwork(Network):
         >>> net = Network(ModelConfig(backbone=tiny, adapter_rank=2, prompts=2), task_classes=2, classes=4)
         >>> trainable, frozen = net.init(jax.random.key(0))
         >>> twin, images = LinearNetwork.of(net), jnp.ones((1, 8, 8, 3))
-        >>> same = twin.features(trainable, expanded(frozen, trainable), images)
-        >>> bool((same.hybrid == net.features(trainable, frozen, images).hybrid).all())
+        >>> same = jax.jit(twin.features)(trainable, expanded(frozen, trainable), images)
+        >>> bool((same.hybrid == jax.jit(net.features)(trainable, frozen, images).hybrid).all())
         True
     """
 

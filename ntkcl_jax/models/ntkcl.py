@@ -98,7 +98,7 @@ class Network:
         >>> tiny = BackboneConfig(image_size=8, patch_size=4, dim=8, depth=2, heads=2)
         >>> net = Network(ModelConfig(backbone=tiny, adapter_rank=2, prompts=2), task_classes=2, classes=4)
         >>> trainable, frozen = net.init(jax.random.key(0))
-        >>> net.apply_fn(trainable, frozen, jnp.zeros((3, 8, 8, 3))).shape
+        >>> jax.jit(net.apply_fn)(trainable, frozen, jnp.zeros((3, 8, 8, 3))).shape
         (3, 4)
     """
 

@@ -26,6 +26,12 @@ def _jacobian_of_row(params: Any, fn: Callable, row: jax.Array) -> Any:
     return jax.jacrev(lambda p: fn(p, row[None])[0])(params)
 
 
+@jax.jit
+def evaluated(fn: Callable, params: Any, images: Any) -> jax.Array:
+    """Outputs of a checkpoint's function (a pytree), by one program for all checkpoints."""
+    return fn(params, images)
+
+
 def dense_jacobian(apply_fn: Callable, params: Any, x: Any) -> np.ndarray:
     """Jacobian of every output with respect to every parameter, (n, k, p) in float64, leaves in tree order."""
     with jax.enable_x64(True):

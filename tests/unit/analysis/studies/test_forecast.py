@@ -35,7 +35,7 @@ from ntkcl_jax.terminal.progress import Progress
 from ntkcl_jax.training.run import train
 from ntkcl_jax.training.task_loop import fit_task
 from tests.support import streams as tiny
-from tests.support.dense import dense_jacobian, relative_error
+from tests.support.dense import dense_jacobian, evaluated, relative_error
 
 NEW_TASK_FIELDS = {"accuracy", "predicted_accuracy_change", "predicted_accuracy_change_with_new"}
 
@@ -226,7 +226,8 @@ def test_new_data_are_forecast_as_the_network_then_learns_them(run: Path, more: 
     trained = fitted[-1].state.trainable
     fn, before = centred_scores(records, 0, 3)
     probes = records.probes(0, 8)
-    change = np.asarray(fn({path: trained[path] for path in before}, probes.images) - fn(before, probes.images))
+    after = {path: trained[path] for path in before}
+    change = np.asarray(evaluated(fn, after, probes.images) - evaluated(fn, before, probes.images))
     for p in pairs(found):
         rows = probes.rows(p["old"])
         assert p["predicted_norm"] == pytest.approx(np.sqrt(np.square(change[rows]).sum(axis=1).mean()), rel=0.03)

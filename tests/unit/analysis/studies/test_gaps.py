@@ -20,7 +20,7 @@ from analysis.studies.gaps.learner import check, gather
 from analysis.studies.request import GapsRequest
 from ntkcl_jax.training.run import train
 from tests.support import streams as tiny
-from tests.support.dense import dense_jacobian
+from tests.support.dense import dense_jacobian, evaluated
 
 N, K = 4, 7
 FRACTION = 0.1
@@ -72,7 +72,7 @@ def twin(records: Records) -> dict[str, Any]:
 
 def _values(records: Records, checkpoint: int, pixels: np.ndarray) -> np.ndarray:
     fn, params = centred_scores(records, 0, checkpoint)
-    return np.asarray(fn(params, jnp.asarray(pixels)), np.float64)
+    return np.asarray(evaluated(fn, params, jnp.asarray(pixels)), np.float64)
 
 
 @pytest.mark.parametrize("learner", ["outputs", "network"])

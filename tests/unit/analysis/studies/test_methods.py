@@ -31,7 +31,7 @@ from ntkcl_jax.terminal.progress import Progress
 from ntkcl_jax.training.run import evaluate_run, train
 from tests.support import reported
 from tests.support import streams as tiny
-from tests.support.dense import dense_ntk, relative_error
+from tests.support.dense import dense_ntk, evaluated, relative_error
 
 METHOD = "adapters"
 REQUEST = analysis.Request(method=METHOD, per_task=2, tile=6)
@@ -85,7 +85,7 @@ def test_scores_are_the_checkpoints_own_over_the_classes_of_all_finished_tasks(
         task = records.task(0, max(c - 1, 0))
         trainable, held = (task.after, task.frozen) if c else (task.before, task.frozen_before)
         fn, params = records.function(0, c)
-        scores = np.asarray(fn(params, jnp.asarray(images)))
+        scores = np.asarray(evaluated(fn, params, jnp.asarray(images)))
         assert scores.shape == (6, 7)
         features = np.asarray(task.apply_fn(trainable, held, jnp.asarray(images), "features"))
         by_hand = features @ np.asarray(trainable["head/kernel"]) + np.asarray(trainable["head/bias"])
