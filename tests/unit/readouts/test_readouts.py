@@ -13,12 +13,12 @@ from ntkcl_jax.readouts.base import Readout, make_readout, with_constant
 from tests.support.lessons import CLASSES, SCENARIO, WIDTH, clusters, evaluated, learnt, lesson
 
 TRAIN, TEST = clusters(2, 30), clusters(3, 10)
-ADDITIVE = ("prototypes", "ridge", "random-ridge", "ranpac")
+ADDITIVE = ("prototypes", "ridge", "random-ridge", "ranpac", "multilevel")
 each = pytest.mark.parametrize("name", READOUTS.own)
 
 
 def readout(name: str, seed: int = 0) -> Readout:
-    config = replace(RunConfig(), readout=ReadoutConfig(random_features=40, views=2))
+    config = replace(RunConfig(), readout=ReadoutConfig(random_features=40, views=2, widths=(3, 3, 2, 2)))
     return make_readout(name, config, width=WIDTH, classes=CLASSES, seed=seed)
 
 
@@ -42,7 +42,8 @@ def test_a_readout_is_a_function_of_its_seed(name: str) -> None:
     assert [e.images for e in found] == [(30,), (30, 20), (30, 20, 20)]
     states = [learnt(readout(name, seed), *TRAIN)[-1] for seed in (3, 4)]
     differ = any(not np.array_equal(value, states[1][key]) for key, value in states[0].items())
-    assert differ is (name not in ("prototypes", "ridge"))  # these draw nothing
+    # These draw nothing; what `multilevel` draws is in its maps, before it sees a feature
+    assert differ is (name not in ("prototypes", "ridge", "multilevel"))
 
 
 @each
@@ -89,6 +90,7 @@ SUMS: dict[str, tuple[str, ...]] = {
     "ridge": ("gram", "sums", "images"),
     "random-ridge": ("gram", "sums", "images"),
     "ranpac": ("gram", "sums"),
+    "multilevel": ("gram", "sums", "left_out"),
 }
 """Parts of a state that are sums over images, or means of whole classes."""
 
