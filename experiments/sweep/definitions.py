@@ -89,6 +89,8 @@ def readout_rows(_: RunConfig) -> Sequence[Row]:
         *(Row(method, (), (method,)) for method in ("prototypes", "ridge")),
         Row("ranpac", (wider,), ("ranpac",)),
         Row("ranpac without first session", (wider, ("baselines.first_session", False)), ("ranpac",)),
+        Row("layup", (), ("layup",)),
+        Row("layup without first session", (("baselines.first_session", False),), ("layup",)),
     ]
 
 

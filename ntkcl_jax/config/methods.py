@@ -21,6 +21,7 @@ NAMED = {
     "joint": "frozen/joint",
     "ridge": "frozen/ridge",
     "ranpac": "first-session/ranpac",
+    "layup": "first-session/layup",
     "multilevel": "frozen/multilevel",
     "adapters": "adapters/head",
     "l2p": "l2p/head",
@@ -58,6 +59,7 @@ READOUTS = Registry(
         "ridge": "ntkcl_jax.readouts.ridge:Ridge",
         "random-ridge": "ntkcl_jax.readouts.ridge:RandomRidge",
         "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
+        "layup": "ntkcl_jax.readouts.layup:LayUP",
         "multilevel": "ntkcl_jax.readouts.multilevel:MultiLevel",
     },
     # `taskN` is what checkpoints of a learner are called, beside the folders of its readouts
@@ -117,7 +119,7 @@ class BaselineConfig:
     epochs: int | None = None
     """Their passes over each task's images; None means `optimizer.epochs`."""
     first_session: bool = True
-    """`ranpac`: train adapters on task 0 before its features are taken, as published; else it is `frozen/ranpac`."""
+    """`ranpac`, `layup`: train adapters on task 0 before features are taken, as published; else `frozen/...`."""
 
     def __post_init__(self) -> None:
         """Refuse durations and rates without meaning."""

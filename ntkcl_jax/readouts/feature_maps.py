@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +126,27 @@ class Tokens(RandomReLU):
         classes = [standardised(levels.tokens[i][:, 0]) for i in self.class_blocks]
         means = [patches.mean(axis=(1, 2)) for patches in middle_patches(self.backbone, levels)]
         return jnp.concatenate([*classes, *means], axis=1)
+
+
+@dataclass(frozen=True)
+class ClassTokens(FeatureMap):
+    """Class tokens of the last blocks, as they leave them; nothing is drawn."""
+
+    name: ClassVar = "C"
+
+    @classmethod
+    def of(cls, backbone: BackboneConfig, blocks: int) -> Self:
+        """Those of the last `blocks` blocks, or of all where there are fewer."""
+        return cls(backbone.dim * min(blocks, backbone.depth), backbone)
+
+    def draw(self, seed: int) -> dict[str, Float32[np.ndarray, "..."]]:
+        """Nothing."""
+        return {}
+
+    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float32[Array, "b w"]:
+        """One after the other, the last block's at the end."""
+        blocks = self.width // self.backbone.dim
+        return jnp.concatenate([tokens[:, 0] for tokens in levels.tokens[-blocks:]], axis=1).astype(jnp.float32)
 
 
 @dataclass(frozen=True)

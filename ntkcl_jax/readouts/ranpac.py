@@ -51,9 +51,14 @@ class RanPAC(Readout):
         """Make the readout for a run."""
         return cls(width, classes, seed, config.readout.random_features)
 
+    @property
+    def inputs(self) -> int:
+        """Entries of x."""
+        return self.random_features
+
     def init(self) -> State:
         """Sums of nothing."""
-        width = self.random_features
+        width = self.inputs
         # float64: sums of products over all images; λ is what the newest task has chosen
         return {"gram": np.zeros((width, width)), "sums": np.zeros((width, self.classes)), "ridge": np.array(1.0)}
 

@@ -7,7 +7,7 @@ import pytest
 
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.models.vit import Levels
-from ntkcl_jax.readouts.feature_maps import Final, Grid, SecondOrder, Tokens, middle_blocks, standardised
+from ntkcl_jax.readouts.feature_maps import ClassTokens, Final, Grid, SecondOrder, Tokens, middle_blocks, standardised
 
 SIZES = {
     "224 px, 12 blocks": BackboneConfig(image_size=224, patch_size=16, dim=6, depth=12, heads=1),
@@ -128,6 +128,14 @@ def test_what_g_reads_is_the_gradient_of_linear_readouts_of_windows() -> None:
 
     gradient = jax.grad(readout)(jnp.zeros((9, backbone.dim)))
     np.testing.assert_allclose(of.read(at)[0, : gradient.size], gradient.ravel(), atol=1e-5)
+
+
+def test_c_is_the_class_tokens_of_the_last_blocks(backbone: BackboneConfig) -> None:
+    of, at = ClassTokens.of(backbone, 6), levels(backbone)
+    blocks = min(6, backbone.depth)
+    wanted = np.concatenate([np.asarray(tokens)[:, 0] for tokens in at.tokens[backbone.depth - blocks :]], axis=1)
+    np.testing.assert_array_equal(of(of.draw(0), at), wanted)
+    assert of.width == wanted.shape[1]
 
 
 @pytest.mark.parametrize("kind", [Tokens, Grid, SecondOrder])

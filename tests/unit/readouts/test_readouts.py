@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config import BackboneConfig, ModelConfig, RunConfig
 from ntkcl_jax.config.methods import READOUTS, ReadoutConfig
 from ntkcl_jax.readouts.base import Readout, make_readout, with_constant
 from tests.support.lessons import CLASSES, SCENARIO, WIDTH, clusters, evaluated, learnt, lesson
 
 TRAIN, TEST = clusters(2, 30), clusters(3, 10)
-ADDITIVE = ("prototypes", "ridge", "random-ridge", "ranpac", "multilevel")
+ADDITIVE = ("prototypes", "ridge", "random-ridge", "ranpac", "layup", "multilevel")
 each = pytest.mark.parametrize("name", READOUTS.own)
 
 
 def readout(name: str, seed: int = 0) -> Readout:
-    config = replace(RunConfig(), readout=ReadoutConfig(random_features=40, views=2, widths=(3, 3, 2, 2)))
+    backbone = BackboneConfig(dim=WIDTH // 2, depth=2, heads=1)  # two class tokens are as wide as a cluster's features
+    config = replace(
+        RunConfig(),
+        model=ModelConfig(backbone, fusion_heads=1),
+        readout=ReadoutConfig(random_features=40, views=2, widths=(3, 3, 2, 2)),
+    )
     return make_readout(name, config, width=WIDTH, classes=CLASSES, seed=seed)
 
 
@@ -42,8 +47,8 @@ def test_a_readout_is_a_function_of_its_seed(name: str) -> None:
     assert [e.images for e in found] == [(30,), (30, 20), (30, 20, 20)]
     states = [learnt(readout(name, seed), *TRAIN)[-1] for seed in (3, 4)]
     differ = any(not np.array_equal(value, states[1][key]) for key, value in states[0].items())
-    # These draw nothing; what `multilevel` draws is in its maps, before it sees a feature
-    assert differ is (name not in ("prototypes", "ridge", "multilevel"))
+    # These draw nothing: `layup` nothing that can be seen in what it learns, `multilevel` its maps before it learns
+    assert differ is (name not in ("prototypes", "ridge", "layup", "multilevel"))
 
 
 @each
@@ -90,6 +95,7 @@ SUMS: dict[str, tuple[str, ...]] = {
     "ridge": ("gram", "sums", "images"),
     "random-ridge": ("gram", "sums", "images"),
     "ranpac": ("gram", "sums"),
+    "layup": ("gram", "sums"),
     "multilevel": ("gram", "sums", "left_out"),
 }
 """Parts of a state that are sums over images, or means of whole classes."""
