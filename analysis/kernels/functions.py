@@ -179,12 +179,17 @@ def check_images(x: Any, what: str = "x") -> None:
         raise FunctionError(f"expected {what} to be an array with one row per example; got {type(x).__name__}")
     if not x.shape or not x.shape[0]:
         raise FunctionError(f"expected {what} with at least one row; its shape is {tuple(x.shape)}")
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        # Where they lie: on the host, or on the device, which sends one answer back
-        finite = np.isfinite(x) if isinstance(x, np.ndarray) else jnp.isfinite(x)
-        if not bool(finite.all()):
-            row = int(np.flatnonzero(~np.asarray(finite).reshape(len(x), -1).all(axis=1))[0])
-            raise FunctionError(f"expected finite numbers in {what}; row {row} has NaN or infinity")
+    # Where they lie: on the host, or on the device, which sends one answer back
+    finite = (lambda: np.isfinite(x).all()) if isinstance(x, np.ndarray) else (lambda: _finite(x))
+    if jnp.issubdtype(x.dtype, jnp.floating) and not finite():
+        row = int(np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))[0])
+        raise FunctionError(f"expected finite numbers in {what}; row {row} has NaN or infinity")
+
+
+@jax.jit
+def _finite(x: jax.Array) -> jax.Array:
+    """Whether every number is finite, by one program."""
+    return jnp.isfinite(x).all()
 
 
 def inspect(apply_fn: ApplyFn, params: Params, x: Any, groups: Groups = None) -> Shape:

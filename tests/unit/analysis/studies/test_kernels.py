@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import analysis
+from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError, StoreError
 from analysis.records.checkpoints import open_run
 from analysis.store.forms import read_form
@@ -225,7 +226,7 @@ def test_other_kinds_of_outputs_have_summaries_too(run: Path, tmp_path: Path, ou
     assert figures["drift"][0] > 0
 
 
-def test_the_command_tells_a_person_and_a_machine(tmp_path: Path) -> None:
+def test_the_command_tells_a_person_and_a_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, path = tiny.folder(tmp_path / "data"), tmp_path / "run"
     assert NTKCL.run(tiny.words(data, path, "--quiet")) == 0
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -239,12 +240,15 @@ def test_the_command_tells_a_person_and_a_machine(tmp_path: Path) -> None:
     start = time.monotonic()
     assert "kernels RUN" in command("--help").stdout
     assert time.monotonic() - start < 5  # 0.1 s of it on an idle machine
-    plan = command("kernels", str(path), "--per-task", "2", "--dry-run")
-    assert plan.returncode == 0 and "way" in plan.stdout, plan.stderr
     done = command("kernels", str(path), "--per-task", "2", "--checkpoints", "0", "1", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "inter/intra" in done.stdout and "summary.json" in done.stdout and "measures.csv" in done.stdout
-    again = command("kernels", str(path), "--per-task", "2", "--checkpoints", "0", "1", "--json")
-    assert list(json.loads(again.stdout)["seeds"]["0"]["checkpoints"]) == ["0", "1"]
-    wrong = command("kernels", str(tmp_path / "nowhere"))
-    assert (wrong.returncode, wrong.stdout, wrong.stderr.count("\n")) == (2, "", 1)
+    # The same command's other ways, without a process for each
+    capsys.readouterr()
+    assert NTK_ANALYSIS.run(["kernels", str(path), "--per-task", "2", "--dry-run"]) == 0
+    assert "way" in capsys.readouterr().out
+    assert NTK_ANALYSIS.run(["kernels", str(path), "--per-task", "2", "--checkpoints", "0", "1", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["seeds"]["0"]["checkpoints"]) == ["0", "1"]
+    assert NTK_ANALYSIS.run(["kernels", str(tmp_path / "nowhere")]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
