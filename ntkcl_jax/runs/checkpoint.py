@@ -214,6 +214,11 @@ def load(path: Path, like: Trees | None = None) -> tuple[Trees, dict[str, Any]]:
             )
         with _no_traces():
             trees, meta = _arrays(path.absolute() / "arrays"), read_json(path / "meta.json")
+        if not isinstance(meta, dict):  # whole by its hash, so somebody wrote it
+            raise RunFolderError(
+                f"checkpoint {path} holds facts that no run wrote: expected an object in meta.json, got "
+                f"{type(meta).__name__}; delete the folder and resume, or restore it from a copy"
+            )
         if like is not None:
             _check_like(path, trees, like)
         return trees, meta

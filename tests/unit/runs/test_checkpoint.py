@@ -11,6 +11,7 @@ import pytest
 
 from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.weights import file_sha256
 
 TREES = {
     "a": {"x/kernel": np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32), "seen": np.array([True, False])},
@@ -72,6 +73,16 @@ def test_a_truncated_or_missing_file_is_found_and_named(saved: Path) -> None:
 def test_a_manifest_that_is_none_is_refused(saved: Path, text: str) -> None:
     (saved / checkpoint.MANIFEST).write_text(text)
     with pytest.raises(RunFolderError, match="delete the folder and resume"):
+        checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"'])
+def test_forged_facts_that_are_no_object_are_refused(saved: Path, text: str) -> None:
+    (saved / "meta.json").write_text(text)
+    manifest = json.loads((saved / checkpoint.MANIFEST).read_text())
+    manifest["meta.json"] = file_sha256(saved / "meta.json")  # whole by its hash
+    (saved / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(RunFolderError, match=r"facts that no run wrote: expected an object in meta\.json"):
         checkpoint.load(saved)
 
 
