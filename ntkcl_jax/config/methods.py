@@ -138,7 +138,7 @@ class ReadoutConfig:
     """`random-ridge`: random crops of each training image that are learnt beside the image itself."""
     widths: tuple[int, int, int, int] = (1000, 1000, 5000, 3000)
     """`multilevel`: numbers of each of its groups: final feature, tokens, grid, second order. All their products are
-    kept, so that memory and time grow with the square of their sum (10,000: 0.8 GB stored for each seed)."""
+    kept, so that memory and time grow with the square of their sum (10,000: 0.4 GB on disk for each seed)."""
     level_views: int = 0
     """`multilevel`: random crops of each training image that are learnt beside the image itself."""
 
