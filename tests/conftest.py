@@ -22,7 +22,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["MPLBACKEND"] = "Agg"
 
 # No deadline: an example's first call may compile. Same examples every time: a red test must stay red.
-hypothesis.settings.register_profile("ntkcl", deadline=None, derandomize=True, database=None, max_examples=15)
+hypothesis.settings.register_profile("ntkcl", deadline=None, derandomize=True, database=None, max_examples=25)
 hypothesis.settings.load_profile("ntkcl")
 
 

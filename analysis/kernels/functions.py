@@ -179,16 +179,19 @@ def check_images(x: Any, what: str = "x") -> None:
         raise FunctionError(f"expected {what} to be an array with one row per example; got {type(x).__name__}")
     if not x.shape or not x.shape[0]:
         raise FunctionError(f"expected {what} with at least one row; its shape is {tuple(x.shape)}")
-    # Where they lie: on the host, or on the device, which sends one answer back
-    finite = (lambda: np.isfinite(x).all()) if isinstance(x, np.ndarray) else (lambda: _finite(x))
-    if jnp.issubdtype(x.dtype, jnp.floating) and not finite():
+    if jnp.issubdtype(x.dtype, jnp.floating) and not _finite(x):
         row = int(np.flatnonzero(~np.isfinite(np.asarray(x)).reshape(len(x), -1).all(axis=1))[0])
         raise FunctionError(f"expected finite numbers in {what}; row {row} has NaN or infinity")
 
 
+def _finite(x: Any) -> bool:
+    """Whether every number is finite, asked where they lie: a device sends one answer back."""
+    return bool(np.isfinite(x).all() if isinstance(x, np.ndarray) else _finite_on_device(x))
+
+
+# By one program, where each operation alone would be one for every shape
 @jax.jit
-def _finite(x: jax.Array) -> jax.Array:
-    """Whether every number is finite, by one program."""
+def _finite_on_device(x: jax.Array) -> jax.Array:
     return jnp.isfinite(x).all()
 
 

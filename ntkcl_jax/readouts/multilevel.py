@@ -29,6 +29,8 @@ CANDIDATES: tuple[Weights, ...] = (
     (1.0, 0.3, 0.0, 0.0),
 )
 """Weights of the groups that are compared, the first where nothing is known."""
+KEPT = ("gram", "sums", "norms", "hits", "solution")
+"""Arrays of the classifier that a run stores, beside how many images were left out."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,15 @@ class MultiLevel(Readout):
         ridge = self._ridge(state)
         weights, fraction = ridge.choice
         told = " ".join(f"{kind.name} {weight:g}" for kind, weight in zip(MAPS, weights, strict=True))
-        return f"weights {told}, ridge {fraction:g}; {100 * ridge.accuracy:.1f} % of left-out images right"
+        right = ridge.accuracy
+        error = (right * (1 - right) / max(ridge.left_out, 1)) ** 0.5  # standard error of a share
+        return f"weights {told}, ridge {fraction:g}; {100 * right:.1f} ± {100 * error:.1f} % of left-out images right"
 
     def _ridge(self, state: State) -> GroupRidge:
-        arrays = {name: state[name] for name in ("gram", "sums", "norms", "hits", "solution")}
+        arrays = {name: state[name] for name in KEPT}
         return GroupRidge(self.widths, CANDIDATES, left_out=int(state["left_out"]), **arrays)
 
 
 def stored(ridge: GroupRidge) -> State:
     """What a run keeps of the classifier."""
-    names = ("gram", "sums", "norms", "hits", "solution")
-    return {name: getattr(ridge, name) for name in names} | {"left_out": np.array(ridge.left_out)}
+    return {name: getattr(ridge, name) for name in KEPT} | {"left_out": np.array(ridge.left_out)}

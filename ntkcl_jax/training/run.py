@@ -103,7 +103,7 @@ def check_methods(context: RunContext) -> None:
         # Both are made to see that they can be, before there is a folder; the readout's sizes don't matter
         sessions = context.learner(pair.learner).sessions
         if pair.readout != HEAD:
-            check_memory(method, make_readout(pair.readout, config, width=1, classes=1, seed=0))
+            check_readout_fits(method, make_readout(pair.readout, config, width=1, classes=1, seed=0))
         elif sessions is not None and sessions < tasks:
             raise ConfigError(
                 f"{pair.learner} trains on {sessions} of {tasks} tasks, so its own head doesn't know all classes; put "
@@ -111,7 +111,7 @@ def check_methods(context: RunContext) -> None:
             )
 
 
-def check_memory(method: str, readout: Readout) -> None:
+def check_readout_fits(method: str, readout: Readout) -> None:
     """Refuse a readout that this machine's main memory doesn't hold.
 
     Raises:

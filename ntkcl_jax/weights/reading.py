@@ -158,17 +158,21 @@ def open_tensors(path: Path) -> Tensors:
     if start[:2] == b"PK":
         return _guarded(where, "a whole .npz file", _open_npz, path)
     # A safetensors file begins with its header's length, which may look like a pickle's first bytes: 640 is 80 02
-    header = struct.unpack("<Q", start)[0] if len(start) == 8 else HEADER_LIMIT + 1
-    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and header > HEADER_LIMIT:
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" and not _plausible_header(start):
         raise WeightsError(f"{where} is a pickle, which is never opened; `ntkcl weights convert` reads it, with torch")
     if start[:4] == b"\x89HDF":
         raise WeightsError(f"{where} is an HDF5 file (Keras, TensorFlow); give the model's .safetensors or .npz file")
     return _guarded(where, "a whole safetensors file", _open_safetensors, path, start)
 
 
+def _plausible_header(start: bytes) -> bool:
+    """Whether a file's first bytes are the length of a header that safetensors would write."""
+    return len(start) == 8 and struct.unpack("<Q", start)[0] <= HEADER_LIMIT
+
+
 def _open_safetensors(path: Path, start: bytes) -> Tensors:
     # The first 8 bytes are the header's length; checked before the reader makes room for it
-    if len(start) == 8 and struct.unpack("<Q", start)[0] > HEADER_LIMIT:
+    if len(start) == 8 and not _plausible_header(start):
         raise ValueError(f"its header claims more than {HEADER_LIMIT} bytes")
 
     def load(name: str) -> np.ndarray:

@@ -118,7 +118,7 @@ def random_model(case: dict[str, Any]) -> tuple[Callable, dict, np.ndarray, np.n
     return fn, params, examples(case["n1"], (4,), case["seed"] + 1), x2
 
 
-@settings(max_examples=25)
+@settings(max_examples=50)
 @given(MODELS, st.sampled_from([1, 3, 10]), st.booleans(), st.booleans())
 @example({"depth": 3, "k": 3, "seed": 0, "n1": 7, "n2": 4, "outputs": "full"}, 3, True, True)
 def test_random_models_have_the_dense_kernel_and_so_have_their_groups(
@@ -163,7 +163,7 @@ def test_neural_tangents_has_the_dense_kernel_of_a_few_random_models(case: dict[
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
+@settings(max_examples=50)
 @given(MODELS)
 def test_neural_tangents_has_the_dense_kernel_of_fifty_random_models(case: dict[str, Any]) -> None:
     check_neural_tangents(case)
