@@ -20,6 +20,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 # A cached program makes XLA write kilobytes about CPU features: enough to fill the pipe of a test that reads it late.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["MPLBACKEND"] = "Agg"
+QUICK_COMPILER = "--xla_backend_optimization_level=0"
 
 # No deadline: an example's first call may compile. Same examples every time: a red test must stay red.
 hypothesis.settings.register_profile("ntkcl", deadline=None, derandomize=True, database=None, max_examples=25)
@@ -53,6 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
             f"expected any jaxlib but {BROKEN_JAXLIB}, which computes wrong gradients on CPU, and found it installed; "
             "install the pins with `make setup`"
         )
+    # Machine code is half of the quick tests' time, and most of it runs once. The same tests run on the code that users
+    # get with --shape-checks; a slow test computes long enough to want it.
+    if not config.getoption("--shape-checks") and "not slow" in config.getoption("markexpr"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_COMPILER}".strip()
     if config.getoption("--shape-checks"):
         from jaxtyping import install_import_hook
 

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 def start(devices: int, *words: str, die_at: int = 0) -> subprocess.Popen:
     """Start `ntkcl` with so many simulated devices."""
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-m", "tests.support.on_devices", str(die_at), *words]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
