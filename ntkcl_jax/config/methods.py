@@ -7,6 +7,7 @@ A method is a *learner*, what trains inside the frozen backbone, under a *readou
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ntkcl_jax.config.data import View
 from ntkcl_jax.config.model import Variant
 from ntkcl_jax.config.registry import Registry
 from ntkcl_jax.errors import ConfigError, require
@@ -140,7 +141,9 @@ class ReadoutConfig:
     """`multilevel`: numbers of each of its groups: final feature, tokens, grid, second order. All their products are
     kept, so that memory and time grow with the square of their sum (10,000: 0.4 GB on disk for each seed)."""
     level_views: int = 0
-    """`multilevel`: random crops of each training image that are learnt beside the image itself."""
+    """`multilevel`: random views of each training image that are learnt beside the image itself."""
+    level_view: View = "crop"
+    """What these views are: `crop` or `affine`, each as `data` has it for training."""
 
     def __post_init__(self) -> None:
         """Refuse sizes without meaning."""

@@ -234,7 +234,7 @@ class ReadoutRun:
         """A task's features and labels."""
         members = self.run.members(task)
         plain = self.features("train", task, members)
-        crops = [self.crop(task, members, view) for view in range(readout.views)]
+        views = [self.view(readout, task, members, number) for number in range(readout.views)]
         seen = self.run.scenario.offsets[task + 1]
 
         # A function, since only a yardstick such as `joint` pays for the features of old images
@@ -243,7 +243,7 @@ class ReadoutRun:
             return self.features("train", task, chosen), self.run.labels[chosen]
 
         # [n, 1 + views, e]: the untransformed view first
-        return Lesson(task, np.stack([plain, *crops], axis=1), self.run.labels[members], seen, everything)
+        return Lesson(task, np.stack([plain, *views], axis=1), self.run.labels[members], seen, everything)
 
     def features(self, side: Side, task: int, places: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n e"]:
         """Features of some images of a side at the end of a task."""
@@ -255,15 +255,15 @@ class ReadoutRun:
             return self.cache.side(run, state, side, self.mapped)[places]
         return features_of(run.learner, state, run.context.views(side, places, np.zeros_like(places)), self.mapped)[0]
 
-    def crop(self, task: int, members: Int[np.ndarray, "n"], view: int) -> Float[np.ndarray, "n e"]:
-        """Features of a task's images in one random crop each, those of an epoch that training never came to."""
+    def view(self, readout: Readout, task: int, members: Int[np.ndarray, "n"], number: int) -> Float[np.ndarray, "n e"]:
+        """Features of a task's images in one random view each, those of an epoch that training never came to."""
         run, config = self.run, self.run.context.config
         places = np.arange(len(members))  # in the labels' stead: they say where each row of a shuffled batch belongs
         trained = max(config.optimizer.epochs, run.learner.epochs_of(config, task))
-        # The batch size is free to choose: a crop depends on the image's place and the epoch alone
-        epoch, size = trained + view, config.compute.eval_batch_size
+        # The batch size is free to choose: a view depends on the image's place and the epoch alone
+        epoch, size = trained + number, config.compute.eval_batch_size
         train = run.context.source.train
-        batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size)
+        batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size, readout.view)
         features, order = features_of(run.learner, self.state(task), batches, self.mapped)
         return features[np.argsort(order)]  # undoes the shuffle
 
