@@ -42,13 +42,13 @@ class MultiLevel(Readout):
         backbone: shape of the network whose tokens are read.
         widths: numbers of each group of `MAPS`.
         level_views: random views of each training image that it learns beside the image itself.
-        level_view: what these views are.
+        level_view: what these views are; None: what training sees.
     """
 
     backbone: BackboneConfig
     widths: tuple[int, int, int, int]
     level_views: int = 0
-    level_view: View = "crop"
+    level_view: View | None = None
 
     name: ClassVar = "multilevel"
     additive: ClassVar = True
@@ -70,8 +70,8 @@ class MultiLevel(Readout):
         return self.level_views
 
     @property
-    def view(self) -> View:
-        """What these views are, whatever training sees."""
+    def view(self) -> View | None:
+        """What these views are; None: what training sees."""
         return self.level_view
 
     @property
