@@ -13,6 +13,8 @@ NORMALIZATIONS: dict[Normalize, tuple[tuple[float, float, float], tuple[float, f
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 """What is subtracted from red, green and blue in [0, 1], and what they are then divided by."""
+View = Literal["crop", "affine"]
+"""What training sees of an image: a random crop, or all of it under a small random affine map."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,21 @@ class DataConfig:
     normalize: Normalize = "none"
     """What the network does to pixels in [0, 1] first: nothing (the published runs), ImageNet's mean and std (DeiT), or
     mean and std 0.5 (what Google's ViT weights were trained with)."""
+    train_view: View = "crop"
+    """What training sees of an image: `crop`, a random crop, resized; `affine`, the image as it is tested under a small
+    random affine map (for characters, digits, icons: nothing is cut off)."""
     crop_scale: tuple[float, float] = (0.05, 1.0)
     """Training crops: smallest and largest share of the image's area."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Training crops: smallest and largest width over height."""
+    affine_degrees: float = 8.0
+    """Affine views: they are turned by up to this many degrees to either side."""
+    affine_translate: tuple[float, float] = (0.06, 0.06)
+    """Affine views: largest shift to either side, and up or down, as a share of the side."""
+    affine_scale: tuple[float, float] = (0.88, 1.12)
+    """Affine views: smallest and largest zoom."""
+    affine_shear: float = 7.0
+    """Affine views: they are sheared along x by up to this many degrees to either side."""
     flip: bool = True
     """Mirror training images left to right with probability 1/2."""
     transform_on: Literal["auto", "host", "device"] = "auto"
@@ -79,6 +92,13 @@ class DataConfig:
         require(0 < low <= high <= 1, f"data.crop_scale must satisfy 0 < low <= high <= 1, got {self.crop_scale}")
         low, high = self.crop_ratio
         require(0 < low <= high, f"data.crop_ratio must satisfy 0 < low <= high, got {self.crop_ratio}")
+        # Bounds beyond which little of the image is left to see, and its edge would be repeated many times over
+        turn, shear, move = self.affine_degrees, self.affine_shear, self.affine_translate
+        require(0 <= turn <= 180, f"data.affine_degrees must be from 0 to 180, got {turn}")
+        require(0 <= shear <= 60, f"data.affine_shear must be from 0 to 60 degrees, got {shear}")
+        require(0 <= min(move) <= max(move) <= 1, f"data.affine_translate must be two shares from 0 to 1, got {move}")
+        low, high = self.affine_scale
+        require(0.2 <= low <= high <= 5, f"data.affine_scale must satisfy 0.2 <= low <= high <= 5, got {low, high}")
         # Installed packages are looked through only for a name that isn't ours: a broken one can't hurt others
         if self.source not in SOURCES.own:
             require(

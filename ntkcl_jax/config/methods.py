@@ -7,6 +7,7 @@ A method is a *learner*, what trains inside the frozen backbone, under a *readou
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ntkcl_jax.config.data import View
 from ntkcl_jax.config.model import Variant
 from ntkcl_jax.config.registry import Registry
 from ntkcl_jax.errors import ConfigError, require
@@ -135,12 +136,14 @@ class ReadoutConfig:
     random_features: int = 2000
     """Width of the random projection (RanPAC's published runs: 10,000, with seconds of algebra a task)."""
     views: int = 4
-    """`random-ridge`: random crops of each training image that are learnt beside the image itself."""
+    """`random-ridge`: random views (`data.train_view`) of each training image that are learnt beside the image."""
     widths: tuple[int, int, int, int] = (1000, 1000, 5000, 3000)
     """`multilevel`: numbers of each of its groups: final feature, tokens, grid, second order. All their products are
     kept, so that memory and time grow with the square of their sum (10,000: 0.4 GB on disk for each seed)."""
     level_views: int = 0
-    """`multilevel`: random crops of each training image that are learnt beside the image itself."""
+    """`multilevel`: random views of each training image that are learnt beside the image itself."""
+    level_view: View | None = None
+    """What these views are, `crop` or `affine`, drawn as `data` says; None means `data.train_view`."""
 
     def __post_init__(self) -> None:
         """Refuse sizes without meaning."""

@@ -1,5 +1,6 @@
 """Images, tasks and batches. Importing this imports neither JAX nor grain."""
 
+from ntkcl_jax.data.affine import affine_view_device
 from ntkcl_jax.data.batches import Batch, eval_batches, prepare, steps_per_epoch, train_batches
 from ntkcl_jax.data.images import FileImages, ImageSet
 from ntkcl_jax.data.scenario import Scenario, make_scenario
@@ -16,6 +17,7 @@ __all__ = [
     "Sides",
     "Source",
     "SourceKind",
+    "affine_view_device",
     "crop_resize_device",
     "eval_batches",
     "load_source",

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Integer, Shaped, UInt8
 
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data.images import ImageSet, in_threads
-from ntkcl_jax.data.transforms import crop_box, test_transform, train_transform_host
+from ntkcl_jax.data.views import training_views, under_test
 from ntkcl_jax.devices.host_memory import host_memory
 from ntkcl_jax.errors import DataError
 from ntkcl_jax.seeds import stream_seed
@@ -27,7 +27,8 @@ class Batch(NamedTuple):
         labels: label of each row; 0 in padding.
         valid: False in padding.
         boxes: (top, left, height, width) of each row's training crop, pixels, where the device does the cropping.
-        flips: whether to mirror each row, likewise.
+        flips: whether to mirror each row, where the device makes its training view.
+        warps: (a, b, c, d, e, f) of each row's affine view, where the device makes it.
     """
 
     images: Shaped[Any, "b h w c"]
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     valid: Bool[Any, " b"]
     boxes: Float32[Any, "b 4"] | None = None
     flips: Bool[Any, " b"] | None = None
+    warps: Float32[Any, "b 6"] | None = None
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -65,22 +67,22 @@ def train_batches(
     """One epoch over a task's images, shuffled and augmented; every image once, the last batch padded.
 
     Any batch can be computed from its number alone: the order is one permutation from the stream ("batches", task,
-    epoch), and each image's crop and flip come from its own place in the stream ("augmentation", task, epoch). So
-    neither the number of threads, nor where a run was interrupted, nor the batch size, nor how many hosts share a batch
-    changes an image's crop.
+    epoch), and each image's view (a crop or an affine map, and a flip) comes from its own place in the stream
+    ("augmentation", task, epoch). So neither the number of threads, nor where a run was interrupted, nor the batch
+    size, nor how many hosts share a batch changes an image's view.
 
     Args:
         image_set: where the images are.
         indices: the task's images in `image_set`.
         labels: label of each of `indices` (the network's numbering).
-        data: crops, flips and number of threads.
+        data: views, flips and number of threads.
         size: side of the network's input, pixels.
         batch_size: rows of a batch.
         seed: the run's seed.
         task: 0-based.
         epoch: 0-based, within the task.
         start_step: batch to begin with, after a resume.
-        on_device: give raw images, boxes and flips for `crop_resize_device` instead of cropping here.
+        on_device: give images, boxes or warps, and flips for the device to make the views, instead of making them here.
         rows: which rows of each batch to make, where several hosts share it; may reach beyond `batch_size`: the rest is
             padding. None: all `batch_size`.
 
@@ -97,37 +99,36 @@ def train_batches(
         raise DataError("cropping on the device needs images of one size in memory; set data.transform_on=host")
     # Every host has the same order of the same images, and decodes and crops its own rows only
     part = rows or slice(0, batch_size)
-    length, whole = part.stop - part.start, image_set.uniform_size
-    # A permutation of places, not of `indices`: a place also numbers an image's own crop and flip
+    length, views = part.stop - part.start, training_views(image_set, data, size)
+    # A permutation of places, not of `indices`: a place also numbers an image's own view
     order = _random(stream_seed(seed, "batches", task, epoch)).permutation(len(indices))
     augmentation = stream_seed(seed, "augmentation", task, epoch)
 
-    def draw(position: int, height: int, width: int) -> tuple[tuple[int, int, int, int], bool]:
+    def draw(position: int, image: np.ndarray) -> tuple[Any, bool]:
         rng = _random(augmentation, position)
-        flip = bool(rng.random() < 0.5) and data.flip  # drawn either way, so that the crops stay the same
-        return crop_box(rng, height, width, data.crop_scale, data.crop_ratio), flip
+        flip = bool(rng.random() < 0.5) and data.flip  # drawn either way, so that the views stay the same
+        return views.draw(rng, image), flip
 
     def batch(step: int) -> Batch:
         # Slices stop at the end by themselves: the last batch, and rows beyond it, come out shorter or empty
         positions = order[step * batch_size : (step + 1) * batch_size][part]
-        if image_set.uniform_size is None:
-            images = [image_set.load(int(index)) for index in indices[positions]]
-        else:
-            images = image_set.load_many(indices[positions])
-        drawn = [draw(int(at), *image.shape[:2]) for at, image in zip(positions, images, strict=True)]
+        images = views.load(indices[positions])
+        drawn = [draw(int(at), image) for at, image in zip(positions, images, strict=True)]
         if not on_device:
-            cropped = [train_transform_host(image, size, *one) for image, one in zip(images, drawn, strict=True)]
-            # A host whose rows are all padding takes part with no image; `stack` would refuse an empty list
-            pixels = np.stack(cropped) if cropped else np.zeros((0, size, size, 3), np.uint8)
-            return padded(pixels, labels[positions], length)
-        assert whole is not None  # checked above
+            made = [views.make(image, *one) for image, one in zip(images, drawn, strict=True)]
+            return padded(_stacked(made, (size, size)), labels[positions], length)
         missing = length - len(positions)
-        # a padded row gets the whole image as its box: an empty one would divide by zero on the device
-        boxes = np.array([box for box, _ in drawn] + [(0, 0, *whole)] * missing, np.float32)
+        places = np.array([place for place, _ in drawn] + [views.whole] * missing, np.float32)
         flips = np.array([flip for _, flip in drawn] + [False] * missing, bool)
-        return padded(np.asarray(images), labels[positions], length)._replace(boxes=boxes, flips=flips)
+        found = padded(_stacked(images, views.side), labels[positions], length)
+        return found._replace(**{views.field: places}, flips=flips)
 
     return _read_ahead(batch, range(start_step, steps_per_epoch(len(indices), batch_size)), data.workers)
+
+
+def _stacked(images: list[np.ndarray], side: tuple[int, int]) -> UInt8[np.ndarray, "m h w 3"]:
+    # A host whose rows are all padding takes part with no image; `stack` would refuse an empty list
+    return np.stack(images) if images else np.zeros((0, *side, 3), np.uint8)
 
 
 def _read_ahead(batch: Callable[[int], Batch], steps: range, threads: int) -> Iterator[Batch]:
@@ -218,13 +219,7 @@ def prepare(
 
     # Each call writes a row of its own, so the threads need no lock
     def work(position: int) -> None:
-        index = int(indices[position])
-        image = image_set.load(index)
-        try:
-            out[position] = test_transform(image, data.resize, size)
-        except DataError as error:
-            # The transform knows the pixels, not the file: its name is added here
-            raise DataError(f"{image_set.names(index)}: {error}") from error
+        out[position] = under_test(image_set, int(indices[position]), data, size)
 
     in_threads(work, len(indices), data.workers, progress)
     return out

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ntkcl_jax.config import BackboneConfig, RunConfig
 from ntkcl_jax.config.data import Normalize
 from ntkcl_jax.config.methods import LEARNERS
-from ntkcl_jax.data import Batch, Scenario, crop_resize_device
+from ntkcl_jax.data import Batch, Scenario, affine_view_device, crop_resize_device
 from ntkcl_jax.models.adapters import Key
 from ntkcl_jax.models.functional import Frozen, Tree, rebuilt
 from ntkcl_jax.models.vit import Levels, ViT
@@ -324,9 +324,11 @@ def make_learner(name: str, config: RunConfig, scenario: Scenario) -> Learner:
 
 
 def pixels_of(batch: Batch, size: int) -> Float[Array, "b h w c"]:
-    """Pixels in [0, 1] of a batch: cropped here where it carries boxes, divided by 255 where it holds bytes."""
+    """Pixels in [0, 1] of a batch: training views where it says which, divided by 255 where it holds bytes."""
     if batch.boxes is not None and batch.flips is not None:
         return crop_resize_device(batch.images, batch.boxes, batch.flips, size)
+    if batch.warps is not None and batch.flips is not None:
+        return affine_view_device(batch.images, batch.warps, batch.flips)
     images = jnp.asarray(batch.images)
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 

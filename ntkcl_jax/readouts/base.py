@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config import RunConfig
+from ntkcl_jax.config.data import View
 from ntkcl_jax.config.methods import READOUTS
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ class Lesson(NamedTuple):
 
     Attributes:
         task: its number, from 0.
-        features: of its training images: under the test transform, then in `Readout.views` random crops.
+        features: of its training images: under the test transform, then in `Readout.views` random views.
         labels: their classes in the stream's numbering.
         seen: classes of this task and all before it.
-        everything: features (no crops) and labels of all training images of this task and those before it.
+        everything: features (no views) and labels of all training images of this task and those before it.
     """
 
     task: int
@@ -85,8 +86,13 @@ class Readout(ABC):
 
     @property
     def views(self) -> int:
-        """Random crops of each training image that it learns beside the image itself."""
+        """Random views of each training image that it learns beside the image itself."""
         return 0
+
+    @property
+    def view(self) -> View | None:
+        """What these views are; None: what training sees, `data.train_view`."""
+        return None
 
     @abstractmethod
     def init(self) -> State:

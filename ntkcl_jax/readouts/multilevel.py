@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl_jax.config import BackboneConfig, RunConfig
+from ntkcl_jax.config.data import View
 from ntkcl_jax.errors import require
 from ntkcl_jax.readouts.base import Lesson, Readout, State
 from ntkcl_jax.readouts.feature_maps import FeatureMap, Final, Grid, SecondOrder, Tokens
@@ -40,12 +41,14 @@ class MultiLevel(Readout):
     Attributes:
         backbone: shape of the network whose tokens are read.
         widths: numbers of each group of `MAPS`.
-        crops: random crops of each training image that it learns beside the image itself.
+        level_views: random views of each training image that it learns beside the image itself.
+        level_view: what these views are; None: what training sees.
     """
 
     backbone: BackboneConfig
     widths: tuple[int, int, int, int]
-    crops: int = 0
+    level_views: int = 0
+    level_view: View | None = None
 
     name: ClassVar = "multilevel"
     additive: ClassVar = True
@@ -58,12 +61,18 @@ class MultiLevel(Readout):
     def of(cls, config: RunConfig, *, width: int, classes: int, seed: int) -> Self:
         """Make the readout for a run."""
         settings = config.readout
-        return cls(width, classes, seed, config.model.backbone, settings.widths, settings.level_views)
+        views, view = settings.level_views, settings.level_view
+        return cls(width, classes, seed, config.model.backbone, settings.widths, views, view)
 
     @property
     def views(self) -> int:
-        """Random crops of each training image that it learns beside the image itself."""
-        return self.crops
+        """Random views of each training image that it learns beside the image itself."""
+        return self.level_views
+
+    @property
+    def view(self) -> View | None:
+        """What these views are; None: what training sees."""
+        return self.level_view
 
     @property
     def maps(self) -> tuple[FeatureMap, ...]:

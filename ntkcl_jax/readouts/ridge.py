@@ -83,7 +83,7 @@ class RandomRidge(Ridge):
 
     @property
     def views(self) -> int:
-        """Random crops of each training image that it learns beside the image itself."""
+        """Random views of each training image that it learns beside the image itself."""
         return self.crops
 
     @property

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.codec import to_json
+from ntkcl_jax.config.data import View
 from ntkcl_jax.data import Arrays, Batch, ImageSet, Scenario, Source, load_source, make_scenario, train_batches
 from ntkcl_jax.data.prepared import PreparedImages
 from ntkcl_jax.data.transforms import preprocessing
@@ -127,7 +128,7 @@ class RunContext:
 
     @property
     def on_device(self) -> bool:
-        """Whether training crops are made by the accelerator."""
+        """Whether training views are made by the accelerator."""
         where = self.config.data.transform_on
         if where == "auto":
             return jax.default_backend() != "cpu" and self.source.train.uniform_size is not None
@@ -211,11 +212,12 @@ def epoch_batches(
     epoch: int,
     first: int,
     batch_size: int | None = None,
+    view: View | None = None,
 ) -> Iterator[Batch]:
     """The training batches of one epoch of a task, from batch `first` on, on the devices; see `train_batches`.
 
     Args:
-        context: crops, batch size and where crops are made.
+        context: views, batch size and where views are made.
         images: where the images are.
         members: the task's images among them.
         labels: label of each member.
@@ -224,13 +226,14 @@ def epoch_batches(
         epoch: from 0, within the task.
         first: batch to begin with.
         batch_size: images of a batch, if not those of a training step.
+        view: crops or affine views, if not those of a training step.
     """
-    size = batch_size or context.config.optimizer.batch_size
+    size, data = batch_size or context.config.optimizer.batch_size, context.config.data
     batches = train_batches(
         images,
         members,
         labels,
-        data=context.config.data,
+        data=data if view is None else replace(data, train_view=view),
         size=context.size,
         batch_size=size,
         seed=seed,

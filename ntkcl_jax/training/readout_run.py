@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config.methods import HEAD
-from ntkcl_jax.data import Batch, ImageSet
+from ntkcl_jax.data import Batch
 from ntkcl_jax.devices.hosts import broadcast, fetch
 from ntkcl_jax.devices.mesh import replicate
 from ntkcl_jax.errors import RunFolderError
@@ -44,21 +44,25 @@ class Mapped(NamedTuple):
     Attributes:
         maps: of the network's levels, side by side.
         drawn: each one's random matrices.
+        name: of the readout, by which they are drawn.
     """
 
     maps: tuple[FeatureMap, ...] = ()
     drawn: tuple[Mapping[str, Any], ...] = ()
+    name: str = ""
 
     @classmethod
     def of(cls, readout: Readout, mesh: Mesh) -> "Mapped":
         """Draw what a readout's maps need, onto the mesh."""
         seeds = (stream_seed(readout.seed, readout.name, "map", of.name) for of in readout.maps)
         drawn = tuple(of.draw(seed) for of, seed in zip(readout.maps, seeds, strict=True))
-        return cls(readout.maps, replicate(mesh, drawn))
+        return cls(readout.maps, replicate(mesh, drawn), readout.name)
 
     def step(self, learner: Learner, state: LearnerState, batch: Batch) -> Float[jax.Array, "b w"]:
         """Features of a batch."""
-        return map_step(learner, *self, *state, batch) if self.maps else feature_step(learner, *state, batch)
+        if not self.maps:
+            return feature_step(learner, *state, batch)
+        return map_step(learner, self.maps, self.drawn, *state, batch)
 
 
 UNMAPPED = Mapped()
@@ -74,43 +78,85 @@ def features_of(
     return np.concatenate(features), np.concatenate(labels)
 
 
-def shown(run: LearnerRun, title: str, batches: Iterable[Batch], images: ImageSet) -> Iterator[Batch]:
-    """The batches, each counted as a step of a stage when the next one is asked for."""
+def shown(run: LearnerRun, title: str, batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """The batches of `count` images, each counted as a step of a stage when the next one is asked for."""
     size = run.context.config.compute.eval_batch_size
-    with run.progress.stage(title, total=-(-len(images) // size)) as stage:
+    with run.progress.stage(title, total=-(-count // size)) as stage:
         for batch in batches:
             yield batch
             stage.advance(1)
 
 
-@dataclass
-class FeatureCache:
-    """Features of whole sides of the source by learners that no longer move: computed once a process.
+class Part(NamedTuple):
+    """Images whose features are computed in one go, and of what.
 
     Attributes:
-        sides: by learner, seed (None where the backbone alone decides), side and feature maps.
+        learner: its name.
+        seed: of the run; None where the backbone alone decides.
+        side: training or test images.
+        task: whose images; None: all.
+        maps: the feature maps.
+        readout: by whose name they are drawn; "" without maps.
     """
 
-    sides: dict[tuple[str, int | None, Side, tuple[FeatureMap, ...]], Float[np.ndarray, "n w"]] = field(
-        default_factory=dict
-    )
+    learner: str
+    seed: int | None
+    side: Side
+    task: int | None
+    maps: tuple[FeatureMap, ...]
+    readout: str
 
-    def side(self, run: LearnerRun, state: LearnerState, side: Side, mapped: Mapped) -> Float[np.ndarray, "n w"]:
-        """Features of all images of a side under the test transform."""
+
+@dataclass
+class FeatureCache:
+    """Features by learners that no longer move: computed once a process, when a task first asks for them.
+
+    Features that all seeds share are computed of a whole side at once; others, the wide ones among them, of one task's
+    images after the other. So a run that is taken up again owes the passes over what is left and over the test images
+    of tasks that are learnt already, not over their training images; and since a task's images make the same batches
+    whenever they are asked for, it ends with the same bits.
+
+    Attributes:
+        parts: what is known, rows in the order of the side.
+    """
+
+    parts: dict[Part, Float[np.ndarray, "n w"]] = field(default_factory=dict)
+
+    def rows(
+        self, run: LearnerRun, state: LearnerState, side: Side, places: Int[np.ndarray, "m"], mapped: Mapped
+    ) -> Float[np.ndarray, "m w"]:
+        """Features of some images of a side under the test transform."""
         # Without training every seed has the same features, unless each draws a backbone or maps of its own
         shared = run.sessions == 0 and run.context.backbone is not None and not mapped.maps
-        at = (run.learner.name, None if shared else run.seed, side, mapped.maps)
-        if at not in self.sides:
-            if mapped.maps:  # wide: those of the seed before aren't asked for again
-                self.sides = {key: rows for key, rows in self.sides.items() if not key[3] or key[1] == run.seed}
-            images = run.context.source.train if side == "train" else run.context.source.test
-            batches = run.context.views(side, np.arange(len(images)), images.labels)
-            if mapped.maps:  # of all images at once, before the first task is learnt: long enough to be shown
-                batches = shown(
-                    run, f"seed {run.seed} · {run.learner.name} · features of {side} images", batches, images
-                )
-            self.sides[at] = features_of(run.learner, state, batches, mapped)[0]
-        return self.sides[at]
+        part = Part(run.learner.name, None if shared else run.seed, side, None, mapped.maps, mapped.name)
+        images = run.context.source.train if side == "train" else run.context.source.test
+        if shared:
+            return self._part(run, state, part, np.arange(len(images)), mapped)[places]
+        task_of = run.scenario.task_of_class[run.scenario.relabel(images.labels)]
+        known = {}
+        for task in map(int, np.unique(task_of[places])):
+            own = np.flatnonzero(task_of == task)
+            known[task] = own, self._part(run, state, part._replace(task=task), own, mapped)
+        # Every task's rows go where `places` has its images
+        width = next((rows.shape[1] for _, rows in known.values()), 0)
+        found = np.empty((len(places), width), np.float32)
+        for task, (own, rows) in known.items():
+            here = task_of[places] == task
+            found[here] = rows[np.searchsorted(own, places[here])]
+        return found
+
+    def _part(
+        self, run: LearnerRun, state: LearnerState, part: Part, own: Int[np.ndarray, "n"], mapped: Mapped
+    ) -> Float[np.ndarray, "n w"]:
+        if part not in self.parts:
+            if part.maps:  # wide: those of the seed before aren't asked for again
+                self.parts = {at: rows for at, rows in self.parts.items() if not at.maps or at.seed == run.seed}
+            batches = run.context.views(part.side, own, np.zeros_like(own))
+            if part.maps and part.task is not None:  # long enough to be shown
+                which = f"task {part.task + 1}/{run.scenario.num_tasks} · features of {part.side} images"
+                batches = shown(run, f"seed {run.seed} · {run.learner.name} · {which}", batches, len(own))
+            self.parts[part] = features_of(run.learner, state, batches, mapped)[0]
+        return self.parts[part]
 
 
 @dataclass(frozen=True)
@@ -234,7 +280,7 @@ class ReadoutRun:
         """A task's features and labels."""
         members = self.run.members(task)
         plain = self.features("train", task, members)
-        crops = [self.crop(task, members, view) for view in range(readout.views)]
+        views = [self.view(readout, task, members, number) for number in range(readout.views)]
         seen = self.run.scenario.offsets[task + 1]
 
         # A function, since only a yardstick such as `joint` pays for the features of old images
@@ -243,7 +289,7 @@ class ReadoutRun:
             return self.features("train", task, chosen), self.run.labels[chosen]
 
         # [n, 1 + views, e]: the untransformed view first
-        return Lesson(task, np.stack([plain, *crops], axis=1), self.run.labels[members], seen, everything)
+        return Lesson(task, np.stack([plain, *views], axis=1), self.run.labels[members], seen, everything)
 
     def features(self, side: Side, task: int, places: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n e"]:
         """Features of some images of a side at the end of a task."""
@@ -252,18 +298,18 @@ class ReadoutRun:
         width = sum(of.width for of in self.mapped.maps)
         fits = 4 * len(images) * width <= CACHED_BYTES  # the learner's own features always do
         if fits and task + 1 >= run.sessions and run.learner.sessions is not None:  # they won't move any more
-            return self.cache.side(run, state, side, self.mapped)[places]
+            return self.cache.rows(run, state, side, places, self.mapped)
         return features_of(run.learner, state, run.context.views(side, places, np.zeros_like(places)), self.mapped)[0]
 
-    def crop(self, task: int, members: Int[np.ndarray, "n"], view: int) -> Float[np.ndarray, "n e"]:
-        """Features of a task's images in one random crop each, those of an epoch that training never came to."""
+    def view(self, readout: Readout, task: int, members: Int[np.ndarray, "n"], number: int) -> Float[np.ndarray, "n e"]:
+        """Features of a task's images in one random view each, those of an epoch that training never came to."""
         run, config = self.run, self.run.context.config
         places = np.arange(len(members))  # in the labels' stead: they say where each row of a shuffled batch belongs
         trained = max(config.optimizer.epochs, run.learner.epochs_of(config, task))
-        # The batch size is free to choose: a crop depends on the image's place and the epoch alone
-        epoch, size = trained + view, config.compute.eval_batch_size
+        # The batch size is free to choose: a view depends on the image's place and the epoch alone
+        epoch, size = trained + number, config.compute.eval_batch_size
         train = run.context.source.train
-        batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size)
+        batches = epoch_batches(run.context, train, members, places, run.seed, task, epoch, 0, size, readout.view)
         features, order = features_of(run.learner, self.state(task), batches, self.mapped)
         return features[np.argsort(order)]  # undoes the shuffle
 

@@ -1,12 +1,14 @@
 """Batches: complete, deterministic, resumable, padded."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ntkcl_jax.config import DataConfig
 from ntkcl_jax.data import Arrays, ImageSet, eval_batches, load_source, prepare, steps_per_epoch, train_batches
+from ntkcl_jax.data.affine import UNCHANGED, affine_view_host
 from ntkcl_jax.data.batches import check_memory
 from ntkcl_jax.data.transforms import test_transform as transform_for_testing
 from ntkcl_jax.errors import DataError
@@ -143,6 +145,63 @@ def test_device_batches_hold_what_the_host_would_crop():
         ]
         assert np.array_equal(np.stack(cropped)[host.valid], host.images[host.valid])
         assert (device.boxes[:, 2:] > 0).all()  # padding too: an empty box would divide by zero
+
+
+AFFINE = DataConfig(source="arrays", resize=SIZE, train_view="affine")
+
+
+def test_affine_views_are_a_function_of_seed_task_epoch_and_the_images_place_alone():
+    def views(**changes):
+        found = batches(**{"data": AFFINE, **changes})
+        return {int(image[0, 0, 0]): image.tobytes() for b in found for image in b.images[b.valid]}
+
+    first = views()
+    # The red channel is flat, so that it names the image in every view too
+    assert sorted(first) == sorted(INDICES.tolist())
+    for change in ({"batch_size": 23}, {"batch_size": 4}, {"data": replace(AFFINE, workers=7)}):
+        assert views(**change) == first
+    for change in ({"seed": 1}, {"task": 1}, {"epoch": 1}):
+        assert all(views(**change)[image] != first[image] for image in first)
+    assert (
+        sum(batches()[0].images[row].tobytes() == batches(data=AFFINE)[0].images[row].tobytes() for row in range(5))
+        == 0
+    )
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_an_affine_epoch_is_taken_up_again_with_the_same_bits(on_device):
+    whole = batches(data=AFFINE, on_device=on_device)
+    assert all(equal(whole[at:], batches(data=AFFINE, on_device=on_device, start_step=at)) for at in (1, 4, 5))
+
+
+def test_the_affine_draws_of_seed_0_are_written_down():
+    first = batches(data=AFFINE, on_device=True)[0]
+    assert first.flips.tolist() == [False, False, True, False, True]  # as for crops
+    wanted = [0.945448, -0.040077, 1.045260, 0.049033, 0.944983, -0.316632]
+    np.testing.assert_allclose(first.warps[0], wanted, atol=2e-6)
+
+
+def test_device_batches_hold_what_the_host_would_warp_and_padding_stays_as_it_is():
+    for host, device in zip(batches(data=AFFINE), batches(data=AFFINE, on_device=True), strict=True):
+        assert host.warps is None and host.flips is None and device.boxes is None
+        rows = zip(device.images, device.warps.astype(float).tolist(), device.flips.tolist(), strict=True)
+        made = np.stack([affine_view_host(image, tuple(warp), flip) for image, warp, flip in rows])
+        # The device's maps are float32: a fraction near a whole number may be cut off on another side
+        difference = np.abs(made.astype(int) - host.images)
+        assert difference.max() <= 1 and difference.mean() < 0.005
+        assert np.array_equal(device.warps[~device.valid], np.tile(UNCHANGED, (int((~device.valid).sum()), 1)))
+
+
+def test_affine_maps_that_move_nothing_show_the_images_as_they_are_tested():
+    still = replace(AFFINE, affine_degrees=0, affine_translate=(0, 0), affine_scale=(1, 1), affine_shear=0, flip=False)
+    for batch in batches(Mixed(), data=replace(still, resize=10), size=8):
+        wanted = [transform_for_testing(Mixed().load(int(i[0, 0, 0])), 10, 8) for i in batch.images[batch.valid]]
+        assert np.array_equal(batch.images[batch.valid], np.stack(wanted))
+
+
+def test_an_image_that_cannot_be_warped_is_named():
+    with pytest.raises(DataError, match=r"image\d+\.png: data\.resize=4 is smaller"):
+        batches(Mixed(), data=replace(AFFINE, resize=4), size=8)
 
 
 def test_cropping_on_the_device_needs_one_known_size():

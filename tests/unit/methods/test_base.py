@@ -10,6 +10,7 @@ import pytest
 
 from ntkcl_jax.config import BaselineConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Batch, Scenario
+from ntkcl_jax.data.affine import UNCHANGED
 from ntkcl_jax.methods.adapters import AdapterTuning
 from ntkcl_jax.methods.base import SEEN, UNSEEN, Recipe, Task, cross_entropy, pixels_of
 from ntkcl_jax.training.step import TrainState, train_step
@@ -85,13 +86,17 @@ def test_a_learner_trains_as_published_unless_the_run_names_a_rate_or_epochs(rat
     assert LEARNER.epochs_of(replace(plain, baselines=BaselineConfig(epochs=0)), 1) == 0
 
 
-def test_bytes_become_pixels_from_0_to_1_and_boxes_are_cropped() -> None:
+def test_bytes_become_pixels_from_0_to_1_and_views_are_made() -> None:
     images = small.batch([0, 1])
     np.testing.assert_allclose(pixels_of(images, 8), images.images / 255.0, atol=1e-7)
     boxes = np.array([[0, 0, 8, 8], [0, 0, 8, 8]], np.float32)
     cropped = pixels_of(images._replace(boxes=boxes, flips=np.array([False, True])), 8)
     np.testing.assert_allclose(cropped[0], images.images[0] / 255.0, atol=0.003)  # rounded to bytes and back
     np.testing.assert_allclose(cropped[1], images.images[1, :, ::-1] / 255.0, atol=0.003)
+    maps = np.array([UNCHANGED, (1, 0, 3, 0, 1, 0)], np.float32)
+    seen = pixels_of(images._replace(warps=maps, flips=np.array([True, False])), 8)
+    np.testing.assert_allclose(seen[0], images.images[0, :, ::-1] / 255.0, atol=0.003)
+    np.testing.assert_allclose(seen[1, :, :5], images.images[1, :, 3:] / 255.0, atol=0.003)
 
 
 def test_a_task_is_its_number_and_its_classes() -> None:

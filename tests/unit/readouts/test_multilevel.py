@@ -1,6 +1,9 @@
 """`multilevel` in runs: over any learner, resumed, evaluated again, and refused where memory is short."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,17 +12,26 @@ import pytest
 from ntkcl_jax import load_run
 from ntkcl_jax.config import BackboneConfig
 from ntkcl_jax.config.methods import Method
+from ntkcl_jax.data import eval_batches
+from ntkcl_jax.data.affine import affine_view_host, affine_warp
+from ntkcl_jax.data.transforms import test_transform as transform_for_testing
 from ntkcl_jax.errors import ConfigError, MemoryShortError
+from ntkcl_jax.methods.base import LearnerState
+from ntkcl_jax.readouts.base import Lesson, State
 from ntkcl_jax.readouts.multilevel import CANDIDATES, MultiLevel
 from ntkcl_jax.runs.folder import RunFolder
+from ntkcl_jax.runs.log import MetricsLog, Progress
+from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.training import run as runs
-from ntkcl_jax.training.readout_run import Mapped, StoredReadout, features_of
+from ntkcl_jax.training.learner_run import LearnerRun
+from ntkcl_jax.training.readout_run import FeatureCache, Mapped, Part, StoredReadout, features_of
 from ntkcl_jax.training.run import evaluate_run, train
 from tests.support import lessons
 from tests.support import streams as tiny
 
 METHODS = ("multilevel", "first-session/multilevel", "ntkcl/multilevel")
 SMALL = {"readout__widths": (12, 10, 16, 14), "readout__level_views": 1}
+WARPED = {**SMALL, "readout__level_views": 2, "readout__level_view": "affine"}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +88,105 @@ def test_an_interrupted_run_ends_with_the_same_bits(run: Path, tmp_path: Path, m
     train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True, resume=True)
     assert tiny.same_states(run, tmp_path / "run")
     assert (run / "results.json").read_bytes() == (tmp_path / "run" / "results.json").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def warped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Lesson]]:
+    """A run with two affine views of each image, and what it was told of each task."""
+    path, lessons, learn = tmp_path_factory.mktemp("warped") / "run", list[Lesson](), MultiLevel.learn
+
+    def noting(self: MultiLevel, state: State, lesson: Lesson) -> State:
+        lessons.append(lesson)
+        return learn(self, state, lesson)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MultiLevel, "learn", noting)
+        train(tiny.config(methods=("multilevel",), **WARPED), path, arrays=tiny.arrays(), quiet=True)
+    return path, lessons
+
+
+def test_affine_views_are_the_images_as_tested_each_under_its_own_map(warped: tuple[Path, list[Lesson]]) -> None:
+    """Slow twin: one image at a time, whatever crops training takes."""
+    opened = load_run(warped[0], arrays=tiny.arrays())
+    context, scenario, data = opened.context, opened.context.scenarios[0], opened.config.data
+    source, labels = context.source.train, scenario.relabel(context.source.train.labels)
+    learner = context.learner("frozen")
+    state = learner.start(jax.random.key(0), context.backbone_of(0))
+    mapped = Mapped.of(MultiLevel.of(opened.config, width=16, classes=7, seed=0), context.mesh)
+    for task, lesson in enumerate(warped[1]):
+        places = np.flatnonzero(np.isin(labels, scenario.classes(task)))
+        for view in range(2):
+            seed, made = stream_seed(0, "augmentation", task, opened.config.optimizer.epochs + view), []
+            for position, place in enumerate(places):
+                image = transform_for_testing(source.load(int(place)), data.resize, context.size)
+                rng = np.random.Generator(np.random.Philox(key=seed, counter=position << 128))
+                flip = bool(rng.random() < 0.5)
+                made.append(affine_view_host(image, affine_warp(rng, context.size, data), flip))
+            wanted = features_of(learner, state, eval_batches(np.stack(made), labels[places], 16), mapped)[0]
+            np.testing.assert_allclose(lesson.features[:, 1 + view], wanted, rtol=1e-4, atol=1e-4)
+            assert np.abs(lesson.features[:, 1 + view] - lesson.plain).max() > 0.01
+
+
+def test_a_run_with_affine_views_that_is_broken_off_ends_with_the_same_bits(
+    warped: tuple[Path, list[Lesson]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn, told = MultiLevel.learn, []
+
+    def dies(self: MultiLevel, state: State, lesson: Lesson) -> State:
+        told.append(lesson.task)
+        if told == [0, 1]:
+            raise KeyboardInterrupt
+        return learn(self, state, lesson)
+
+    config = tiny.config(methods=("multilevel",), **WARPED)
+    passes, part = list[tuple[str, int | None]](), FeatureCache._part
+
+    def noting(self: FeatureCache, run: LearnerRun, state: LearnerState, which: Part, *rest: Any) -> np.ndarray:
+        passes.extend([(which.side, which.task)] * (which not in self.parts))
+        return part(self, run, state, which, *rest)
+
+    monkeypatch.setattr(MultiLevel, "learn", dies)
+    monkeypatch.setattr(FeatureCache, "_part", noting)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    assert passes == [("train", 0), ("test", 0), ("train", 1)]
+    passes.clear()
+    train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True, resume=True)
+    assert told == [0, 1, 1, 2]
+    # Nothing of the first task's training images: what was learnt of them is stored
+    assert passes == [("train", 1), ("test", 0), ("test", 1), ("train", 2), ("test", 2)]
+    assert tiny.same_states(warped[0], tmp_path / "run")
+    assert (warped[0] / "results.json").read_bytes() == (tmp_path / "run" / "results.json").read_bytes()
+
+
+def test_without_a_word_about_them_views_are_what_training_sees(
+    warped: tuple[Path, list[Lesson]], tmp_path: Path
+) -> None:
+    changes = {**WARPED, "readout__level_view": None, "data__train_view": "affine"}
+    train(tiny.config(methods=("multilevel",), **changes), tmp_path / "run", arrays=tiny.arrays(), quiet=True)
+    assert tiny.same_states(warped[0], tmp_path / "run")
+
+
+def test_rows_that_are_kept_are_those_of_the_images_asked_for_by_each_readouts_own_maps(run: Path) -> None:
+    opened = load_run(run, arrays=tiny.arrays())
+    context = opened.context
+    with MetricsLog(Path(os.devnull)) as log:
+        learner_run = LearnerRun(context, RunFolder(run), log, Progress(quiet=True), 0, "frozen")
+    state, cache = learner_run.initial(), FeatureCache()
+
+    @dataclass(frozen=True)
+    class Other(MultiLevel):
+        name = "other"
+
+    readouts = [kind.of(opened.config, width=16, classes=7, seed=0) for kind in (MultiLevel, Other)]
+    assert readouts[0].maps == readouts[1].maps
+    found, places = [], np.array([20, 3, 27, 0])
+    for readout in readouts:
+        mapped = Mapped.of(readout, context.mesh)
+        found.append(cache.rows(learner_run, state, "test", places, mapped))
+        batches = context.views("test", places, places)
+        np.testing.assert_allclose(found[-1], features_of(learner_run.learner, state, batches, mapped)[0], atol=1e-4)
+    assert np.abs(found[0] - found[1]).max() > 0.1
 
 
 def test_a_run_says_what_was_chosen(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
