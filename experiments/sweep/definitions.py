@@ -80,7 +80,7 @@ def deit_rows(config: RunConfig) -> Sequence[Row]:
 
 
 def readout_rows(_: RunConfig) -> Sequence[Row]:
-    """Readouts of a frozen backbone, and RanPAC as published: with its first session, and wider than our default."""
+    """Readouts of a frozen backbone, RanPAC and LayUP also above their published first session."""
     wider = ("readout.random_features", 6000)
     return [
         Row("multilevel", (), ("multilevel",)),
@@ -91,6 +91,8 @@ def readout_rows(_: RunConfig) -> Sequence[Row]:
         Row("ranpac without first session", (wider, ("baselines.first_session", False)), ("ranpac",)),
         Row("layup", (), ("layup",)),
         Row("layup without first session", (("baselines.first_session", False),), ("layup",)),
+        *(Row(method, (wider,), (method,)) for method in ("acil", "ds-al", "klda")),
+        *(Row(method, (), (method,)) for method in ("fecam", "loranpac")),
     ]
 
 
@@ -209,9 +211,9 @@ SWEEPS: dict[str, Sweep] = {
         "Readouts of a frozen backbone",
         "What a readout alone reaches: nothing trains below it but where a first session is named. `multilevel` has "
         "its defaults on every stream (10,000 numbers an image; `20 MB`: 1,400), and chooses weights and ridge inside "
-        "the run; `ranpac` has 6,000 random features. `deit-...`: DeiT-Ti/16 (ImageNet-1K) at 112 px, or where it says "
-        "so at 224; it hasn't seen Omniglot's characters, but **was trained on the classes of Tiny-ImageNet**. The "
-        "others: the shipped nano backbone.",
+        "the run; `ranpac`, `acil`, `ds-al` and `klda` have 6,000 random features, `loranpac` 10,000. `deit-...`: "
+        "DeiT-Ti/16 (ImageNet-1K) at 112 px, or where it says so at 224; it hasn't seen Omniglot's characters, but "
+        "**was trained on the classes of Tiny-ImageNet**. The others: the shipped nano backbone.",
         OFFLINE,
         readout_rows,
         (0, 1, 2),

@@ -23,6 +23,11 @@ NAMED = {
     "ridge": "frozen/ridge",
     "ranpac": "first-session/ranpac",
     "layup": "first-session/layup",
+    "acil": "frozen/acil",
+    "ds-al": "frozen/ds-al",
+    "klda": "frozen/klda",
+    "fecam": "frozen/fecam",
+    "loranpac": "frozen/loranpac",
     "multilevel": "frozen/multilevel",
     "adapters": "adapters/head",
     "l2p": "l2p/head",
@@ -61,6 +66,11 @@ READOUTS = Registry(
         "random-ridge": "ntkcl_jax.readouts.ridge:RandomRidge",
         "ranpac": "ntkcl_jax.readouts.ranpac:RanPAC",
         "layup": "ntkcl_jax.readouts.layup:LayUP",
+        "acil": "ntkcl_jax.readouts.acil:ACIL",
+        "ds-al": "ntkcl_jax.readouts.ds_al:DSAL",
+        "klda": "ntkcl_jax.readouts.klda:KLDA",
+        "fecam": "ntkcl_jax.readouts.fecam:FeCAM",
+        "loranpac": "ntkcl_jax.readouts.loranpac:LoRanPAC",
         "multilevel": "ntkcl_jax.readouts.multilevel:MultiLevel",
     },
     # `taskN` is what checkpoints of a learner are called, beside the folders of its readouts
@@ -131,19 +141,33 @@ class BaselineConfig:
 
 @dataclass(frozen=True)
 class ReadoutConfig:
-    """Ridge classifiers on random features: readouts `ranpac` and `random-ridge`."""
+    """Readouts that have something to set."""
 
     random_features: int = 2000
-    """Width of the random projection (RanPAC's published runs: 10,000, with seconds of algebra a task)."""
+    """Width of the random projection of `ranpac`, `random-ridge`, `acil`, `ds-al`, `klda` (published runs: 10,000 for
+    RanPAC, 8,192 for ACIL and DS-AL, 5,000 for KLDA, with seconds of algebra a task)."""
     views: int = 4
     """`random-ridge`: random views (`data.train_view`) of each training image that are learnt beside the image."""
     widths: tuple[int, int, int, int] = (1000, 1000, 5000, 3000)
     """`multilevel`: numbers of each of its groups: final feature, tokens, grid, second order. All their products are
     kept, so that memory and time grow with the square of their sum (10,000: 0.4 GB on disk for each seed)."""
     level_views: int = 0
-    """`multilevel`: random views of each training image that are learnt beside the image itself."""
+"""`multilevel`: random views of each training image that are learnt beside the image itself."""
     level_view: View | None = None
     """What these views are, `crop` or `affine`, drawn as `data` says; None means `data.train_view`."""
+    gamma: float = 0.1
+    """`acil`, `ds-al`: their ridge, as published."""
+    compensation: float = 1.0
+    """`ds-al`: weight of the compensation stream (published: 0.6 on CIFAR-100, 1.5 on ImageNet, else 1)."""
+    bandwidth: float | None = None
+    """`klda`: σ of the kernel exp(-σ ‖g - h‖²); None means that the first task's images choose it."""
+    tukey: float = 1.0
+    """`fecam`: exponent of Tukey's transformation of the feature (published: 1, none, for ViTs; 0.5 for ResNets)."""
+    shrinkage: float = 1.0
+    """`fecam`: what is added to the variances of a class, in units of their mean (published: 1)."""
+    wide_features: int = 10_000
+    """`loranpac`: width of its random projection (published: 100,000). A tenth as many directions of that width are
+    kept (10,000: 0.1 GB on disk for each seed), so that time grows with its cube."""
 
     def __post_init__(self) -> None:
         """Refuse sizes without meaning."""
@@ -151,6 +175,14 @@ class ReadoutConfig:
         require(self.views >= 0, f"readout.views must not be negative, got {self.views}")
         require(min(self.widths) >= 1, f"readout.widths must be four numbers of at least 1, got {self.widths}")
         require(self.level_views >= 0, f"readout.level_views must not be negative, got {self.level_views}")
+        require(self.gamma > 0, f"readout.gamma must be positive, got {self.gamma}")
+        require(self.compensation >= 0, f"readout.compensation must not be negative, got {self.compensation}")
+        bandwidth = self.bandwidth
+        require(bandwidth is None or bandwidth > 0, f"readout.bandwidth must be positive, got {bandwidth}")
+        require(self.tukey > 0, f"readout.tukey must be positive, got {self.tukey}")
+        # Without it a class of fewer images than entries has a covariance without an inverse
+        require(self.shrinkage > 0, f"readout.shrinkage must be positive, got {self.shrinkage}")
+        require(self.wide_features >= 1, f"readout.wide_features must be at least 1, got {self.wide_features}")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.config.data import View
 from ntkcl_jax.config.methods import READOUTS
+from ntkcl_jax.models.heads import NORM_FLOOR
 
 if TYPE_CHECKING:
     from ntkcl_jax.readouts.feature_maps import FeatureMap
@@ -124,3 +125,9 @@ def with_constant(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d1
     """Append a 1 to each row, the input of a classifier's biases."""
     # Of the features' own type, or float32 rows would become float64
     return np.concatenate([features, np.ones((len(features), 1), features.dtype)], axis=1)
+
+
+def unit(rows: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
+    """Rows at length one, in float64; a zero row stays zero."""
+    rows = rows.astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), NORM_FLOOR)

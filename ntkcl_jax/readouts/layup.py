@@ -7,10 +7,10 @@ with Pre-Trained Models", arXiv:2312.08888. With x the class tokens of the last 
 
 after a first session of training on task 0 (here adapters, as for RanPAC: `first-session/layup`).
 
-Where we depart: λ is chosen as RanPAC's is, and tokens come as they leave the blocks, not normed.
+Where we depart: λ is chosen as RanPAC's is (`held_out_ridge`), and tokens come as they leave the blocks, not normed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -18,28 +18,28 @@ from jaxtyping import Float
 
 from ntkcl_jax.config import BackboneConfig, RunConfig
 from ntkcl_jax.readouts.feature_maps import ClassTokens, FeatureMap
-from ntkcl_jax.readouts.ranpac import RanPAC
+from ntkcl_jax.readouts.held_out_ridge import HeldOutRidge
 
 BLOCKS = 6
 """Blocks whose class tokens are read, k."""
 
 
 @dataclass(frozen=True)
-class LayUP(RanPAC):
+class LayUP(HeldOutRidge):
     """Ridge regression on class tokens of the last blocks, λ by a held-out fifth of the task.
 
     Attributes:
         backbone: shape of the network whose tokens are read.
     """
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneConfig
 
     name: ClassVar = "layup"
 
     @classmethod
     def of(cls, config: RunConfig, *, width: int, classes: int, seed: int) -> Self:
         """Make the readout for a run."""
-        return cls(width, classes, seed, backbone=config.model.backbone)
+        return cls(width, classes, seed, config.model.backbone)
 
     @property
     def maps(self) -> tuple[FeatureMap, ...]:

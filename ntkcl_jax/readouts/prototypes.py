@@ -7,8 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from ntkcl_jax.models.heads import NORM_FLOOR
-from ntkcl_jax.readouts.base import Lesson, Readout, State
+from ntkcl_jax.readouts.base import Lesson, Readout, State, unit
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,4 @@ class Prototypes(Readout):
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """Cosine of each feature to each class mean."""
         # float64: where features hardly differ, rounding would choose the class.
-        return _unit(features) @ _unit(state["means"][:seen]).T
-
-
-def _unit(rows: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
-    """Rows at length one; a zero row stays zero."""
-    rows = rows.astype(np.float64)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), NORM_FLOOR)
+        return unit(features) @ unit(state["means"][:seen]).T

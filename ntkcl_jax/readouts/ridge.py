@@ -135,10 +135,8 @@ class RidgeClassifier:
 
     def weights(self) -> Float[np.ndarray, "w c"]:
         """W = (G + λ I)⁻¹ S; a class's score of x is xᵀ W. Columns of unseen classes are zero."""
-        size = len(self.gram)
         # Relative to the mean diagonal, which grows with the images: a fraction means the same after any task
-        ridge = self.fraction * np.trace(self.gram) / size
-        return np.linalg.solve(self.gram + ridge * np.eye(size), self.sums)
+        return ridge_weights(self.gram, self.sums, self.fraction * np.trace(self.gram) / len(self.gram))
 
 
 def learn(
@@ -204,6 +202,21 @@ def _chunks(
         # [b, v, d] -> [b v, d] -> [b v, w] -> [b, v, w]
         rows = np.asarray(expand(part.reshape(-1, part.shape[-1])), np.float64)
         yield rows.reshape(*part.shape[:2], -1), wanted[at : at + CHUNK]
+
+
+def ridge_weights(
+    gram: Float[np.ndarray, "w w"], sums: Float[np.ndarray, "w c"], ridge: float
+) -> Float[np.ndarray, "w c"]:
+    """(G + λ I)⁻¹ S.
+
+    Args:
+        gram: G.
+        sums: S.
+        ridge: λ.
+    """
+    matrix = gram.copy()
+    matrix[np.diag_indices_from(matrix)] += ridge
+    return np.linalg.solve(matrix, sums)
 
 
 @functools.lru_cache(maxsize=2)

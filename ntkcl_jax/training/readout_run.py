@@ -21,7 +21,7 @@ from ntkcl_jax.models.functional import drawn_backbone
 from ntkcl_jax.readouts.base import Lesson, Readout, State, make_readout
 from ntkcl_jax.readouts.feature_maps import FeatureMap
 from ntkcl_jax.runs import checkpoint
-from ntkcl_jax.runs.context import Side, epoch_batches
+from ntkcl_jax.runs.context import RunContext, Side, epoch_batches
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.training.evaluate import score_classes
@@ -271,10 +271,7 @@ class ReadoutRun:
 
     def readout(self) -> Readout:
         """The readout, made for the learner's features."""
-        run = self.run
-        width = feature_width(run.learner)
-        classes = run.scenario.num_classes
-        return make_readout(self.pair.readout, run.context.config, width=width, classes=classes, seed=run.seed)
+        return readout_of(self.run.context, self.method, self.run.seed)
 
     def lesson(self, readout: Readout, task: int) -> Lesson:
         """A task's features and labels."""
@@ -328,6 +325,14 @@ class ReadoutRun:
         seen = np.flatnonzero(labels < offsets[-1])
         scores = readout.scores(state, self.features("test", task, seen), offsets[-1])
         return score_classes(scores, labels[seen], offsets)
+
+
+def readout_of(context: RunContext, method: str, seed: int) -> Readout:
+    """The readout of a method that isn't a learner's own head, made for the learner's features."""
+    pair = context.config.pair(method)
+    width = feature_width(context.learner(pair.learner))
+    classes = context.scenarios[seed].num_classes
+    return make_readout(pair.readout, context.config, width=width, classes=classes, seed=seed)
 
 
 # Asked for by each readout of each seed: traced once

@@ -12,7 +12,7 @@ from ntkcl_jax.devices.host_memory import host_memory
 from ntkcl_jax.devices.hosts import broadcast, first, on_first
 from ntkcl_jax.devices.mesh import make_mesh
 from ntkcl_jax.errors import ConfigError, MemoryShortError, RunFolderError
-from ntkcl_jax.readouts.base import Readout, make_readout
+from ntkcl_jax.readouts.base import Readout
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.context import RunContext, make_context, task_name
 from ntkcl_jax.runs.folder import RESULTS_FORMAT, RunFolder, arithmetic_changes
@@ -20,7 +20,7 @@ from ntkcl_jax.runs.log import MetricsLog, Progress
 from ntkcl_jax.runs.recorded import load_run
 from ntkcl_jax.training.learner_run import LearnerRun
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
-from ntkcl_jax.training.readout_run import FeatureCache, ReadoutRun, moving
+from ntkcl_jax.training.readout_run import FeatureCache, ReadoutRun, moving, readout_of
 
 SAID_BYTES = 10**9
 """Memory from which a run says what a readout takes."""
@@ -97,13 +97,14 @@ def check_methods(context: RunContext) -> None:
     Raises:
         ConfigError: names it.
     """
-    config, tasks = context.config, context.scenarios[context.config.seeds[0]].num_tasks
+    config, seed = context.config, context.config.seeds[0]
+    tasks = context.scenarios[seed].num_tasks
     for method in config.methods:
         pair = config.pair(method)
-        # Both are made to see that they can be, before there is a folder; the readout's sizes don't matter
+        # Both are made to see that they can be, before there is a folder
         sessions = context.learner(pair.learner).sessions
         if pair.readout != HEAD:
-            check_readout_fits(method, make_readout(pair.readout, config, width=1, classes=1, seed=0))
+            check_readout_fits(method, readout_of(context, method, seed))
         elif sessions is not None and sessions < tasks:
             raise ConfigError(
                 f"{pair.learner} trains on {sessions} of {tasks} tasks, so its own head doesn't know all classes; put "
@@ -173,9 +174,8 @@ class Runs:
             said = moving(self.learner(self.context.config.seeds[0], self.context.config.pair(method).learner), method)
             if said is not None:
                 self.progress.say(f"hint: {said}")
-            pair = self.context.config.pair(method)
-            if pair.readout != HEAD:
-                readout = make_readout(pair.readout, self.context.config, width=1, classes=1, seed=0)
+            if self.context.config.pair(method).readout != HEAD:
+                readout = readout_of(self.context, method, self.context.config.seeds[0])
                 if readout.memory > SAID_BYTES:
                     self.progress.say(f"memory    {method} takes {readout.memory / 1e9:.1f} GB beside its features")
 

@@ -17,6 +17,7 @@ from ntkcl_jax.config import (
     RunConfig,
 )
 from ntkcl_jax.config.codec import from_json, parse_json, to_json
+from ntkcl_jax.config.methods import ReadoutConfig
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.runs.context import check_settings
 from tests.support import streams as tiny
@@ -62,6 +63,12 @@ from tests.support import streams as tiny
         (DataConfig, "source", "web"),
         (ComputeConfig, "eval_batch_size", 0),
         (ComputeConfig, "checkpoint_every_steps", 0),
+        (ReadoutConfig, "gamma", 0.0),
+        (ReadoutConfig, "compensation", -1.0),
+        (ReadoutConfig, "bandwidth", 0.0),
+        (ReadoutConfig, "tukey", 0.0),
+        (ReadoutConfig, "shrinkage", 0.0),
+        (ReadoutConfig, "wide_features", 0),
         (RunConfig, "methods", ("ntkcl", "magic")),
         (RunConfig, "methods", ()),
         (RunConfig, "seeds", ()),

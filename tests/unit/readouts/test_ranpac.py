@@ -13,7 +13,8 @@ from ntkcl_jax.config import RunConfig
 from ntkcl_jax.methods.base import LearnerState
 from ntkcl_jax.models.functional import Frozen
 from ntkcl_jax.readouts.base import Lesson
-from ntkcl_jax.readouts.ranpac import RIDGES, RanPAC, choose_ridge
+from ntkcl_jax.readouts.held_out_ridge import RIDGES, choose_ridge
+from ntkcl_jax.readouts.ranpac import RanPAC
 from ntkcl_jax.readouts.ridge import random_relu
 from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.folder import RunFolder

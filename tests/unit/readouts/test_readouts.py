@@ -13,7 +13,10 @@ from ntkcl_jax.readouts.base import Readout, make_readout, with_constant
 from tests.support.lessons import CLASSES, SCENARIO, WIDTH, clusters, evaluated, learnt, lesson
 
 TRAIN, TEST = clusters(2, 30), clusters(3, 10)
-ADDITIVE = ("prototypes", "ridge", "random-ridge", "ranpac", "layup", "multilevel")
+ADDITIVE = (
+    "prototypes", "ridge", "random-ridge", "ranpac", "layup", "acil", "ds-al", "klda", "fecam", "loranpac",
+    "multilevel",
+)  # fmt: skip
 each = pytest.mark.parametrize("name", READOUTS.own)
 
 
@@ -22,7 +25,7 @@ def readout(name: str, seed: int = 0) -> Readout:
     config = replace(
         RunConfig(),
         model=ModelConfig(backbone, fusion_heads=1),
-        readout=ReadoutConfig(random_features=40, views=2, widths=(3, 3, 2, 2)),
+        readout=ReadoutConfig(random_features=40, views=2, widths=(3, 3, 2, 2), wide_features=400),
     )
     return make_readout(name, config, width=WIDTH, classes=CLASSES, seed=seed)
 
@@ -48,7 +51,7 @@ def test_a_readout_is_a_function_of_its_seed(name: str) -> None:
     states = [learnt(readout(name, seed), *TRAIN)[-1] for seed in (3, 4)]
     differ = any(not np.array_equal(value, states[1][key]) for key, value in states[0].items())
     # These draw nothing: `layup` nothing that can be seen in what it learns, `multilevel` its maps before it learns
-    assert differ is (name not in ("prototypes", "ridge", "layup", "multilevel"))
+    assert differ is (name not in ("prototypes", "ridge", "layup", "fecam", "multilevel"))
 
 
 @each
@@ -96,6 +99,11 @@ SUMS: dict[str, tuple[str, ...]] = {
     "random-ridge": ("gram", "sums", "images"),
     "ranpac": ("gram", "sums"),
     "layup": ("gram", "sums"),
+    "acil": ("gram", "sums"),
+    "ds-al": ("gram", "sums", "compensation_gram"),
+    "klda": ("counts",),  # the first task chooses the kernel of the others
+    "fecam": ("counts", "sums", "squares"),
+    "loranpac": ("sums", "images"),
     "multilevel": ("gram", "sums", "left_out"),
 }
 """Parts of a state that are sums over images, or means of whole classes."""
@@ -111,7 +119,7 @@ def test_the_order_of_tasks_does_not_matter_to_what_is_added_up(name: str) -> No
             np.testing.assert_allclose(found[key], wanted[key], rtol=1e-10, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["ridge", "random-ridge", "ranpac"])
+@pytest.mark.parametrize("name", ["ridge", "random-ridge", "ranpac", "acil", "fecam", "loranpac"])
 def test_nor_does_it_matter_how_images_are_split_into_lessons(name: str) -> None:
     """Prototypes are no sums: a class comes in one lesson."""
     made, state = readout(name), {}
