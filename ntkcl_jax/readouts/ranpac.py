@@ -13,6 +13,7 @@ Where we depart: 2,000 random features by default (`readout.random_features`; pu
 task 0 as NTK-CL has.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -65,6 +66,11 @@ class RanPAC(Readout):
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """Random features x."""
         return random_relu(features, self.random_features, stream_seed(self.seed, self.name))
+
+    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
+        """Inner products of the classifier's inputs."""
+        x = self.expand(features).astype(np.float64)
+        yield x @ x.T
 
     def learn(self, state: State, lesson: Lesson) -> State:
         """Add the task to the sums and choose λ."""
