@@ -38,7 +38,7 @@ FRACTIONS = (1e-4, 1e-2, 1.0)
 SEED = 0
 WIDTH, NTK_OUTPUTS = 256, 2
 """Hidden units and outputs of the small network."""
-BEGIN, END = "<!-- experiments.theory_curves: begin -->", "<!-- experiments.theory_curves: end -->"
+NAME = "experiments.theory_curves"
 PREDICTORS = {
     "eigenlearning": "eigen-learning, spectrum of the reference",
     "finite_population": "finite population, spectrum of the reference",
@@ -225,17 +225,18 @@ def draw(cases: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def write_into(page: Path, text: str) -> None:
-    """Replace what stands between the two comments of a page.
+def write_into(page: Path, text: str, name: str = NAME) -> None:
+    """Replace what stands between the two comments of a page that a command fills.
 
     Raises:
         ValueError: the page has no such comments.
     """
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = page.read_text().partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ValueError(f"expected the comments {BEGIN} and {END} in {page}; put them where the table belongs")
-    page.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+        raise ValueError(f"expected the comments {first} and {last} in {page}; put them where the table belongs")
+    page.write_text(f"{before}{first}\n{text}{last}{after}")
 
 
 def main() -> None:

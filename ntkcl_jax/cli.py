@@ -129,7 +129,7 @@ def verify(args: list[str]) -> int:
     options = parse_verify(args)
     from ntkcl_jax.terminal.progress import Progress
     from ntkcl_jax.training.verify import verify
-    from ntkcl_jax.training.verify_report import asked, report
+    from ntkcl_jax.training.verify_report import asked, first_classes, report
 
     config, backbone, notes, expected = asked(options)
     with Progress(options.quiet or options.json) as progress:
@@ -141,6 +141,7 @@ def verify(args: list[str]) -> int:
             tolerance=options.tolerance,
             max_duplicates=options.max_duplicates,
             compare=options.compare,
+            first_classes=first_classes(options, config),
             progress=progress,
         )
     print(json.dumps(asdict(found) | {"passed": found.passed}) if options.json else report(found).rstrip())

@@ -5,7 +5,7 @@ every task. It never sees an image, and unless it says so no feature of an earli
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
@@ -106,6 +106,18 @@ class Readout(ABC):
     @abstractmethod
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """Scores of the first `seen` classes of the stream; the largest wins."""
+
+    @property
+    def inputs(self) -> int:
+        """Columns of its ridge regression; 0: it is none."""
+        return 0
+
+    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
+        """Kernels of images in its ridge regression, one for each setting that it chooses among, float64.
+
+        None: it is no ridge regression, and its errors on left-out images aren't known beforehand (`left_out`).
+        """
+        return iter(())
 
     def says(self, state: State) -> str:
         """What it has chosen by itself, for people; "" where it chooses nothing."""

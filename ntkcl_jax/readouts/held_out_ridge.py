@@ -9,6 +9,7 @@ task's images of a ridge fitted to the other four fifths alone (RanPAC's publish
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +39,11 @@ class HeldOutRidge(Readout):
     @abstractmethod
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """The rows x of features."""
+
+    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
+        """Inner products of the classifier's inputs."""
+        x = self.expand(features).astype(np.float64)
+        yield x @ x.T
 
     def init(self) -> State:
         """Sums of nothing."""

@@ -7,6 +7,7 @@ was made for, the middle blocks one that it wasn't. Tangent features of local li
 that the classifier is their joint optimum over all tasks, whatever the order (docs/theory.md, section 9).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -82,9 +83,14 @@ class MultiLevel(Readout):
         return (Final(final, backbone, self.width), *made)
 
     @property
+    def inputs(self) -> int:
+        """Columns of the classifier."""
+        return sum(self.widths)
+
+    @property
     def memory(self) -> int:
         """Bytes that learning a task takes: Σ x xᵀ before and after, and its Cholesky factor, in float64."""
-        return 3 * 8 * sum(self.widths) ** 2
+        return 3 * 8 * self.inputs**2
 
     def fitting(self, memory: int) -> str:
         """What to set so that it takes no more than some bytes, for people.
@@ -107,6 +113,14 @@ class MultiLevel(Readout):
     def scores(self, state: State, features: Float[np.ndarray, "n w"], seen: int) -> Float[np.ndarray, "n s"]:
         """xᵀ W."""
         return (features @ state["solution"])[:, :seen]
+
+    def kernels(self, features: Float[np.ndarray, "n w"]) -> Iterator[Float[np.ndarray, "n n"]]:
+        """Weighted sums of the groups' kernels, one for each of `CANDIDATES`."""
+        groups = np.split(features.astype(np.float64), np.cumsum(self.widths)[:-1], axis=1)
+        # In units of the mean squared norm, as the classifier weighs them; a group that is all zero has no scale
+        inner = [(x @ x.T) / (np.square(x).sum() / len(x) or 1.0) for x in groups]
+        for weights in CANDIDATES:
+            yield sum((w**2 * part for w, part in zip(weights, inner, strict=True)), np.zeros_like(inner[0]))
 
     def says(self, state: State) -> str:
         """What was chosen, and how many left-out images it told right."""

@@ -46,6 +46,11 @@ class Ridge(Readout):
         """The classifier's input x of features."""
         return with_constant(features)
 
+    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
+        """Inner products of the classifier's inputs."""
+        x = self.expand(features).astype(np.float64)
+        yield x @ x.T
+
     def init(self) -> State:
         """Nothing seen yet."""
         return RidgeClassifier.empty(self.inputs, self.classes).state

@@ -123,6 +123,8 @@ class Verify:
     """Test images that may be training images too."""
     compare: bool = False
     """Compare normalisations even if nothing looks wrong."""
+    first_task: int | None = None
+    """Compare readouts on training images of a first task of so many classes (default: the preset's; 0: don't)."""
     batch_size: int = 64
     """Images that go through the network at once."""
     quiet: bool = False

@@ -26,6 +26,7 @@ from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.methods.base import Learner
 from ntkcl_jax.runs.context import RunContext, make_context
 from ntkcl_jax.runs.log import Progress
+from ntkcl_jax.training.first_task import FirstTask, first_task
 from ntkcl_jax.training.readout_run import features_of
 from ntkcl_jax.weights.layout import NumpyTree
 
@@ -59,6 +60,7 @@ class Verification:
         expected: lowest and highest accepted value without tolerance; None where none is known.
         tolerance: accepted distance from it.
         normalisations: accuracy on a few images of each class by normalisation; empty where it wasn't tried.
+        first_task: readouts compared on the images of a first task; None where none was asked for.
         failures: one line for each thing that is wrong; empty means passed.
     """
 
@@ -73,6 +75,7 @@ class Verification:
     expected: tuple[float, float] | None
     tolerance: float
     normalisations: dict[str, float]
+    first_task: FirstTask | None
     failures: tuple[str, ...]
 
     @property
@@ -98,6 +101,7 @@ def verify(
     tolerance: float | None = None,
     max_duplicates: int = 0,
     compare: bool = False,
+    first_classes: int = 0,
     progress: Progress | None = None,
 ) -> Verification:
     """Check weights, images, split and transforms; trains nothing and writes nothing.
@@ -111,6 +115,8 @@ def verify(
             binomial standard deviations more.
         max_duplicates: test images that may be training images too.
         compare: compare normalisations even if nothing looks wrong.
+        first_classes: classes of a first task on whose images readouts are compared, or all where there are fewer; 0:
+            none are.
         progress: where to show how far it is.
 
     Returns:
@@ -124,6 +130,8 @@ def verify(
         raise ConfigError("expected accuracy and tolerance must be in [0, 1], max-duplicates must be at least 0")
     # Tasks don't matter: of one class each they fit any source, where the preset's own might ask for too many
     one_task = dataclasses.replace(config.data, first_task_classes=0, classes_per_task=1)
+    if first_classes < 0 or first_classes == 1:
+        raise ConfigError(f"expected a first task of at least 2 classes, or 0 for none, got {first_classes}")
     arrays = (jax.tree.map(jnp.asarray, backbone[0]), backbone[1])
     context = make_context(dataclasses.replace(config, data=one_task, seeds=(0,)), stored=arrays)
     progress = progress or Progress(quiet=True)
@@ -138,6 +146,7 @@ def verify(
         tolerance = TOLERANCE + DEVIATIONS * chance
     low = expected is not None and accuracy < expected[0] - tolerance
     normalisations = _compare(context, progress) if compare or low or expected is None else {}
+    task_classes = min(first_classes, len(source.class_names))
     pairs = copies(walked["test"].pictures, walked["train"].pictures)
     duplicates = [(source.test.names(at), source.train.names(same)) for at, same in pairs]
     failures = (
@@ -168,6 +177,7 @@ def verify(
         expected=expected,
         tolerance=tolerance,
         normalisations=normalisations,
+        first_task=first_task(context, task_classes, progress) if task_classes > 1 else None,
         failures=failures,
     )
 

@@ -8,6 +8,7 @@ from ntkcl_jax.config.presets import PRESETS, preset
 from ntkcl_jax.data.sources import source_kind
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.terminal.options import Verify
+from ntkcl_jax.training.first_task import FirstTask
 from ntkcl_jax.training.verify import Verification, percent, span
 from ntkcl_jax.weights.backbone import locate, read_backbone
 from ntkcl_jax.weights.convert import read_whole
@@ -86,6 +87,15 @@ def _expected(options: Verify, config: RunConfig) -> tuple[float, float] | None:
     return published.frozen if published is not None and whole else None
 
 
+def first_classes(options: Verify, config: RunConfig) -> int:
+    """Classes of the first task on which readouts are compared; 0: they aren't."""
+    if options.first_task is not None:
+        return options.first_task
+    # Without a preset nobody has said how the stream is cut
+    own = config.data.first_task_classes or config.data.classes_per_task
+    return own if options.preset and own > 1 else 0
+
+
 def report(found: Verification) -> str:
     """Write a verification for people, `PASS` or `FAIL` last."""
     weights, data, split, facts = found.weights, found.data, found.split, found.preprocessing
@@ -114,4 +124,17 @@ def report(found: Verification) -> str:
     if found.normalisations:
         tried = ", ".join(f"{name} {percent(share)}" for name, share in found.normalisations.items())
         lines.append(f"normalize      {tried} (a few images of each class)")
+    lines += _first_task(found.first_task) if found.first_task else []
     return "\n".join([*lines, *(f"FAIL           {line}" for line in found.failures), *["PASS"] * found.passed]) + "\n"
+
+
+def _first_task(found: FirstTask) -> list[str]:
+    """What readouts make of left-out images, and which to take."""
+    title = f"{found.images} images of {found.classes} classes, each told by ridge regression on the others:"
+    told = [
+        f"               {name:<18}{percent(one['accuracy'])} right, squared error {one['error']:.3f} ± "
+        f"{one['deviation']:.3f}"
+        for name, one in found.methods.items()
+    ]
+    why = "nothing that keeps more is better by a standard error; docs/theory.md, section 9.1"
+    return [f"first task     {title}", *told, f"advice         --methods {found.advised}: {why}"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -17,11 +18,15 @@ from ntkcl_jax.config.data import NORMALIZATIONS, DataConfig, Normalize
 from ntkcl_jax.config.presets import preset
 from ntkcl_jax.data.transforms import preprocessing
 from ntkcl_jax.models.vit import ViT
-from ntkcl_jax.readouts.base import Lesson
+from ntkcl_jax.readouts.base import Lesson, make_readout
+from ntkcl_jax.readouts.left_out import best_of
 from ntkcl_jax.readouts.prototypes import Prototypes
 from ntkcl_jax.runs.context import make_context
 from ntkcl_jax.runs.folder import with_defaults
+from ntkcl_jax.terminal.options import Verify
+from ntkcl_jax.training.readout_run import Mapped, features_of
 from ntkcl_jax.training.verify import Pass, nearest_mean_accuracy
+from ntkcl_jax.training.verify_report import first_classes
 from ntkcl_jax.weights import save_backbone, shapes
 from tests.support import streams as tiny
 
@@ -70,7 +75,7 @@ def test_the_accuracy_is_that_of_the_prototypes_baseline() -> None:
 
 def test_what_is_right_passes_and_says_everything_that_can_be_compared(said, weights: Path, data: Path) -> None:
     code, first = found(said, "--weights", weights, "--data", data, "--compare")
-    assert first["expected"] is None
+    assert first["expected"] is None and first["first_task"] is None
     accuracy = first["accuracy"]
     code, out, error = said("--weights", weights, "--data", data, "--expect", accuracy)
     assert (code, error) == (0, "")
@@ -103,7 +108,7 @@ def test_another_accuracy_than_expected_fails_and_normalisations_are_compared(sa
 
 def test_a_swapped_normalisation_is_named(said) -> None:
     """The shipped backbone knows its own pixels: ten points less with ImageNet's mean and deviation."""
-    words = ("digits", "--normalize", "imagenet", "--images-per-class", 10)
+    words = ("digits", "--normalize", "imagenet", "--images-per-class", 10, "--first-task", 0)
     code, wrong = found(said, *words)
     assert code == 1
     assert wrong["normalisations"]["none"] > wrong["normalisations"]["imagenet"] + 0.1
@@ -123,6 +128,45 @@ def test_copies_of_training_images_fail_unless_they_are_allowed(said, weights: P
     assert said(*words, "--max-duplicates", 1)[0] == 0
 
 
+def test_readouts_are_compared_on_the_first_tasks_images(said, weights: Path, data: Path) -> None:
+    """The figures are those of the readouts on features of a run, the least dear first."""
+    words = ("--weights", weights, "--data", data)
+    code, first = found(said, *words, "--first-task", 3)
+    compared = first["first_task"]
+    assert (code, compared["classes"], compared["images"]) == (0, 3, 27)
+    assert list(compared["methods"]) == ["frozen/ridge", "frozen/layup", "frozen/ranpac", "frozen/multilevel"]
+    # A file doesn't say how many heads its backbone has, and images are resized to 8/7 of its own size
+    shape, images = replace(tiny.BACKBONE, heads=1), {"data__source": "folder", "data__path": str(data)}
+    config = tiny.config(weights=str(weights), model__backbone=shape, data__resize=9, **images)
+    context = make_context(config)
+    learner, labels = context.learner("frozen"), context.scenarios[0].relabel(context.source.train.labels)
+    members = np.flatnonzero(labels < 3)
+    state = learner.start(jax.random.key(0), context.backbone_of(0))
+    for name in ("ridge", "layup", "ranpac", "multilevel"):
+        readout = make_readout(name, config, width=16, classes=7, seed=0)
+        rows, _ = features_of(
+            learner, state, context.views("train", members, labels[members]), Mapped.of(readout, context.mesh)
+        )
+        expected = best_of(readout.kernels(rows), labels[members])
+        figures = compared["methods"][f"frozen/{name}"]
+        assert figures["error"] == pytest.approx(expected.error, rel=1e-4)
+        assert figures["accuracy"] == expected.accuracy
+        assert figures["deviation"] == pytest.approx(expected.errors.std() / 27**0.5, rel=1e-3)
+    code, out, _ = said(*words, "--first-task", 7)
+    assert "first task     63 images of 7 classes" in out
+    advice = next(line for line in out.splitlines() if line.startswith("advice"))
+    assert advice.split()[2].rstrip(":") in compared["methods"]
+
+
+def test_a_presets_own_first_task_is_the_default_and_more_classes_than_there_are_become_all() -> None:
+    config = preset("digits")
+    assert first_classes(Verify(preset="digits"), config) == 2
+    assert first_classes(Verify(preset="digits", first_task=0), config) == 0
+    assert first_classes(Verify(preset="digits", first_task=50), config) == 50
+    assert first_classes(Verify(data="somewhere"), config) == 0
+    assert first_classes(Verify(preset="vtab"), preset("vtab", data=DataConfig(first_task_classes=9))) == 9
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -130,6 +174,7 @@ def test_copies_of_training_images_fail_unless_they_are_allowed(said, weights: P
         (["cifra100"], "unknown preset 'cifra100'; did you mean cifar100?"),
         (["digits", "--weights", "random"], "there is nothing to verify in random weights"),
         (["digits", "--weights", "/no/such.safetensors"], "/no/such.safetensors"),
+        (["digits", "--first-task", "1"], "expected a first task of at least 2 classes, or 0 for none, got 1"),
         (["digits", "--expect", "45.9"], "expected accuracy and tolerance must be in [0, 1]"),
         (["digits", "--source", "folder", "--data", "/no/such/folder"], "/no/such/folder is missing"),
     ],

@@ -1,0 +1,104 @@
+"""Which readout of a frozen backbone suits a stream: compared on the first task's images before anything is trained.
+
+Each image is left out in turn, exactly (`ntkcl_jax.readouts.left_out`). What that says of the accuracy after all tasks
+was measured on seven streams: docs/theory.md, section 9.1.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from ntkcl_jax.data import eval_batches, make_scenario, prepare
+from ntkcl_jax.readouts.base import Readout, make_readout
+from ntkcl_jax.readouts.left_out import advised, best_of, spread
+from ntkcl_jax.runs.context import RunContext
+from ntkcl_jax.runs.log import Progress
+from ntkcl_jax.training.readout_run import UNMAPPED, Mapped, feature_width, features_of
+
+IMAGES = 500
+"""Images that are left out in turn, at most."""
+READOUTS = ("ridge", "layup", "ranpac", "multilevel")
+"""Readouts that are compared, above the learner `LEARNER`."""
+LEARNER = "frozen"
+
+
+@dataclass(frozen=True)
+class FirstTask:
+    """What left-out images of a first task say of readouts.
+
+    Attributes:
+        classes: of the task.
+        images: that were left out in turn.
+        methods: by name in `RunConfig.methods`, the one that keeps least first: `error`, the mean squared error, and
+            `deviation`, its standard error; `accuracy`, the share of images told right; `ridge`, the best one.
+        advised: the first of them that none is better than by more than a standard error of the difference.
+    """
+
+    classes: int
+    images: int
+    methods: dict[str, dict[str, float]]
+    advised: str
+
+
+def first_task(context: RunContext, classes: int, progress: Progress) -> FirstTask:
+    """Compare readouts on the first task that the run's first seed would draw.
+
+    Args:
+        context: images, transforms, backbone; its own tasks don't matter.
+        classes: of the first task, at least 2.
+        progress: where to show how far it is.
+    """
+    config, source = context.config, context.source
+    data, seed = dataclasses.replace(config.data, first_task_classes=classes), config.seeds[0]
+    labels = make_scenario(len(source.class_names), data, seed).relabel(source.train.labels)
+    members = np.flatnonzero(labels < classes)
+    members = members[spread(labels[members], IMAGES)]
+    width = feature_width(context.learner(LEARNER))
+    # A network without a middle has no levels to read
+    names = [name for name in READOUTS if name != "multilevel" or config.model.backbone.depth > 1]
+    stream = len(source.class_names)
+    made = [make_readout(name, config, width=width, classes=stream, seed=seed) for name in names]
+    made.sort(key=lambda readout: readout.inputs)  # the memory that they keep is its square
+    rows = _rows(context, made, members, progress)
+    found = {f"{LEARNER}/{readout.name}": best_of(readout.kernels(x), labels[members]) for readout, x in rows}
+    return FirstTask(
+        classes=classes,
+        images=len(members),
+        methods={
+            name: {
+                "error": one.error,
+                "deviation": float(one.errors.std() / len(members) ** 0.5),
+                "accuracy": one.accuracy,
+                "ridge": one.ridge,
+            }
+            for name, one in found.items()
+        },
+        advised=advised(found),
+    )
+
+
+def _rows(
+    context: RunContext, readouts: list[Readout], members: Int[np.ndarray, "n"], progress: Progress
+) -> list[tuple[Readout, Float[np.ndarray, "n w"]]]:
+    """What each readout reads of some training images: the network's feature, or rows of its maps, all in one pass."""
+    learner = context.learner(LEARNER)
+    # The key draws nothing: a frozen backbone has no parameters of its own
+    state = learner.start(jax.random.key(0), context.backbone_of(context.config.seeds[0]))
+    mapped = {readout.name: Mapped.of(readout, context.mesh) for readout in readouts}
+    maps = tuple(of for part in mapped.values() for of in part.maps)
+    wide = Mapped(maps, tuple(drawn for part in mapped.values() for drawn in part.drawn))
+    size, found = context.config.compute.eval_batch_size, []
+    with progress.stage("first task's images", total=len(members)) as stage:
+        for at in range(0, len(members), size):
+            chosen = members[at : at + size]
+            images = prepare(context.source.train, chosen, context.config.data, context.size)
+            batches = list(eval_batches(images, np.zeros_like(chosen), size))
+            found.append([features_of(learner, state, batches, part)[0] for part in (UNMAPPED, wide)])
+            stage.advance(len(chosen))
+    own, levels = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    ends = np.cumsum([sum(of.width for of in readout.maps) for readout in readouts])
+    parts = np.split(levels, ends[:-1], axis=1)
+    return [(readout, part if readout.maps else own) for readout, part in zip(readouts, parts, strict=True)]
