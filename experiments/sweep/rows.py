@@ -17,7 +17,7 @@ from ntkcl_jax.errors import ConfigError
 
 READS = {"ntkcl-ridge": "ntkcl"}
 """Methods that go on from another one's checkpoints, and therefore share its cell."""
-OURS = ("ntkcl-ridge", "ridge", "multilevel")
+OURS = ("ntkcl-ridge", "ridge", "multilevel", "first-session/multilevel")
 """Methods that are this project's own."""
 
 

@@ -151,9 +151,9 @@ class ReadoutConfig:
     widths: tuple[int, int, int, int] = (1000, 1000, 5000, 3000)
     """`multilevel`: numbers of each of its groups: final feature, tokens, grid, second order. All their products are
     kept, so that memory and time grow with the square of their sum (10,000: 0.4 GB on disk for each seed)."""
-    level_views: int = 0
-    """`multilevel`: random views of each training image that are learnt beside the image itself."""
-    level_view: View | None = None
+    level_views: int = 1
+    """`multilevel`: random views of each training image that are learnt beside the image itself; each costs a pass."""
+    level_view: View | None = "affine"
     """What these views are, `crop` or `affine`, drawn as `data` says; None means `data.train_view`."""
     gamma: float = 0.1
     """`acil`, `ds-al`: their ridge, as published."""
