@@ -30,7 +30,7 @@ def start(devices: int, *words: str, die_at: int = 0) -> subprocess.Popen:
 def ended(*processes: subprocess.Popen) -> list[str]:
     """Wait for programs, and return what they wrote to stderr."""
     try:
-        return [process.communicate(timeout=240)[1] for process in processes]
+        return [process.communicate(timeout=900)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()  # does nothing to those that have ended

@@ -104,7 +104,7 @@ def test_help_lists_an_added_source_without_importing_it(install: Install) -> No
             env=os.environ | {"PYTHONPATH": str(place), "COLUMNS": "80"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=True,
         )
         choices = re.search(r"--(data\.)?source\{([^}]*)\}", "".join(done.stdout.replace("│", "").split()))

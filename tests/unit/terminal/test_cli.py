@@ -72,7 +72,7 @@ def test_help_is_quick_because_nothing_heavy_is_imported(words: list[str]) -> No
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
@@ -251,7 +251,7 @@ def test_output_into_a_closed_pipe_or_a_poor_terminal_is_no_traceback(trained: t
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert poor.returncode == 0
@@ -264,7 +264,7 @@ def test_output_into_a_closed_pipe_or_a_poor_terminal_is_no_traceback(trained: t
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (closed.stdout, closed.stderr) == ("{", "")

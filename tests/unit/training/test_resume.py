@@ -91,7 +91,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 ) -> None:
     run = tmp_path / "run"
     process = start("-c", SCRIPT, str(run), function, wanted, when)
-    error = process.communicate(timeout=300)[1]
+    error = process.communicate(timeout=900)[1]
     assert process.returncode == -signal.SIGKILL, error
     tasks = sorted((run / "checkpoints" / "ntkcl").glob("seed0/task*"))
     assert {p.name for p in tasks[-1].iterdir()} == left if left else not tasks
@@ -150,7 +150,7 @@ def test_ctrl_c_and_sigterm_say_how_to_go_on_and_nothing_is_lost(tmp_path: Path,
         process = start("-m", "ntkcl_jax", *words, *more)
         wait_for(run, pattern, process)
         process.send_signal(number)
-        out, error = process.communicate(timeout=300)
+        out, error = process.communicate(timeout=900)
         assert error == f"ntkcl: {told}; the same command with --resume goes on from the last checkpoint\n"
         assert out == ""
         assert process.returncode == 128 + number

@@ -99,7 +99,7 @@ def read(server: tuple[ThreadingHTTPServer, list[str]], tmp_path: Path):
         for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "http_proxy", "HTTP_PROXY"):
             env.pop(name, None)
         words = [sys.executable, "-c", READ, *map(str, names)]
-        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=900)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 

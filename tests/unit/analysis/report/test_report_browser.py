@@ -81,7 +81,7 @@ def look(server: ThreadingHTTPServer, folder: Path, profile: Path, width: int) -
     (folder / "frame.html").write_text(FRAME.replace("WIDTH", str(width)))
     address = f"http://127.0.0.1:{server.server_port}/frame.html"
     command = [chromium, *FLAGS, f"--user-data-dir={profile}", "--window-size=1400,900", "--dump-dom", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
     found = re.search(r"<pre>FOUND(.*)END</pre>", done.stdout, re.DOTALL)
     assert found, done.stdout[-2000:]
     unescaped = found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")

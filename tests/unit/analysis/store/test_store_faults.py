@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_looks_whole(tmp_path: P
         run.mkdir()
     words = [str(word) for pair in runs.items() for word in pair]
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", FULL_DISK, *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
     lines = done.stderr.splitlines()
     assert len(lines) == 2, lines
