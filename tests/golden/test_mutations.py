@@ -72,6 +72,7 @@ MUTATIONS = {  # name: (fixture, file, text, replacement)
         "A",
         "methods/ntkcl.py",
         "state = state.updated(buffers=updated_mean(state.frozen.buffers, state.trainable, number))\n"
+        "        # After the mean: test images will be seen with the new one (docs/method.md, section 6)\n"
         "        means = class_means(self, *state, views(), offset, int(task.size))",
         "moved = state.updated(buffers=updated_mean(state.frozen.buffers, state.trainable, number))\n"
         "        means = class_means(self, *state, views(), offset, int(task.size))\n"
@@ -198,15 +199,20 @@ def copy_code(folder: Path) -> None:
         shutil.copy(ROOT / "tests" / path, folder / "tests" / path)
 
 
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_code_holds_once_what_is_changed(name: str) -> None:
+    _, file, text, replacement = MUTATIONS[name]
+    assert text != replacement
+    assert (ROOT / "ntkcl_jax" / file).read_text().count(text) == 1, "the mutation must follow the code"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_the_replay_fails_when(name: str, tmp_path: Path, cache: str) -> None:
     fixture, file, text, replacement = MUTATIONS[name]
     copy_code(tmp_path)
     path = tmp_path / "ntkcl_jax" / file
-    source = path.read_text()
-    assert source.count(text) == 1, f"{file} should hold {text!r} once; the mutation must follow the code"
-    path.write_text(source.replace(text, replacement))
+    path.write_text(path.read_text().replace(text, replacement))
     result = replay_copy(tmp_path, fixture, cache)
     assert result.returncode == 1, result.stderr[-2000:]
     report = json.loads(result.stdout)  # a crash prints none: the numbers must be what fails
