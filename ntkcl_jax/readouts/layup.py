@@ -54,3 +54,8 @@ class LayUP(RanPAC):
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """The tokens as they are."""
         return features
+
+    @property
+    def projection(self) -> None:
+        """Nothing is projected."""
+        return None

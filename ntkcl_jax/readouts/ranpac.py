@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.readouts.base import Lesson, Readout, State
-from ntkcl_jax.readouts.ridge import random_relu
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
+from ntkcl_jax.readouts.ridge import random_projection, random_relu
 from ntkcl_jax.seeds import stream_seed
 
 PUBLISHED: dict[str, tuple[float | None, float]] = {"cifar100": (None, 0.922)}
@@ -66,6 +66,11 @@ class RanPAC(Readout):
         """Random features x."""
         return random_relu(features, self.random_features, stream_seed(self.seed, self.name))
 
+    @property
+    def projection(self) -> Float[np.ndarray, "e w"] | None:
+        """R of the random features; None where there are none."""
+        return random_projection(self.width, self.random_features, stream_seed(self.seed, self.name))
+
     def learn(self, state: State, lesson: Lesson) -> State:
         """Add the task to the sums and choose λ."""
         x = self.expand(lesson.plain).astype(np.float64)
@@ -78,6 +83,14 @@ class RanPAC(Readout):
         # Solved when it is asked for: what is stored are sums, to which the next task adds
         weights = np.linalg.solve(state["gram"] + float(state["ridge"]) * np.eye(len(state["gram"])), state["sums"])
         return self.expand(features) @ weights[:, :seen]
+
+    def linear(self, state: State) -> LinearModel:
+        """The classifier's input as it is."""
+        return LinearModel.of(self.inputs, float(state["ridge"]), self.projection)
+
+    def says(self, state: State) -> str:
+        """The ridge that the newest task has chosen."""
+        return f"ridge {float(state['ridge']):g}"
 
 
 def choose_ridge(x: Float[np.ndarray, "n w"], y: Float[np.ndarray, "n c"], seed: int) -> float:
