@@ -83,8 +83,10 @@ class KernelSpec:
     def _problems(self) -> Iterator[str]:
         if self.outputs not in OUTPUT_AXES:
             yield f"outputs to be one of {', '.join(OUTPUT_AXES)}, got {self.outputs!r}"
-        if min(self.n, self.k, self.tile, self.copies) < 1:
-            yield f"n, k, tile and copies of at least 1, got {self.n}, {self.k}, {self.tile} and {self.copies}"
+        if min(self.n, self.k, self.tile) < 1:
+            yield f"n, k and tile of at least 1, got {self.n}, {self.k} and {self.tile}"
+        if self.copies < 1:
+            yield f"copies of at least 1, got {self.copies}"
         if min(self.seed, self.checkpoint) < 0:
             yield f"a seed and a checkpoint of at least 0, got {self.seed} and {self.checkpoint}"
         if len(self.offsets) != len(self.tasks) + 1 or (self.offsets[0], self.offsets[-1]) != (0, self.n):
