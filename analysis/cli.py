@@ -47,11 +47,12 @@ def kernels(args: list[str]) -> None:
         print(f"part {index} of {count} is done; when all are: {again}")
         return
     from analysis.store import analysis_folder
-    from analysis.studies.summary import summary_table
+    from analysis.studies.summary import readout_table, summary_table
 
     home = analysis_folder(options.run, method)
     files = {"summary": "summary.json", "measures": "measures.csv", "pictures": "figures"}
-    print("\n".join([summary_table(made), "", *(f"{what:<9} {home / name}" for what, name in files.items())]))
+    tables = "\n\n".join(filter(None, (summary_table(made), readout_table(made))))
+    print("\n".join([tables, "", *(f"{what:<9} {home / name}" for what, name in files.items())]))
 
 
 def smaller_tile(error: Exception, tile: int | None) -> PlanError:

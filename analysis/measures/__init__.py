@@ -6,7 +6,7 @@
 
 from analysis.measures.alignment import debiased_cka, drift, kernel_distance, target_alignment
 from analysis.measures.catalogue import RIDGE_FRACTION
-from analysis.measures.checkpoint import Checkpoint, matrix_of, sample_kernel
+from analysis.measures.checkpoint import Checkpoint, matrix_of, one_hot, sample_kernel
 from analysis.measures.measure import Measure
 from analysis.measures.overlap import RowSpace, ntk_overlap, overlap_matrix, row_space
 from analysis.measures.ratios import TaskGrid, random_orientation_ratio, same_population_ratio, task_grid
@@ -34,6 +34,7 @@ __all__ = [
     "kernel_distance",
     "matrix_of",
     "ntk_overlap",
+    "one_hot",
     "overlap_matrix",
     "participation_ratio",
     "random_orientation_ratio",

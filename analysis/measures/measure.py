@@ -16,7 +16,7 @@ Kind = Literal["task", "pair", "change"]
 Row = list[float | None] | tuple[float | None, ...]
 Values = Row | list[Row] | tuple[Row, ...]
 """T values, or T rows of T; None where the measure has no meaning. Lists as computed, tuples as read from a file."""
-TAKEN = ("spectrum", "groups", "health", "kernel_health")
+TAKEN = ("spectrum", "groups", "health", "kernel_health", "stream_alignment")
 """What a checkpoint of `summary.json` holds beside measures."""
 LONGEST_COLUMN = 24
 RANGE_TOLERANCE = 1e-3

@@ -19,13 +19,12 @@ from jaxtyping import Array, Float
 
 from analysis.errors import RecordError
 from analysis.kernels.tracing import leaves_used
-from analysis.records.probes import Probes, choose_probes
+from analysis.records.tasks import MethodRecords, double
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError
 from ntkcl_jax.methods.base import Learner
 from ntkcl_jax.methods.ntkcl import NTKCL, PARTS
 from ntkcl_jax.models.functional import Frozen, Tree
-from ntkcl_jax.runs.context import Side
 from ntkcl_jax.runs.recorded import RecordedRun, RecordedTask, load_run
 
 
@@ -52,36 +51,29 @@ class Evaluate:
         return out[:, : self.classes] if self.output == "scores" else out
 
 
-class Records:
-    """One method of a finished or running `run`, read for analysis; `open_run` is the way here."""
+class Records(MethodRecords):
+    """A method whose learner classifies by its own head; `open_run` is the way here."""
 
     def __init__(self, run: RecordedRun) -> None:
         """Wrap the run; checkpoints are read when asked for."""
-        self.run = run
+        super().__init__(run)
         # A random backbone is drawn for each task again: keep the last few.
         self._task = functools.lru_cache(maxsize=4)(self._read_task)
         # The number of finished tasks is part of the key: a running run's last task changes
         self._last = functools.lru_cache(maxsize=1)(lambda seed, done: self.task(seed, done - 1).frozen)
         self._used: dict[str, frozenset[str]] = {}  # by output
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the run."""
-        return self.run.seeds
-
     def checkpoints(self, seed: int) -> tuple[int, ...]:
-        """Checkpoints that can be read: 0 before task 0, t + 1 after task t; RecordError without such a seed."""
-        return tuple(range(self._done(seed) + 1)) if self._done(seed) else ()
+        """All of the finished tasks, and 0 once there is one; RecordError without such a seed."""
+        return tuple(range(self.done(seed) + 1)) if self.done(seed) else ()
 
-    def tasks(self, seed: int) -> tuple[int, ...]:
-        """Finished tasks; RecordError without such a seed."""
-        return tuple(range(self._done(seed)))
-
-    def _done(self, seed: int) -> int:
-        if seed not in self.seeds:
-            known = ", ".join(map(str, self.seeds))
-            raise RecordError(f"expected one of the seeds {known} of {self.run.path}, got {seed}; name one of them")
+    def tasks_done(self, seed: int) -> int:
+        """How many tasks of a seed the learner has finished."""
         return self.run.tasks_done(seed)
+
+    def groups(self, paths: Sequence[str], by: Literal["part", "layer"]) -> dict[str, tuple[str, ...]]:
+        """The learner's parts, or layers: see `default_groups`."""
+        return default_groups(paths, by, self.run.learner.parts)
 
     def task(self, seed: int, task: int) -> RecordedTask:
         """Open a finished task.
@@ -89,16 +81,8 @@ class Records:
         Raises:
             RecordError: no such seed or task, one that isn't finished, or a damaged checkpoint.
         """
-        self._check(seed, "task", task, self.tasks(seed))
+        self.check(seed, "task", task, self.tasks(seed))
         return self._task(seed, task)
-
-    def _check(self, seed: int, what: str, number: int, there: tuple[int, ...]) -> None:
-        if number not in there:
-            some, todo = (f"{what}s 0 to {there[-1]}", "name one of those") if there else (f"a {what}", "train first")
-            raise RecordError(
-                f"expected {some} of seed {seed}, as {self._done(seed)} of {self.run.num_tasks} tasks are finished in "
-                f"{self.run.path}; got {what} {number}: {todo}"
-            )
 
     def _read_task(self, seed: int, task: int) -> RecordedTask:
         try:
@@ -156,8 +140,8 @@ class Records:
                 f"expected outputs {', '.join(learner.outputs)}; got {output!r}: name one that method "
                 f"{self.run.method} has"
             )
-        self._check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
-        done = self._done(seed)
+        self.check(seed, "checkpoint", checkpoint, self.checkpoints(seed))
+        done = self.done(seed)
         # Checkpoint 0 has no task of its own: it is stored as what task 0 began with
         task = self.task(seed, max(checkpoint - 1, 0))
         trainable, frozen = (task.after, task.frozen) if checkpoint else (task.before, task.frozen_before)
@@ -172,7 +156,7 @@ class Records:
         classes = self.run.context.scenarios[seed].offsets[done]
         # Arrays are leaves, settings are static and equal: one compiled program serves all checkpoints and seeds
         apply_fn = Partial(Evaluate(replace(learner, dtype=dtype), output, classes), frozen=frozen, rest=rest)
-        return jax.tree.map(_double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
+        return jax.tree.map(double, (apply_fn, params)) if dtype == "float64" else (apply_fn, params)
 
     def _depends(self, output: str, trainable: Tree, frozen: Frozen) -> Iterable[str]:
         """Paths of the parameters by which the outputs have a derivative: a matter of the network, so found once."""
@@ -192,44 +176,9 @@ class Records:
             self._used[output] = frozenset(sorted(reals)[at] for at in leaves_used(derivative, reals, frozen, x))
         return self._used[output]
 
-    def probes(
-        self, seed: int, per_task: int, *, side: Side = "test", tasks: Sequence[int] | None = None, record: bool = True
-    ) -> Probes:
-        """Choose the images to compute kernels on; see `analysis.records.probes.choose_probes`.
-
-        Args:
-            seed: one of the run's seeds.
-            per_task: images of each task.
-            side: `train` or `test`.
-            tasks: which finished tasks; all when None.
-            record: write the choice into RUN/analysis/probes, or check that it is the one recorded there.
-
-        Raises:
-            RecordError: no such seed, task or side, too few images, or ones that can't be read or aren't the recorded.
-            StoreError: the record can't be written or read.
-        """
-        chosen = self.tasks(seed) if tasks is None else tuple(tasks)
-        if not chosen:
-            raise RecordError(f"expected a finished task of seed {seed} in {self.run.path}, there is none; train first")
-        opened = {task: self.task(seed, task) for task in chosen}
-        try:
-            labels = {task: recorded.labels_of(side) for task, recorded in opened.items()}
-            probes = choose_probes(labels, per_task, seed, side, lambda task, at: opened[task].images(side, at))
-        except NtkclError as error:
-            raise RecordError(str(error)) from error
-        if record:
-            probes.record(self.run.path / "analysis" / "probes")
-        return probes
-
-
-def _double(leaf: Any) -> Any:
-    array = np.asarray(leaf)
-    # NumPy, since JAX would cut to float32 outside of `enable_x64`; `jnp.issubdtype` knows bfloat16
-    return array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
-
 
 def open_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> Records:
-    """Open a run folder for analysis.
+    """Open a run folder for analysis of a learner with a head of its own.
 
     Args:
         run: the folder of a finished or running run.

@@ -14,16 +14,20 @@ from analysis.errors import StoreError
 from analysis.measures import by_name, sample_kernel
 from analysis.store import KernelSpec, StoredKernel, analysis_folder, load_analysis
 from analysis.store.files import read_json
-from analysis.store.forms import ConfigFile, Matrix, Numbers, ResultsFile, check_shape, read_form
+from analysis.store.forms import ConfigFile, Matrix, Numbers, ReadoutFacts, ResultsFile, check_shape, read_form
 from analysis.store.study_forms import ForecastFile, GapsFile, SummaryFile
-from ntkcl_jax.config.methods import HEAD, Method
+from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.errors import user_path
+from ntkcl_jax.readouts.base import is_linear
+from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.terminal.tables import short_name
 
 PREFERRED = ("trace", "full", "diagonal", "pseudo")
 """Which of several stored kernels is shown."""
 NAME_LENGTH = 60
 """Characters of a name that are kept."""
+SAID_LENGTH = 200
+"""The same of what a readout says of itself."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class RunFiles:
         summary: `analysis/summary.json`, or `analysis/<method>/summary.json`.
         added: its measures of installed packages, for the first seed: by checkpoint and name.
         others: the same of every other method, by method.
+        chosen: what readouts have chosen, by method and seed.
         gaps: `analysis/gaps.json`.
         forecast: `analysis/forecast.json`.
         new_data: `analysis/forecast-NAME.json` by NAME.
@@ -70,6 +75,7 @@ class RunFiles:
     summary: SummaryFile | None = None
     added: dict[int, dict[str, Numbers | Matrix]] = field(default_factory=dict)
     others: dict[str, SummaryFile] = field(default_factory=dict)
+    chosen: dict[str, dict[int, str]] = field(default_factory=dict)
     gaps: GapsFile | None = None
     forecast: ForecastFile | None = None
     new_data: dict[str, ForecastFile] = field(default_factory=dict)
@@ -119,8 +125,10 @@ def read_run(run: Path) -> RunFiles:
     if config is None:
         raise StoreError(f"{run} is no run folder: it has no config.json; check the path")
     home = run / "analysis"
-    # Only what a learner classifies by itself has kernels of its own; a readout above it shares the learner's
-    methods = [method for method in config.config.methods if Method.of(method).readout == HEAD]
+    # What a learner classifies by itself, then readouts whose scores are linear in weights
+    readouts = {method: config.config.pair(method).readout for method in config.config.methods}
+    methods = [method for method, readout in readouts.items() if readout == HEAD]
+    methods += [method for method, readout in readouts.items() if readout != HEAD and is_linear(readout)]
     found = {method: read_form(analysis_folder(run, method) / "summary.json", SummaryFile) for method in methods}
     summaries = {method: summary for method, summary in found.items() if summary}
     # Without NTK-CL, the first method that was analysed, else the first that could be
@@ -138,11 +146,25 @@ def read_run(run: Path) -> RunFiles:
         summary=summary,
         added=_added(analysis_folder(run, method) / "summary.json", summary) if summary else {},
         others=summaries,
+        chosen=_chosen(run, config),
         gaps=read_form(home / "gaps.json", GapsFile),
         forecast=read_form(home / "forecast.json", ForecastFile),
         new_data={name: made for name, made in new_data.items() if made},
         kernels=_kernels(run, method, summary) if summary else (),
     )
+
+
+def _chosen(run: Path, config: ConfigFile) -> dict[str, dict[int, str]]:
+    """What readouts say of their newest states; those of before they said so, or that choose nothing, are left out."""
+    folder, found = RunFolder(run), {}
+    for method in config.config.methods:
+        pair = config.config.pair(method)
+        for seed, scenario in config.scenarios.items() if pair.readout != HEAD else ():
+            paths = (folder.readout(seed, t, *pair) / "meta.json" for t in reversed(range(len(scenario.task_sizes))))
+            facts = next((facts for path in paths if (facts := read_form(path, ReadoutFacts))), None)
+            if facts and facts.says:
+                found.setdefault(method, {})[seed] = clean(facts.says, SAID_LENGTH)
+    return found
 
 
 def _added(path: Path, summary: SummaryFile) -> dict[int, dict[str, Numbers | Matrix]]:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from analysis.report.reading import RunFiles, clean
 from analysis.report.tables import Table
 from analysis.report.verdict import methods_says
 from analysis.store.study_forms import KernelFigures, SummaryFile
+from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.plots.accuracy import accuracy_curves, accuracy_matrix_figure
 
 PANELS = 6
@@ -95,7 +96,8 @@ def accuracy(files: RunFiles) -> Part:
         name = "accuracy_matrix_" + re.sub(r"[^A-Za-z0-9-]+", "_", method)
         alt = f"Accuracy of {clean(method)} on each task's test images after each task"
         made.append(Panel(name, alt, accuracy_matrix_figure(plain, method)))
-    return Part(made, words.accuracy_says(files), [tables.headline(files.results)])
+    shown = [tables.headline(files.results), *([tables.chosen(files)] if files.chosen else [])]
+    return Part(made, words.accuracy_says(files), shown)
 
 
 def kernels(files: RunFiles) -> Part:
@@ -187,10 +189,13 @@ def _shares(seed: int, _: Sequence[int], checkpoints: Checkpoints) -> list[Panel
 
 
 def shares(files: RunFiles) -> Part:
-    """Shares of the parameter groups, where the kernels were split by them."""
+    """Shares of the parameter groups, where the kernels were split by them, and what each group's kernel is like."""
+    shown = [made] if (made := tables.groups(files)).rows else []
     if files.summary and not files.summary.first_seed[1].first.groups:
-        return Part(missing=command("ntk-analysis kernels --groups part", files))
-    return _of_summary(_shares, words.shares_says)(files)
+        # A readout without feature maps has one group: there is nothing to split
+        split = files.config.config.pair(files.method).readout == HEAD
+        return Part(tables=shown, missing=command("ntk-analysis kernels --groups part", files) if split else "")
+    return replace(_of_summary(_shares, words.shares_says)(files), tables=shown)
 
 
 def gaps(files: RunFiles) -> Part:
@@ -275,8 +280,12 @@ def all_tables(files: RunFiles) -> list[Table]:
     made: list[Table] = []
     if files.results:
         made += [tables.headline(files.results), tables.accuracy(files.results)]
+    if files.chosen:
+        made.append(tables.chosen(files))
     if files.summary:
         made += tables.of_summary(files.summary)
+    if (groups := tables.groups(files)).rows:
+        made.append(groups)
     if files.others:
         made.append(tables.methods(files))
     if files.gaps:

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from analysis.report.facts import by_method, forecast_facts, gap_facts, kernel_facts, shown_method
+from analysis.report.facts import by_method, forecast_facts, gap_facts, kernel_facts, mean, pairs_of, shown_method
 from analysis.report.reading import RunFiles, clean
 from analysis.store.forms import Matrix, Number, Numbers, ResultsFile
 from analysis.store.study_forms import (
@@ -102,6 +102,30 @@ def accuracy(results: ResultsFile) -> Table:
         for k, value in enumerate(line[: t + 1])
     ]
     return Table("accuracy_matrix", "", ["method", "after_task", "test_images_of_task", "accuracy"], rows)
+
+
+def chosen(files: RunFiles) -> Table:
+    """What readouts have chosen by themselves, a row for each method and seed."""
+    rows = [[clean(method), seed, said] for method, seeds in files.chosen.items() for seed, said in seeds.items()]
+    return Table("readouts", "What readouts chose after their newest task", ["method", "seed", "choice"], rows)
+
+
+def groups(files: RunFiles) -> Table:
+    """What each group of parameters carries at the last checkpoint, means over seeds, tasks and pairs of tasks."""
+    rows: list[Sequence[Value]] = []
+    for method, summary in by_method(files).items():
+        last = [seed.last for seed in summary.seeds.values()]
+        for name in last[0].groups:
+            parts = [figures.groups[name] for figures in last]
+            rows.append([
+                method, clean(name), mean(share for part in parts for share in part.share),
+                mean(value for part in parts for value in part.centred_target_alignment or ()),
+                mean(part.stream_alignment for part in parts),
+                mean(ratio for part in parts for ratio in pairs_of(part.inter_intra_ratio or ())),
+            ])  # fmt: skip
+    header = ["method", "parameters", "share of the trace", "centred alignment, within tasks", "over all tasks",
+              "inter/intra kernel"]  # fmt: skip
+    return Table("groups", "Each group's own kernel at the last checkpoint", header, rows)
 
 
 def methods(files: RunFiles) -> Table:

@@ -3,6 +3,7 @@
 from analysis.report.facts import KernelFacts, by_method, forecast_facts, gap_facts, kernel_facts, shown_method
 from analysis.report.reading import RunFiles, clean
 from analysis.store.study_forms import GapsFile
+from ntkcl_jax.config.methods import HEAD
 
 UNKNOWN = "unknown"
 BASELINES = {
@@ -65,8 +66,8 @@ def verdict(files: RunFiles) -> list[str]:
     sentences = [_accuracy(files), _forgetting(files), _kernels(files)]
     if files.gaps:
         sentences.append(_gaps(files.gaps))
-    sentences.append(_forecast(files))
-    return sentences
+    # Only NTK-CL's own training is forecast here
+    return [*sentences, _forecast(files)] if files.method == "ntkcl" else sentences
 
 
 def method_name(method: str) -> str:
@@ -91,7 +92,8 @@ def _accuracy(files: RunFiles) -> str:
         return text
     gain = final[method] - final["prototypes"]
     changed = "gained" if gain >= 0 else "cost"
-    return f"{text} So training has {changed} {points(abs(gain))}."
+    what = "training" if files.config.config.pair(method).readout == HEAD else "its classifier"
+    return f"{text} So {what} has {changed} {points(abs(gain))}."
 
 
 def _forgetting(files: RunFiles) -> str:

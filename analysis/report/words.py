@@ -92,9 +92,13 @@ CAPTIONS = {
         "the network does better than its own kernel.",
     ),
     "shares": Caption(
-        "How much of the kernel's trace each group of parameters carries: which parts of the network do the learning. "
-        "The axis is logarithmic; the shares add up to 1.",
-        "No single answer is good; a group that stays near zero hardly learns and could be left out.",
+        "How much of the kernel's trace each group of parameters carries: which parts of the network do the learning, "
+        "or, of a readout, which feature maps. The axis is logarithmic; the shares add up to 1. In the table, each "
+        "group's kernel by itself: how well its directions match the labels without what all images share, and how "
+        "much tasks have in common in it.",
+        "No single answer is good; a group that stays near zero hardly learns and could be left out. Of feature maps "
+        "the best aligned deserve the columns: where the final feature is worst, its layer wasn't made for this "
+        "stream, and adapting it is what not to pay for.",
     ),
     "methods": Caption(
         "Kernels on the same probe images, each of a method's own trainable parameters: means over tasks and pairs.",
@@ -294,4 +298,13 @@ def shares_says(summary: SummaryFile) -> str:
     last = [seed.last for seed in summary.seeds.values()]
     shares = {name: mean(v for figures in last for v in figures.groups[name].share) for name in last[0].groups}
     ordered = sorted(((value, name) for name, value in shares.items() if value is not None), reverse=True)
-    return f"At the last checkpoint: {', '.join(f'{clean(name)} {percent(value)}' for value, name in ordered)}."
+    text = f"At the last checkpoint: {', '.join(f'{clean(name)} {percent(value)}' for value, name in ordered)}."
+    aligned = {name: mean(figures.groups[name].stream_alignment for figures in last) for name in last[0].groups}
+    best = sorted(((value, name) for name, value in aligned.items() if value is not None), reverse=True)
+    if len(best) < 2:
+        return text
+    (high, first), (low, worst) = best[0], best[-1]
+    return (
+        f"{text} The labels of all tasks are best aligned with {clean(first)} ({number(high, 2)}), least with "
+        f"{clean(worst)} ({number(low, 2)})."
+    )

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from analysis.errors import StoreError
 from ntkcl_jax.config import codec
+from ntkcl_jax.config.methods import Method
 from ntkcl_jax.errors import reason
 from ntkcl_jax.runs.folder import FORMAT as RUN_FORMAT
 from ntkcl_jax.runs.folder import RESULTS_FORMAT
@@ -69,16 +70,32 @@ class UsedData(Form, frozen=True, kw_only=True):
     fingerprint: str | None = None
 
 
+class BaselineSettings(Form, frozen=True, kw_only=True):
+    """Settings of the methods beside NTK-CL.
+
+    Attributes:
+        first_session: `ranpac` and `layup` train adapters on task 0.
+    """
+
+    first_session: bool = True
+
+
 class Settings(Form, frozen=True, kw_only=True):
     """Those of the run's settings that analysis reads here.
 
     Attributes:
         preset: name of the settings that it began with.
         methods: names of what was trained.
+        baselines: settings of the others than NTK-CL.
     """
 
     preset: str
     methods: tuple[str, ...]
+    baselines: BaselineSettings = BaselineSettings()
+
+    def pair(self, method: str) -> Method:
+        """Learner and readout of a method in this run."""
+        return Method.of(method, self.baselines.first_session)
 
 
 class SeedScenario(Form, frozen=True, kw_only=True):
@@ -221,6 +238,16 @@ class SeedResults(Form, frozen=True, kw_only=True):
     """
 
     forgetting: Number
+
+
+class ReadoutFacts(Form, frozen=True, kw_only=True):
+    """`meta.json` beside what a readout has learnt.
+
+    Attributes:
+        says: what it has chosen, in words.
+    """
+
+    says: str = ""
 
 
 class ResultsFile(Form, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ class KernelSpec:
         method: whose network it is.
         n: images of all tasks.
         k: outputs of the function.
+        copies: outputs of the network that have this kernel each, where they are alike and it is that of one of them:
+            theirs is Θ ⊗ I.
         tile: images in a tile; the last tile may hold fewer.
         groups: names of the parameter groups that are stored apart.
         tasks: task numbers whose images these are.
@@ -62,6 +64,7 @@ class KernelSpec:
     n: int
     k: int
     tile: int
+    copies: int = 1
     groups: tuple[str, ...] = ()
     tasks: tuple[int, ...]
     offsets: tuple[int, ...]
@@ -82,6 +85,8 @@ class KernelSpec:
             yield f"outputs to be one of {', '.join(OUTPUT_AXES)}, got {self.outputs!r}"
         if min(self.n, self.k, self.tile) < 1:
             yield f"n, k and tile of at least 1, got {self.n}, {self.k} and {self.tile}"
+        if self.copies < 1:
+            yield f"copies of at least 1, got {self.copies}"
         if min(self.seed, self.checkpoint) < 0:
             yield f"a seed and a checkpoint of at least 0, got {self.seed} and {self.checkpoint}"
         if len(self.offsets) != len(self.tasks) + 1 or (self.offsets[0], self.offsets[-1]) != (0, self.n):
@@ -192,11 +197,12 @@ def analysis_folder(run: Path, method: str = "ntkcl") -> Path:
     """Where the kernels, summary and figures of a method of a run lie.
 
     Example:
-        >>> print(analysis_folder(Path("runs/demo")), analysis_folder(Path("runs/demo"), "l2p"))
-        runs/demo/analysis runs/demo/analysis/l2p
+        >>> print(analysis_folder(Path("runs/demo")), analysis_folder(Path("runs/demo"), "ease/ridge"))
+        runs/demo/analysis runs/demo/analysis/ease_ridge
     """
     home = run / "analysis"
-    return home if method == "ntkcl" else home / method
+    # One folder for each: `ease/ridge` beside `ease`, not in it
+    return home if method == "ntkcl" else home / method.replace("/", "_")
 
 
 def place(seed: int, checkpoint: int, outputs: str) -> str:

@@ -44,9 +44,15 @@ class Group(Form, frozen=True, kw_only=True):
 
     Attributes:
         share: of the trace of each task's kernel, from 0 to 1.
+        inter_intra_ratio: T x T, of the group's own kernel.
+        centred_target_alignment: T, of the group's own kernel; none in a file that is older than it.
+        stream_alignment: of all tasks' images at once.
     """
 
     share: tuple[float, ...]
+    inter_intra_ratio: Matrix | None = None
+    centred_target_alignment: Numbers | None = None
+    stream_alignment: Number = None
 
 
 class KernelFigures(Form, frozen=True, kw_only=True):
@@ -109,6 +115,10 @@ class KernelSeed(Form, frozen=True, kw_only=True):
                 raise ValueError(f"checkpoints.{number}.groups: expected the same groups at every checkpoint")
             for group in figures.groups.values():
                 check_shape(f"checkpoints.{number}.groups", group.share, count)
+                if group.inter_intra_ratio is not None:
+                    check_shape(f"checkpoints.{number}.groups", group.inter_intra_ratio, count, count)
+                if group.centred_target_alignment is not None:
+                    check_shape(f"checkpoints.{number}.groups", group.centred_target_alignment, count)
 
 
 class SummaryFile(Study, frozen=True, kw_only=True):

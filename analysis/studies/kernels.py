@@ -20,8 +20,10 @@ from analysis.kernels.functions import Function, Params, Shape, check_images, ch
 from analysis.kernels.health import check_kernel
 from analysis.kernels.planner import Plan, plan
 from analysis.plots.kernels import checkpoint_name, save_figures
-from analysis.records.checkpoints import Records, default_groups, open_run, tree_sha256
+from analysis.records.checkpoints import tree_sha256
 from analysis.records.probes import Probes
+from analysis.records.readouts import open_method
+from analysis.records.tasks import MethodRecords, span
 from analysis.store import (
     KernelSpec,
     KernelStore,
@@ -64,7 +66,7 @@ class Session:
         """
         self.request = request
         self.measures = measures.by_name()  # one that is broken is told before hours of computing
-        self.records: Records = open_run(run, request.method, arrays=arrays)
+        self.records: MethodRecords = open_method(run, request.method, arrays=arrays)
         self.run = user_path(run)
         self.store = KernelStore(self.run, request.method)
         self.mesh = tiled.data_mesh(None)
@@ -83,7 +85,8 @@ class Session:
             missing = sorted(set(self.request.checkpoints) - set(there))
             if missing or not there:
                 raise RecordError(
-                    f"expected checkpoints 0 to {len(there) - 1} of seed {seed} in {self.run}; got {missing[0]}"
+                    f"expected checkpoints {span(there)} of seed {seed} in {self.run}; got {missing[0]}"
+                    + (": a readout keeps its newest state only" if there[0] else "")
                     if missing and there
                     else f"seed {seed} of {self.run} has no finished task yet; train first"
                 )
@@ -107,8 +110,7 @@ class Session:
             fn, params = self.records.function(seed, checkpoint, self.request.head)
             groups = None
             if self.request.groups != "none":
-                parts = self.records.run.learner.parts
-                groups = default_groups(sorted(params), self.request.groups, parts)
+                groups = self.records.groups(list(params), self.request.groups)
             check_params(params)  # that rows are independent is a property of the network, tested where it is defined
             shape = inspect(fn, params, probes.images, groups)
             # The choice of a tile depends on free memory; a kernel that was begun keeps the tile that it has.
@@ -144,7 +146,8 @@ class Session:
         return KernelSpec(
             seed=seed, checkpoint=checkpoint, outputs=self.request.outputs, head=self.request.head,
             method=self.request.method, n=len(probes.images), k=shape.outputs, tile=tile,
-            groups=groups if len(groups) > 1 else (), tasks=probes.tasks, offsets=probes.offsets,
+            copies=self.records.copies(seed), groups=groups if len(groups) > 1 else (), tasks=probes.tasks,
+            offsets=probes.offsets,
             # Frozen arrays as well: the kernel of another state isn't taken for this one
             parameters=tree_sha256((fn, params)), probes=probes.sha256, way=way, precision=self.precision,
             **self.version,
@@ -239,6 +242,7 @@ class Session:
             if specs:
                 seeds[str(seed)] = {
                     "tasks": list(probes.tasks),
+                    **self.records.facts(seed),
                     "checkpoints": self._checkpoints(stored, specs, probes),
                 }
         kind = {name: getattr(self.request, name) for name in ("method", "outputs", "head", "per_task", "side")}
@@ -250,9 +254,9 @@ class Session:
         figures: dict[str, Any] = {}
         for spec in specs:
             kernel = stored.stored(spec.seed, spec.checkpoint, spec.outputs)
-            _, params = self.records.function(spec.seed, spec.checkpoint, spec.head)
             now = measures.Checkpoint(
-                kernel.matrix(), spec.offsets, probes.labels, sum(int(np.size(v)) for v in params.values()),
+                kernel.matrix(), spec.offsets, probes.labels,
+                self.records.parameters(spec.seed, spec.checkpoint, spec.head),
                 spec.head == "scores", {name: kernel.matrix(name) for name in spec.groups},
             )  # fmt: skip
             health = {name: value for name, value in kernel.health.items() if name != "recomputed"}

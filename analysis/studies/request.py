@@ -3,15 +3,15 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from analysis.errors import PlanError
 from analysis.kernels import Outputs, Precision, Way
+from analysis.studies.refusals import refusal
 
 Side = Literal["train", "test"]
 Head = Literal["scores", "proxy", "features"]
 GroupBy = Literal["part", "layer", "none"]
-Method = Literal["ntkcl", "sequential"]
 Training = Literal["run", "ridge", "flow", "descent", "momentum", "nesterov"]
 MIN_PER_TASK = 4
 """Images of a task below which leave-one-out and learning curves mean nothing."""
@@ -22,8 +22,8 @@ class Request:
     """Which kernels of a run, and how."""
 
     method: str = "ntkcl"
-    """Whose checkpoints: ntkcl, or a baseline of the run that trains modules inside the backbone (such as adapters);
-    its results go to RUN/analysis/METHOD."""
+    """Whose checkpoints: ntkcl, a baseline of the run that trains modules inside the backbone (such as adapters), or a
+    readout (such as multilevel), of which the newest state is stored; its results go to RUN/analysis/METHOD."""
     seeds: tuple[int, ...] = ()
     """Seeds of the run; all when empty."""
     checkpoints: tuple[int, ...] = ()
@@ -39,7 +39,8 @@ class Request:
     head: Head = "scores"
     """Outputs of the network: scores, the features that they are made of, or NTK-CL's proxy head that trains."""
     groups: GroupBy = "part"
-    """Parameter groups whose share is stored beside the whole: by part, by layer (ntkcl only), or none."""
+    """Parameter groups whose share is stored beside the whole: by part (a readout's: feature maps), by layer (ntkcl
+    only), or none."""
     way: Way = "auto"
     """How kernels are computed; auto lets the planner choose."""
     precision: Precision | None = None
@@ -66,6 +67,8 @@ class Request:
 class GapsRequest:
     """Of which tasks the generalization gaps are computed, and how."""
 
+    method: str = "ntkcl"
+    """Whose: ntkcl, whose training has the interplay of tasks that is split here."""
     seeds: tuple[int, ...] = ()
     """Seeds of the run; all when empty."""
     per_task: int | None = None
@@ -82,7 +85,9 @@ class GapsRequest:
     """Chance δ with which a bound may fail, for all tasks together."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
+        """Refuse numbers that mean nothing, and other methods."""
+        if self.method != "ntkcl":
+            raise PlanError(refusal("gaps", self.method))
         if self.per_task is not None and self.per_task < MIN_PER_TASK:
             raise PlanError(
                 f"expected at least {MIN_PER_TASK} images a task, as every one is left out once; got {self.per_task}"
@@ -103,7 +108,7 @@ class ForecastRequest:
     """Seeds of the run; all when empty."""
     per_task: int | None = None
     """Test images of each old task whose drift is forecast; None: as many as every task has, 60 at most."""
-    method: Method = "ntkcl"
+    method: str = "ntkcl"
     """ntkcl, or sequential: the run's linear baseline, for which the forecast is exact."""
     procedure: Training = "run"
     """How the new task is thought to be trained. run: the linearised network takes the run's own steps. The others:
@@ -123,8 +128,8 @@ class ForecastRequest:
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing, and options that don't go together."""
-        if self.method not in get_args(Method):
-            raise PlanError(f"forecasts are of methods {' and '.join(get_args(Method))}; got {self.method}")
+        if self.method not in ("ntkcl", "sequential"):
+            raise PlanError(refusal("forecasts", self.method))
         if self.per_task is not None and self.per_task < 1:
             raise PlanError(f"expected at least 1 image a task; got {self.per_task}")
         for name, value in (("rate", self.rate), ("time", self.time), ("steps", self.steps)):

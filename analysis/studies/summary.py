@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from analysis import measures
+from analysis.errors import FunctionError
 from analysis.measures import Checkpoint, Measure
 from analysis.measures.measure import over_tasks
 
@@ -30,8 +31,8 @@ def summarise(
 
     Returns:
         Every measure's values by its name (docs/measures.md): T numbers, or T x T for pairs of tasks; None where a
-        measure has no meaning. Per task `spectrum`, the largest eigenvalues, descending; per group its `share` of
-        each task's trace and its own `inter_intra_ratio`.
+        measure has no meaning. Per task `spectrum`, the largest eigenvalues, descending; `stream_alignment`, the
+        centred alignment of all tasks' images at once; per group what `group_figures` says.
 
     Raises:
         FunctionError: a kernel that isn't symmetric, or a task without any gradient.
@@ -41,19 +42,46 @@ def summarise(
     return {
         **{name: measure.values(now, before) for name, measure in found.items()},
         "spectrum": [values[:SPECTRUM_LENGTH].tolist() for values in now.spectra],
+        "stream_alignment": aligned(now.samples, now.labels),
         "groups": {name: group_figures(part, now) for name, part in now.groups.items()},
     }
 
 
 def group_figures(part: Float[np.ndarray, "n n *k"], now: Checkpoint) -> dict[str, Any]:
-    """A parameter group's share of each task's trace, and its own inter/intra ratios (None without any gradient)."""
-    matrix = measures.matrix_of(part)
+    """What a parameter group's part of the kernel says by itself.
+
+    Returns:
+        `share` of each task's trace, `inter_intra_ratio` (None without any gradient), each task's
+        `centred_target_alignment`, and `stream_alignment`, that of all tasks' images at once.
+    """
+    matrix, samples = measures.matrix_of(part), measures.sample_kernel(part)
     share = [float(np.trace(matrix[s, s]) / np.trace(now.matrix[s, s])) for s in now.rows]
     ratio = None
     # Without a gradient on some task the ratio would be 0/0
     if min(share) > 0:
         ratio = measures.task_grid(matrix, [offset * now.outputs for offset in now.offsets]).inter_intra_ratio.tolist()
-    return {"share": share, "inter_intra_ratio": ratio}
+    return {
+        "share": share,
+        "inter_intra_ratio": ratio,
+        "centred_target_alignment": [aligned(samples[s, s], now.labels[s]) for s in now.images],
+        "stream_alignment": aligned(samples, now.labels),
+    }
+
+
+def aligned(samples: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"]) -> float | None:
+    """Centred alignment of a kernel of images with their classes; None for one class, or a kernel that is constant.
+
+    Example:
+        >>> aligned(np.diag([2.0, 2.0]), np.array([0, 1])), aligned(np.ones((2, 2)), np.array([0, 1]))
+        (1.0, None)
+    """
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        return None
+    try:
+        return measures.target_alignment(samples, measures.one_hot(labels, classes), centred=True)
+    except FunctionError:  # nothing is left of it without its mean
+        return None
 
 
 def task_health(now: Checkpoint, kernel_health: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -102,6 +130,57 @@ def summary_table(summary: Mapping[str, Any], width: int = WIDEST) -> str:
             tables.append(left)
         tables[-1] = [*tables[-1], column]
     return "\n\n".join("\n".join(" ".join(row) for row in zip(*table, strict=True)) for table in tables)
+
+
+def readout_table(summary: Mapping[str, Any]) -> str:
+    """What is said of a readout's kernels beside `summary_table`: its groups at the newest state, and what it chose.
+
+    Args:
+        summary: what `summary.json` holds.
+
+    Returns:
+        A line for each seed and feature map, and for all of them together; "" for a method that is no readout.
+
+    Example:
+        >>> group = {"share": [0.5, 0.5], "inter_intra_ratio": None, "centred_target_alignment": [0.25, None]}
+        >>> figures = {"groups": {"F": {**group, "stream_alignment": 0.125}}, "stream_alignment": 0.25,
+        ...            "inter_intra_ratio": [[1.0, 0.5], [0.5, 1.0]], "centred_target_alignment": [0.5, 0.5]}
+        >>> chosen = {"says": "weights F 1", "ridge": 0.5, "copies": 4}
+        >>> seeds = {"0": {"readout": chosen, "checkpoints": {"2": figures}}}
+        >>> print(readout_table({"method": "multilevel", "seeds": seeds}))
+        seed  map   share  alignment within tasks  over all tasks  inter/intra
+        0     F     0.500                   0.250           0.125            –
+        0     all   1.000                   0.500           0.250        0.500
+        <BLANKLINE>
+        seed 0 · multilevel: weights F 1
+        <BLANKLINE>
+        A readout keeps its newest state only: checkpoint 2. All 4 outputs have this kernel each.
+    """
+    of_readout = {seed: part for seed, part in summary["seeds"].items() if "readout" in part}
+    if not of_readout:
+        return ""
+    rows: list[tuple[str, ...]] = [("seed", "map", "share", "alignment within tasks", "over all tasks", "inter/intra")]
+    for seed, part in of_readout.items():
+        last = part["checkpoints"][max(part["checkpoints"], key=int)]
+        every: dict[str, Any] = {**last["groups"], "all": {**last, "share": [1.0]}}
+        for name, figures in every.items():
+            ratio = figures["inter_intra_ratio"]
+            numbers = (
+                over_tasks(figures["share"]), over_tasks(figures["centred_target_alignment"]),
+                figures["stream_alignment"], None if ratio is None else over_tasks(ratio),
+            )  # fmt: skip
+            rows.append((seed, name, *("–" if number is None else f"{number:.3f}" for number in numbers)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([*map(str.ljust, row[:2], widths), *map(str.rjust, row[2:], widths[2:])]) for row in rows]
+    said = [f"seed {seed} · {summary['method']}: {part['readout']['says']}" for seed, part in of_readout.items()
+            if part["readout"]["says"]]  # fmt: skip
+    newest = sorted({max(map(int, part["checkpoints"])) for part in of_readout.values()})
+    copies = max(part["readout"]["copies"] for part in of_readout.values())
+    note = (
+        f"A readout keeps its newest state only: checkpoint {', '.join(map(str, newest))}. All {copies} outputs have "
+        "this kernel each."
+    )
+    return "\n".join([*lines, "", *said, *[""][: len(said)], note])
 
 
 def measures_csv(summary: Mapping[str, Any]) -> str:

@@ -93,11 +93,12 @@ class Method(NamedTuple):
     readout: str
 
     @classmethod
-    def of(cls, name: str) -> "Method":
+    def of(cls, name: str, first_session: bool = True) -> "Method":
         """Read the name of a method.
 
         Args:
             name: one of `NAMED`, a learner, or LEARNER/READOUT.
+            first_session: without one `ranpac` and `layup` take the bare backbone.
 
         Raises:
             ConfigError: no such method.
@@ -115,7 +116,8 @@ class Method(NamedTuple):
                 f"unknown method {name!r}; choose from {', '.join(METHODS)}, or LEARNER/READOUT with a learner of "
                 f"{', '.join(LEARNERS.names)} and a readout of {', '.join((HEAD, *READOUTS.names))}"
             )
-        return cls(learner, readout)
+        # Another learner rather than a switch in it: so its frozen features are shared with `ridge` and `prototypes`
+        return cls("frozen" if learner == "first-session" and not first_session else learner, readout)
 
 
 @dataclass(frozen=True)

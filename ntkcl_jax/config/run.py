@@ -122,9 +122,5 @@ class RunConfig:
         require(len(self.methods) > 0, f"methods must name at least one of {', '.join(METHODS)}")
 
     def pair(self, method: str) -> Method:
-        """Learner and readout of a method in this run: without a first session `ranpac` takes the bare backbone."""
-        found = Method.of(method)
-        # Another learner rather than a switch in it: so its frozen features are shared with `ridge` and `prototypes`
-        if found.learner == "first-session" and not self.baselines.first_session:
-            return found._replace(learner="frozen")
-        return found
+        """Learner and readout of a method in this run."""
+        return Method.of(method, self.baselines.first_session)

@@ -47,6 +47,39 @@ class Lesson(NamedTuple):
         return self.features[:, 0]
 
 
+class LinearModel(NamedTuple):
+    """A readout as a linear model of trained weights: a class's score is Σ_k x_k · v_k over groups k of columns.
+
+    The columns are the features, or random ReLU features of them, and a 1 where there is a constant; each times its
+    scale. All classes have the same columns, and weights v of their own.
+
+    Attributes:
+        groups: name of each group and how many columns it has, in their order.
+        scale: of each column.
+        ridge: λ where v minimises Σ ‖y - xᵀ v‖² + λ ‖v‖² over all rows learnt; None where it comes from elsewhere.
+        projection: R of max(0, hᵀ R), h the feature; None: h itself.
+        constant: whether a 1 follows as the last column.
+    """
+
+    groups: tuple[tuple[str, int], ...]
+    scale: Float[np.ndarray, "w"]
+    ridge: float | None = None
+    projection: Float[np.ndarray, "e r"] | None = None
+    constant: bool = False
+
+    @classmethod
+    def of(
+        cls, width: int, ridge: float | None, projection: Float[np.ndarray, "e r"] | None = None, constant: bool = False
+    ) -> Self:
+        """All columns as they are, in one group.
+
+        Example:
+            >>> LinearModel.of(2, 0.1).groups
+            (('weights', 2),)
+        """
+        return cls((("weights", width),), np.ones(width), ridge, projection, constant)
+
+
 @dataclass(frozen=True)
 class Readout(ABC):
     """What classifies a learner's features.
@@ -119,6 +152,10 @@ class Readout(ABC):
         """
         return iter(())
 
+    def linear(self, state: State) -> LinearModel | None:
+        """What its scores are linear in, which is what it has kernels of; None where they aren't linear in weights."""
+        return None
+
     def says(self, state: State) -> str:
         """What it has chosen by itself, for people; "" where it chooses nothing."""
         return ""
@@ -131,6 +168,19 @@ def make_readout(name: str, config: RunConfig, *, width: int, classes: int, seed
         ConfigError: no readout has that name, or what has it is none.
     """
     return READOUTS.subclass(name, Readout, ("name",)).of(config, width=width, classes=classes, seed=seed)
+
+
+def is_linear(name: str) -> bool:
+    """Whether a readout of a name tells what its scores are linear in.
+
+    Raises:
+        ConfigError: no readout has that name, or it can't be imported.
+
+    Example:
+        >>> is_linear("ridge"), is_linear("prototypes")
+        (True, False)
+    """
+    return READOUTS.subclass(name, Readout, ("name",)).linear is not Readout.linear
 
 
 def with_constant(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d1"]:

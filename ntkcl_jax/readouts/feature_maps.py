@@ -57,7 +57,7 @@ class FeatureMap(ABC):
         """Its random matrices."""
 
     @abstractmethod
-    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float32[Array, "b w"]:
+    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float[Array, "b w"]:
         """Map a batch; a row depends on no other."""
 
 
@@ -78,9 +78,9 @@ class RandomReLU(FeatureMap):
         """R, of independent standard normals."""
         return {"projection": _normal(seed, self.inputs, self.width)}
 
-    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float32[Array, "b w"]:
+    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float[Array, "b w"]:
         """max(0, Rᵀ v)."""
-        return jax.nn.relu(self.read(levels).astype(jnp.float32) @ drawn["projection"])
+        return jax.nn.relu(at_least_float32(self.read(levels)) @ drawn["projection"])
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ class ClassTokens(FeatureMap):
         """Nothing."""
         return {}
 
-    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float32[Array, "b w"]:
+    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float[Array, "b w"]:
         """One after the other, the last block's at the end."""
         blocks = self.width // self.backbone.dim
-        return jnp.concatenate([tokens[:, 0] for tokens in levels.tokens[-blocks:]], axis=1).astype(jnp.float32)
+        return at_least_float32(jnp.concatenate([tokens[:, 0] for tokens in levels.tokens[-blocks:]], axis=1))
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class SecondOrder(FeatureMap):
         """The vectors a and b, as columns."""
         return {side: _normal(seed + i, self.backbone.dim, self.width) for i, side in enumerate("ab")}
 
-    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float32[Array, "b w"]:
+    def __call__(self, drawn: Mapping[str, Any], levels: Levels) -> Float[Array, "b w"]:
         """mean_p (aᵀ u_p) (bᵀ u_p)."""
         ends = np.cumsum(self.parts)
         found = []
@@ -212,20 +212,25 @@ def middle_blocks(depth: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(place - 1 for place in places))
 
 
-def standardised(x: Float[Array, "... d"]) -> Float32[Array, "... d"]:
-    """LayerNorm without parameters, in float32."""
-    x = x.astype(jnp.float32)
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Narrower numbers in float32; float64, which is there to check it, stays."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def standardised(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """LayerNorm without parameters, in float32 at least."""
+    x = at_least_float32(x)
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=-1, keepdims=True) + LAYER_NORM_EPS)
 
 
-def middle_patches(backbone: BackboneConfig, levels: Levels) -> list[Float32[Array, "b s s d"]]:
+def middle_patches(backbone: BackboneConfig, levels: Levels) -> list[Float[Array, "b s s d"]]:
     """Standardised patch tokens of the middle blocks, on a grid of about `SIDE` x `SIDE`."""
     side = backbone.image_size // backbone.patch_size
     average = pooling(side)
     found = []
     for i in middle_blocks(backbone.depth):
-        tokens = levels.tokens[i][:, 1:].astype(jnp.float32)  # without the class token
+        tokens = at_least_float32(levels.tokens[i][:, 1:])  # without the class token
         grid = tokens.reshape(len(tokens), side, side, -1)
         if len(average) < side:
             grid = jnp.einsum("rp,cq,bpqd->brcd", average, average, grid)

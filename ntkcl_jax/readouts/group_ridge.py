@@ -32,6 +32,16 @@ ROWS = 2048
 Weights = tuple[float, ...]
 
 
+def penalty(weights: Weights, ridge: float) -> float:
+    """λ itself: weighted rows have the mean squared norm Σ weight² on the first task.
+
+    Example:
+        >>> penalty((1.0, 0.5), 0.1)
+        0.125
+    """
+    return ridge * float(np.square(weights).sum())
+
+
 @dataclass(frozen=True)
 class GroupRidge:
     """What is kept of all images seen: w (w + classes) numbers, whatever their number.
@@ -126,13 +136,13 @@ class GroupRidge:
 
     def solved(self, weights: Weights, ridge: float) -> Float[np.ndarray, "w c"]:
         """W for rows as they are, of given weights and ridge: by one Cholesky factor, in place."""
-        scale = self._scale(weights)
+        scale = self.scale(weights)
         used = np.flatnonzero(scale)  # a group without weight costs nothing
         d = scale[used]
         matrix = self.gram[np.ix_(used, used)] if len(used) < len(scale) else np.array(self.gram)
         matrix *= d
         matrix *= d[:, None]
-        matrix[np.diag_indices_from(matrix)] += ridge * np.square(weights).sum()
+        matrix[np.diag_indices_from(matrix)] += penalty(weights, ridge)
         # By columns, as BLAS counts, so that nothing is copied
         factor = scipy.linalg.cho_factor(matrix.T, lower=False, overwrite_a=True, check_finite=False)
         found = np.zeros_like(self.sums)
@@ -143,7 +153,7 @@ class GroupRidge:
         ends = np.cumsum(self.widths)
         return [slice(int(end) - width, int(end)) for end, width in zip(ends, self.widths, strict=True)]
 
-    def _scale(self, weights: Weights) -> Float[np.ndarray, "w"]:
+    def scale(self, weights: Weights) -> Float[np.ndarray, "w"]:
         """The diagonal of D: weight over s_k, column by column."""
         return np.repeat(np.array(weights) / self.norms, self.widths)
 
@@ -167,11 +177,11 @@ class GroupRidge:
         wanted = np.eye(seen)[labels]
         hits = np.zeros(self.hits.shape, np.int64)
         for i, weights in enumerate(self.candidates):
-            d = self._scale(weights)[columns] * larger
+            d = self.scale(weights)[columns] * larger
             weighted = d[:, None] * gram * d
             right = np.concatenate([(x * d).reshape(n * views, -1).T, d[:, None] * sums], axis=1)
             for j, ridge in enumerate(RIDGES):
-                matrix = weighted + ridge * np.square(weights).sum() * np.eye(len(d))
+                matrix = weighted + penalty(weights, ridge) * np.eye(len(d))
                 factor = np.linalg.cholesky(matrix)
                 # L⁻¹ D Xᵀ and L⁻¹ D S: inner products of their columns are X A⁻¹ Xᵀ and X W
                 half = scipy.linalg.solve_triangular(factor, right, lower=True, check_finite=False)

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from ntkcl_jax.readouts.base import Lesson, Readout, State
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
 from ntkcl_jax.readouts.ridge import ridge_weights
 from ntkcl_jax.seeds import stream_seed
 
@@ -40,6 +40,11 @@ class HeldOutRidge(Readout):
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """The rows x of features."""
 
+    @property
+    def projection(self) -> Float[np.ndarray, "e w"] | None:
+        """R of random features that the rows are; None where they are none."""
+        return None
+
     def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
         """Inner products of the classifier's inputs."""
         x = self.expand(features).astype(np.float64)
@@ -62,6 +67,14 @@ class HeldOutRidge(Readout):
         """xᵀ W."""
         # Solved when it is asked for: what is stored are sums, to which the next task adds
         return self.expand(features) @ ridge_weights(state["gram"], state["sums"], float(state["ridge"]))[:, :seen]
+
+    def linear(self, state: State) -> LinearModel:
+        """The rows as they are."""
+        return LinearModel.of(self.inputs, float(state["ridge"]), self.projection)
+
+    def says(self, state: State) -> str:
+        """The ridge that the newest task has chosen."""
+        return f"ridge {float(state['ridge']):g}"
 
 
 def choose_ridge(x: Float[np.ndarray, "n w"], y: Float[np.ndarray, "n c"], seed: int) -> float:

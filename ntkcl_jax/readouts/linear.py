@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ntkcl_jax.data import steps_per_epoch
-from ntkcl_jax.readouts.base import Lesson, Readout, State, with_constant
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State, with_constant
 from ntkcl_jax.seeds import stream_seed
 
 LINEAR_EPOCHS = 20
@@ -63,6 +63,10 @@ class Linear(Readout):
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """Logits."""
         return with_constant(features) @ state["weights"][:, :seen]
+
+    def linear(self, state: State) -> LinearModel:
+        """The features as they are, and a constant."""
+        return LinearModel.of(self.width + 1, None, constant=True)
 
 
 @dataclass(frozen=True)

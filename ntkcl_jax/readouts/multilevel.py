@@ -17,9 +17,9 @@ from jaxtyping import Float
 from ntkcl_jax.config import BackboneConfig, RunConfig
 from ntkcl_jax.config.data import View
 from ntkcl_jax.errors import require
-from ntkcl_jax.readouts.base import Lesson, Readout, State
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
 from ntkcl_jax.readouts.feature_maps import FeatureMap, Final, Grid, SecondOrder, Tokens
-from ntkcl_jax.readouts.group_ridge import GroupRidge, Weights
+from ntkcl_jax.readouts.group_ridge import GroupRidge, Weights, penalty
 
 MAPS: tuple[type[FeatureMap], ...] = (Final, Tokens, Grid, SecondOrder)
 """The groups, in the order of `readout.widths` and of the classifier's columns."""
@@ -121,6 +121,13 @@ class MultiLevel(Readout):
         inner = [(x @ x.T) / (np.square(x).sum() / len(x) or 1.0) for x in groups]
         for weights in CANDIDATES:
             yield sum((w**2 * part for w, part in zip(weights, inner, strict=True)), np.zeros_like(inner[0]))
+
+    def linear(self, state: State) -> LinearModel:
+        """The weighted groups: a row Dx, D the chosen weights over the groups' norms."""
+        ridge = self._ridge(state)
+        weights, fraction = ridge.choice
+        groups = tuple((kind.name, width) for kind, width in zip(MAPS, self.widths, strict=True))
+        return LinearModel(groups, ridge.scale(weights), penalty(weights, fraction))
 
     def says(self, state: State) -> str:
         """What was chosen, and how many left-out images it told right."""

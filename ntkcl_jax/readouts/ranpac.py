@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.readouts.held_out_ridge import HeldOutRidge
-from ntkcl_jax.readouts.ridge import random_relu
+from ntkcl_jax.readouts.ridge import random_projection, random_relu
 from ntkcl_jax.seeds import stream_seed
 
 PUBLISHED: dict[str, tuple[float | None, float]] = {"cifar100": (None, 0.922)}
@@ -54,3 +54,8 @@ class RanPAC(HeldOutRidge):
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """Random features x."""
         return random_relu(features, self.random_features, stream_seed(self.seed, self.name))
+
+    @property
+    def projection(self) -> Float[np.ndarray, "e w"] | None:
+        """R of the random features."""
+        return random_projection(self.width, self.random_features, stream_seed(self.seed, self.name))

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.readouts.base import Lesson, Readout, State, with_constant
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State, with_constant
 from ntkcl_jax.seeds import stream_seed
 
 RIDGES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
@@ -63,6 +63,19 @@ class Ridge(Readout):
         """xᵀ W."""
         return (self.expand(features) @ RidgeClassifier.stored(state).weights())[:, :seen]
 
+    def linear(self, state: State) -> LinearModel:
+        """The classifier's input as it is."""
+        return LinearModel.of(self.inputs, RidgeClassifier.stored(state).ridge, self.projection, constant=True)
+
+    @property
+    def projection(self) -> Float[np.ndarray, "d w"] | None:
+        """What features are projected with first; None: nothing."""
+        return None
+
+    def says(self, state: State) -> str:
+        """The chosen ridge."""
+        return f"ridge {RidgeClassifier.stored(state).fraction:.2g} of the mean diagonal"
+
 
 @dataclass(frozen=True)
 class RandomRidge(Ridge):
@@ -98,8 +111,18 @@ class RandomRidge(Ridge):
 
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """The classifier's input x of features."""
+        return with_constant(random_relu(features, self.random_features, self.stream))
+
+    @property
+    def stream(self) -> int:
+        """Seed of R."""
         # The stream's name is that of the first method with this readout, under which it was measured.
-        return with_constant(random_relu(features, self.random_features, stream_seed(self.seed, "ntkcl-ridge")))
+        return stream_seed(self.seed, "ntkcl-ridge")
+
+    @property
+    def projection(self) -> Float[np.ndarray, "d w"]:
+        """R."""
+        return random_projection(self.width, self.random_features, self.stream)
 
 
 @dataclass(frozen=True)
@@ -138,10 +161,15 @@ class RidgeClassifier:
         """The chosen ridge, as a fraction of the Gram matrix's mean diagonal."""
         return RIDGES[int(np.argmin(self.losses))]
 
+    @property
+    def ridge(self) -> float:
+        """The chosen ridge λ."""
+        # Relative to the mean diagonal, which grows with the images: a fraction means the same after any task
+        return self.fraction * np.trace(self.gram) / len(self.gram)
+
     def weights(self) -> Float[np.ndarray, "w c"]:
         """W = (G + λ I)⁻¹ S; a class's score of x is xᵀ W. Columns of unseen classes are zero."""
-        # Relative to the mean diagonal, which grows with the images: a fraction means the same after any task
-        return ridge_weights(self.gram, self.sums, self.fraction * np.trace(self.gram) / len(self.gram))
+        return ridge_weights(self.gram, self.sums, self.ridge)
 
 
 def learn(
@@ -225,8 +253,8 @@ def ridge_weights(
 
 
 @functools.lru_cache(maxsize=2)
-def _projection(features: int, width: int, seed: int) -> Float[np.ndarray, "d w"]:
-    # Kept, since each chunk of images asks for it
+def random_projection(features: int, width: int, seed: int) -> Float[np.ndarray, "d w"]:
+    """A fixed normal R, kept, since each chunk of images asks for it."""
     return np.random.default_rng(seed).standard_normal((features, width))
 
 
@@ -238,4 +266,4 @@ def random_relu(features: Float[np.ndarray, "n d"], width: int, seed: int) -> Fl
         width: number of random features.
         seed: of R.
     """
-    return np.maximum(features @ _projection(features.shape[1], width, seed), 0)
+    return np.maximum(features @ random_projection(features.shape[1], width, seed), 0)

@@ -31,38 +31,12 @@ def _apply(learner: Learner, trainable: Tree, frozen: Frozen, images: jax.Array,
 
 
 @dataclass(frozen=True)
-class RecordedTask:
-    """One task of one seed: a method's parameters before and after it, and the images that it brought.
-
-    Attributes:
-        before: trainable tree at the task's start, with the task's new proxy head where the method has one.
-        after: trainable tree at its end.
-        frozen: the other arrays at the task's end, which test predictions use: backbone and buffers.
-        frozen_before: the same at the task's start: what the training steps of the task used.
-    """
+class TaskImages:
+    """One task of one seed: the images that it brought, whatever a method has learnt of them."""
 
     run: "RecordedRun"
     task: int
     seed: int
-    before: Tree
-    after: Tree
-    frozen: Frozen
-    frozen_before: Frozen
-
-    @property
-    def learner(self) -> Learner:
-        """What trained."""
-        return self.run.learner
-
-    def apply_fn(
-        self, trainable: Tree, frozen: Frozen, images: jax.Array | np.ndarray, output: str = "scores"
-    ) -> jax.Array:
-        """Evaluate the learner; see `ntkcl_jax.methods.base.Learner.apply_fn`.
-
-        Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
-        `frozen` get the lowest score that there is. It is compiled once for each number of images.
-        """
-        return _apply(self.learner, trainable, frozen, jnp.asarray(images), output)
 
     @property
     def labels(self) -> range:
@@ -143,6 +117,38 @@ class RecordedTask:
     def test_labels(self) -> Int[np.ndarray, "n"]:
         """Their labels."""
         return self.labels_of("test")
+
+
+@dataclass(frozen=True)
+class RecordedTask(TaskImages):
+    """One task of one seed: a method's parameters before and after it, and the images that it brought.
+
+    Attributes:
+        before: trainable tree at the task's start, with the task's new proxy head where the method has one.
+        after: trainable tree at its end.
+        frozen: the other arrays at the task's end, which test predictions use: backbone and buffers.
+        frozen_before: the same at the task's start: what the training steps of the task used.
+    """
+
+    before: Tree
+    after: Tree
+    frozen: Frozen
+    frozen_before: Frozen
+
+    @property
+    def learner(self) -> Learner:
+        """What trained."""
+        return self.run.learner
+
+    def apply_fn(
+        self, trainable: Tree, frozen: Frozen, images: jax.Array | np.ndarray, output: str = "scores"
+    ) -> jax.Array:
+        """Evaluate the learner; see `ntkcl_jax.methods.base.Learner.apply_fn`.
+
+        Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
+        `frozen` get the lowest score that there is. It is compiled once for each number of images.
+        """
+        return _apply(self.learner, trainable, frozen, jnp.asarray(images), output)
 
 
 @dataclass(frozen=True)

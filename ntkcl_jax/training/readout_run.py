@@ -159,6 +159,13 @@ class FeatureCache:
         return self.parts[part]
 
 
+def tasks_stored(folder: RunFolder, seed: int, pair: tuple[str, str], tasks: int) -> int:
+    """How many of a stream's tasks the newest stored state of a readout has learnt; 0 where nothing is stored."""
+    # From the last: two may be there, where a process died before it deleted the older one
+    done = (t + 1 for t in reversed(range(tasks)) if broadcast(checkpoint.exists(folder.readout(seed, t, *pair))))
+    return next(done, 0)
+
+
 @dataclass(frozen=True)
 class StoredReadout:
     """What a readout has learnt, and what it scored after each of its tasks."""
@@ -182,27 +189,30 @@ class StoredReadout:
         Raises:
             RunFolderError: it is damaged or of another shape.
         """
-        # From the last: two may be there, where a process died before it deleted the older one
-        for task in reversed(range(tasks)):
-            path = folder.readout(seed, task, *pair)
-            if broadcast(checkpoint.exists(path)):
-                trees, meta = checkpoint.load(path, None if like is None else {"readout": like})
-                records = meta.get("evaluations")
-                if not isinstance(records, list) or len(records) != task + 1:
-                    raise RunFolderError(
-                        f"{path} doesn't hold an evaluation of each task; delete it to learn them again"
-                    )
-                return cls(trees["readout"], tuple(TaskEvaluation.from_record(record, path) for record in records))
-        return None
+        done = tasks_stored(folder, seed, pair, tasks)
+        if not done:
+            return None
+        path = folder.readout(seed, done - 1, *pair)
+        trees, meta = checkpoint.load(path, None if like is None else {"readout": like})
+        records = meta.get("evaluations")
+        if not isinstance(records, list) or len(records) != done:
+            raise RunFolderError(f"{path} doesn't hold an evaluation of each task; delete it to learn them again")
+        return cls(trees["readout"], tuple(TaskEvaluation.from_record(record, path) for record in records))
 
-    def store(self, folder: RunFolder, seed: int, pair: tuple[str, str]) -> None:
+    def store(self, folder: RunFolder, seed: int, pair: tuple[str, str], says: str = "") -> None:
         """Write it as the state after its last task, then drop the one before: it holds nothing that this lacks.
+
+        Args:
+            folder: of the run.
+            seed: one of the run's seeds.
+            pair: names of learner and readout.
+            says: what the readout has chosen, for readers that needn't the arrays.
 
         Raises:
             RunFolderError: the disk is full or read-only.
         """
         task = len(self.evaluations) - 1
-        meta = {"evaluations": [e.to_record() for e in self.evaluations], "seed": seed, "task": task}
+        meta = {"evaluations": [e.to_record() for e in self.evaluations], "seed": seed, "task": task, "says": says}
         checkpoint.save(folder.readout(seed, task, *pair), {"readout": self.state}, meta)
         self.drop_earlier(folder, seed, pair)
 
@@ -253,7 +263,7 @@ class ReadoutRun:
                 stored = StoredReadout(state, (*stored.evaluations, evaluation))
                 # Logged before it is stored: a task that counts as done has its record
                 log_task(run.log, self.method, run.seed, evaluation)
-                stored.store(run.folder, run.seed, self.pair)
+                stored.store(run.folder, run.seed, self.pair, readout.says(state))
                 stage.advance(1)
         if says := readout.says(stored.state):
             run.progress.say(f"seed {run.seed} · {self.method}: {says}")

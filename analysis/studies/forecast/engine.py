@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import RecordError
-from analysis.records.checkpoints import Records, open_run
+from analysis.records.checkpoints import Records
 from analysis.records.probes import Probes
 from analysis.store import code_version_json
 from analysis.store.files import write_json
@@ -13,6 +13,7 @@ from analysis.studies.forecast.network import KERNEL_IMAGES, forecast_tasks
 from analysis.studies.forecast.new_data import forecast_new, name_of, read_new
 from analysis.studies.forecast.pairs import correlation
 from analysis.studies.forecast.sequential import forecast_sequential
+from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import ForecastRequest
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError, user_path
@@ -51,7 +52,7 @@ def compute_forecast(
         AnalysisError: the run, the request, the images or memory don't allow it; nothing is written.
     """
     request = request or ForecastRequest()
-    records = open_run(run, arrays=arrays)
+    records = open_ntkcl(run, "forecasts", arrays)
     new = None if request.new_data is None else read_new(records, request.new_data)
     seeds: dict[str, Any] = {}
     with Progress(quiet) as progress:

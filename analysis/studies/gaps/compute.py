@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.errors import RecordError
-from analysis.records.checkpoints import open_run
 from analysis.store import code_version_json
 from analysis.store.files import write_json
 from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies.gaps.entries import entries
 from analysis.studies.gaps.learner import gather, stages
+from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import GapsRequest
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.terminal.progress import Progress
@@ -38,7 +38,7 @@ def compute_gaps(
         AnalysisError: the run, the request or memory don't allow it, or a kernel failed its checks; nothing is written.
     """
     request = request or GapsRequest()
-    records = open_run(run, arrays=arrays)
+    records = open_ntkcl(run, "gaps", arrays)
     seeds, per_task = {}, 0
     with Progress(quiet) as progress:
         for seed in request.seeds or records.seeds:

@@ -149,3 +149,17 @@ def test_an_image_never_depends_on_the_others(kind: type) -> None:
 
 def test_blocks_of_other_depths_are_the_same_parts_of_the_way() -> None:
     assert [middle_blocks(depth) for depth in (12, 24, 4)] == [(3, 5, 7, 9), (7, 11, 15, 19), (0, 1, 2)]
+
+
+def test_float64_stays_what_it_is_to_check_float32() -> None:
+    backbone = SIZES["an uneven grid"]
+    at, maps = levels(backbone), (Tokens(7, backbone), Grid(7, backbone), SecondOrder(7, backbone))
+    drawn = [of.draw(3) for of in maps]
+    mapped = jax.jit(lambda drawn, at: [of(part, at) for of, part in zip(maps, drawn, strict=True)])
+    narrow = mapped(drawn, at)
+    with jax.enable_x64(True):
+        wide = mapped(*jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (drawn, at)))
+    for single, double in zip(narrow, wide, strict=True):
+        assert (single.dtype, double.dtype) == (jnp.float32, jnp.float64)
+        np.testing.assert_allclose(single, double, atol=3e-6 * np.abs(double).max())
+        assert np.any(np.asarray(single) != np.asarray(double))

@@ -9,7 +9,7 @@ import pytest
 
 from ntkcl_jax.config import BackboneConfig, ModelConfig, RunConfig
 from ntkcl_jax.config.methods import READOUTS, ReadoutConfig
-from ntkcl_jax.readouts.base import Readout, make_readout, with_constant
+from ntkcl_jax.readouts.base import Readout, is_linear, make_readout, with_constant
 from tests.support.lessons import CLASSES, SCENARIO, WIDTH, clusters, evaluated, learnt, lesson
 
 TRAIN, TEST = clusters(2, 30), clusters(3, 10)
@@ -143,3 +143,30 @@ def test_a_constant_input_is_appended_in_the_type_of_the_features() -> None:
 
 def test_the_stream_has_three_tasks() -> None:
     assert SCENARIO.offsets == (0, 3, 5, 7)
+
+
+@pytest.mark.parametrize("name", [name for name in READOUTS.own if name != "prototypes"])
+def test_what_it_says_it_is_linear_in_gives_its_scores(name: str) -> None:
+    """By NumPy: ridge regression on the columns is the classifier; trained otherwise, some weights on them are."""
+    made = replace(readout(name), crops=0) if name in ("random-ridge", "multilevel") else readout(name)
+    state = learnt(made, *TRAIN)[-1]
+    model = made.linear(state)
+    assert model is not None and sum(width for _, width in model.groups) == len(model.scale)
+
+    def columns(features: np.ndarray) -> np.ndarray:
+        x = features.astype(np.float64)
+        x = x if model.projection is None else np.maximum(x @ model.projection, 0)
+        return (with_constant(x) if model.constant else x) * model.scale
+
+    x, y = columns(TRAIN[0]), np.eye(CLASSES)[TRAIN[1]]
+    wanted = made.scores(state, TEST[0], CLASSES)
+    if model.ridge is None:
+        weights = np.linalg.lstsq(x, made.scores(state, TRAIN[0], CLASSES))[0]
+    else:
+        weights = np.linalg.solve(x.T @ x + model.ridge * np.eye(x.shape[1]), x.T @ y)
+    np.testing.assert_allclose(columns(TEST[0]) @ weights, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_only_what_is_linear_in_weights_has_a_linear_model() -> None:
+    assert {name for name in READOUTS.own if not is_linear(name)} == {"prototypes"}
+    assert readout("prototypes").linear({}) is None

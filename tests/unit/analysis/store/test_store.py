@@ -168,6 +168,7 @@ def test_blocks_that_do_not_fit_are_bugs(run: Path) -> None:
     [
         ({"outputs": "half"}, "outputs to be one of full, trace"),
         ({"tile": 0}, "at least 1, got 7, 2 and 0"),
+        ({"copies": 0}, "copies of at least 1, got 0"),
         ({"seed": -1}, "at least 0, got -1 and 1"),
         ({"offsets": (0, 4)}, "offsets from 0 to n=7 for 2 tasks"),
         ({"offsets": ()}, "offsets from 0 to n=7"),

@@ -65,8 +65,22 @@ def test_groups_have_shares_that_add_up_and_none_has_no_ratio() -> None:
     groups = {"a": full(parts[0]), "b": full(parts[1]), "idle": np.zeros((N, N, K, K))}
     made = summary.summarise(checkpoint(j, groups))["groups"]
     assert np.sum([made[name]["share"] for name in groups], axis=0) == pytest.approx([1, 1])
-    assert made["idle"] == {"share": [0.0, 0.0], "inter_intra_ratio": None}
+    idle = {"share": [0.0, 0.0], "inter_intra_ratio": None, "centred_target_alignment": [None] * 2}
+    assert made["idle"] == {**idle, "stream_alignment": None}
     assert made["a"]["inter_intra_ratio"][0][1] < 1
+
+
+def test_a_groups_alignment_is_that_of_its_images_without_their_mean() -> None:
+    j = jacobian()
+    made = summary.summarise(checkpoint(j, {"a": full(j)}))
+    kernel = np.einsum("iap,jap->ij", j, j)
+    for rows, got in ((slice(0, 4), made["groups"]["a"]["centred_target_alignment"][0]),
+                      (slice(0, 8), made["groups"]["a"]["stream_alignment"])):  # fmt: skip
+        centre = np.eye(len(LABELS[rows])) - 1 / len(LABELS[rows])
+        one, other = (centre @ m @ centre for m in (kernel[rows, rows], np.equal.outer(LABELS[rows], LABELS[rows])))
+        assert got == pytest.approx((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
+    assert made["groups"]["a"]["centred_target_alignment"][1] is None  # a task of one class
+    assert made["stream_alignment"] == made["groups"]["a"]["stream_alignment"]
 
 
 def test_unstacked_targets_are_compared_image_by_image() -> None:
