@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.readouts.base import Lesson, Readout, State
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
 from ntkcl_jax.readouts.ridge import ridge_weights
 from ntkcl_jax.seeds import stream_seed
 
@@ -68,10 +68,15 @@ class ACIL(Readout):
         """
         return f"set --readout.random_features {max(1, int((memory / (8 * self.grams)) ** 0.5))}"
 
+    @property
+    def projection(self) -> Float[np.ndarray, "e w"]:
+        """R."""
+        # The stream's name is ACIL's for what is built on it too: the same features under the same seed
+        return _projection(self.width, self.random_features, stream_seed(self.seed, "acil"))
+
     def project(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """Rᵀ h."""
-        # The stream's name is ACIL's for what is built on it too: the same features under the same seed
-        return features @ _projection(features.shape[1], self.random_features, stream_seed(self.seed, "acil"))
+        return features @ self.projection
 
     def init(self) -> State:
         """Sums of nothing, and W."""
@@ -86,6 +91,10 @@ class ACIL(Readout):
     def scores(self, state: State, features: Float[np.ndarray, "n e"], seen: int) -> Float[np.ndarray, "n s"]:
         """xᵀ W."""
         return np.maximum(self.project(features), 0) @ state["weights"][:, :seen]
+
+    def linear(self, state: State) -> LinearModel | None:
+        """The random features."""
+        return LinearModel.of(self.random_features, self.gamma, self.projection)
 
 
 def added(state: State, x: Float[np.ndarray, "n w"], y: Float[np.ndarray, "n c"], gamma: float) -> State:

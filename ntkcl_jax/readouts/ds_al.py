@@ -27,7 +27,7 @@ from jaxtyping import Float
 
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.readouts.acil import ACIL, added
-from ntkcl_jax.readouts.base import Lesson, State
+from ntkcl_jax.readouts.base import Lesson, Readout, State
 
 STREAM = "compensation_"
 """How names of the compensation stream's arrays begin."""
@@ -46,6 +46,8 @@ class DSAL(ACIL):
     name: ClassVar = "ds-al"
     grams: ClassVar = 6
     """As ACIL's, and Σ z zᵀ before and after."""
+    # No one model: each stream is linear in its own weights, which aren't fitted to the same
+    linear = Readout.linear
 
     @classmethod
     def of(cls, config: RunConfig, *, width: int, classes: int, seed: int) -> Self:

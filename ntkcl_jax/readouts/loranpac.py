@@ -35,8 +35,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.readouts.base import Lesson, Readout, State
-from ntkcl_jax.readouts.ridge import random_relu
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
+from ntkcl_jax.readouts.ridge import random_projection, random_relu
 from ntkcl_jax.seeds import stream_seed
 
 KEPT = 0.75
@@ -119,6 +119,11 @@ class LoRanPAC(Readout):
         weights = basis @ (basis.T @ state["sums"][:, :seen] / np.square(values)[:, None])
         parts = [self.expand(features[at : at + ROWS]) @ weights for at in range(0, len(features), ROWS)]
         return np.concatenate(parts)
+
+    def linear(self, state: State) -> LinearModel:
+        """The random features."""
+        wide = self.wide_features
+        return LinearModel.of(wide, None, random_projection(self.width, wide, stream_seed(self.seed, self.name)))
 
 
 def extended(

@@ -53,7 +53,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_backbone(backbone, tiny.BACKBONE, folder / "weights.safetensors")
     config = tiny.config(
         methods=METHODS, weights=str(folder / "weights.safetensors"), data__first_task_classes=2, baselines__epochs=1,
-        readout__widths=WIDTHS, readout__views=0, readout__random_features=20, compute__checkpoint_every_steps=1000,
+        readout__widths=WIDTHS, readout__views=0, readout__level_views=0, readout__random_features=20,
+        compute__checkpoint_every_steps=1000,
     )  # fmt: skip
     train(config, folder / "run", arrays=ARRAYS, quiet=True)
     return folder / "run"
