@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from analysis.errors import RecordError
 from analysis.kernels.tracing import leaves_used
+from analysis.records.readouts import ReadoutRecords
 from analysis.records.tasks import MethodRecords, double
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError
@@ -177,23 +178,29 @@ class Records(MethodRecords):
         return self._used[output]
 
 
-def open_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> Records:
-    """Open a run folder for analysis of a learner with a head of its own.
+def open_run(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> Records | ReadoutRecords:
+    """Open a run folder for analysis.
 
     Args:
         run: the folder of a finished or running run.
-        method: whose checkpoints to analyse: `ntkcl`, or a baseline that trains modules inside the backbone.
+        method: which of its methods: `ntkcl`, a baseline that trains modules inside the backbone, or a readout.
         arrays: the images again, when the run had `data.source="arrays"`.
 
     Raises:
-        RecordError: no run there, a damaged one, one without that method, or its images are gone or others.
+        RecordError: no run there, a damaged one, one without that method, its images are gone or others, or the method
+            has no kernel.
     """
     try:
-        opened = load_run(run, method, arrays=arrays)
-        opened.check_method()
+        opened = load_run(run, arrays=arrays)
+        methods = opened.config.methods
+        if method not in methods:
+            raise RecordError(
+                f"{opened.path} has checkpoints of {', '.join(methods)}, none of method {method}; name one that it has"
+            )
+        opened = replace(opened, method=method)
+        return Records(opened) if method in opened.methods else ReadoutRecords(opened)
     except NtkclError as error:
         raise RecordError(str(error)) from error
-    return Records(opened)
 
 
 def default_groups(

@@ -23,10 +23,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from analysis.errors import RecordError
-from analysis.records.checkpoints import Records
 from analysis.records.tasks import MethodRecords, Params, double
-from ntkcl_jax.config.methods import HEAD
-from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError
 from ntkcl_jax.methods.base import Learner, LearnerState
 from ntkcl_jax.models.functional import Frozen, Tree
@@ -34,7 +31,7 @@ from ntkcl_jax.readouts.base import LinearModel, is_linear
 from ntkcl_jax.readouts.feature_maps import FeatureMap
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import MetricsLog, Progress
-from ntkcl_jax.runs.recorded import RecordedRun, load_run
+from ntkcl_jax.runs.recorded import RecordedRun
 from ntkcl_jax.training.learner_run import LearnerRun
 from ntkcl_jax.training.readout_run import FeatureCache, Mapped, ReadoutRun, StoredReadout, tasks_stored
 
@@ -98,9 +95,16 @@ class ReadoutRecords(MethodRecords):
     """A method that is a readout above a learner. Its newest state is all that a run stores: one checkpoint a seed."""
 
     def __init__(self, run: RecordedRun) -> None:
-        """Wrap the run; the newest state is read when asked for, and without what only learning needs."""
+        """Wrap the run; the newest state is read when asked for, and what only learning needs is let go.
+
+        Raises:
+            RecordError: the readout isn't linear in weights.
+            ConfigError: it can't be imported.
+        """
         super().__init__(run)
         self.pair = run.config.pair(run.method)
+        if not is_linear(self.pair.readout):
+            raise without_weights(run.method)
         self._open = functools.lru_cache(maxsize=1)(self._read)
 
     def checkpoints(self, seed: int) -> tuple[int, ...]:
@@ -178,27 +182,3 @@ def without_weights(method: str) -> RecordError:
         f"expected a method with trained weights, got {method}: its readout's scores aren't linear in any, so it has "
         "no kernel; name another method of the run"
     )
-
-
-def open_method(run: str | Path, method: str = "ntkcl", *, arrays: Arrays | None = None) -> Records | ReadoutRecords:
-    """Open a run folder for the kernels of any of its methods: see `open_run`.
-
-    Raises:
-        RecordError: no run there, a damaged one, one without that method, its images are gone or others, or the method
-            has no kernel.
-    """
-    try:
-        opened = load_run(run, arrays=arrays)
-        methods = opened.config.methods
-        if method not in methods:
-            raise RecordError(
-                f"{opened.path} has checkpoints of {', '.join(methods)}, none of method {method}; name one that it has"
-            )
-        opened = replace(opened, method=method)
-        if opened.config.pair(method).readout == HEAD:
-            return Records(opened)
-        if not is_linear(opened.config.pair(method).readout):
-            raise without_weights(method)
-    except NtkclError as error:
-        raise RecordError(str(error)) from error
-    return ReadoutRecords(opened)

@@ -20,9 +20,8 @@ from analysis.kernels.functions import Function, Params, Shape, check_images, ch
 from analysis.kernels.health import check_kernel
 from analysis.kernels.planner import Plan, plan
 from analysis.plots.kernels import checkpoint_name, save_figures
-from analysis.records.checkpoints import tree_sha256
+from analysis.records.checkpoints import open_run, tree_sha256
 from analysis.records.probes import Probes
-from analysis.records.readouts import open_method
 from analysis.records.tasks import MethodRecords, span
 from analysis.store import (
     KernelSpec,
@@ -66,7 +65,7 @@ class Session:
         """
         self.request = request
         self.measures = measures.by_name()  # one that is broken is told before hours of computing
-        self.records: MethodRecords = open_method(run, request.method, arrays=arrays)
+        self.records: MethodRecords = open_run(run, request.method, arrays=arrays)
         self.run = user_path(run)
         self.store = KernelStore(self.run, request.method)
         self.mesh = tiled.data_mesh(None)

@@ -15,7 +15,8 @@ import analysis
 from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError
 from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
-from analysis.records.readouts import WEIGHTS, ReadoutRecords, open_method
+from analysis.records.checkpoints import open_run
+from analysis.records.readouts import WEIGHTS, ReadoutRecords
 from analysis.report import write_report
 from analysis.report.reading import read_run
 from analysis.report.sections import sections_of
@@ -74,7 +75,7 @@ def request(method: str) -> analysis.Request:
 
 
 def opened(run: Path, method: str) -> ReadoutRecords:
-    records = open_method(run, method, arrays=ARRAYS)
+    records = open_run(run, method, arrays=ARRAYS)
     assert isinstance(records, ReadoutRecords)
     return records
 
