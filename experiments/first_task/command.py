@@ -9,8 +9,8 @@ Every map's rows of all images are computed once, by a frozen backbone. A_T is t
 regression on all training images, λ by leave-one-out among them; in whatever order classes come, the classifier is the
 same. For each class order (those of seeds 0, 1, 2, ...) all statistics come from the first task's training images
 alone. The kernel of all training images is decomposed once a map: 4,000 images take a minute each on one core. Writes
-first_task.json (every number, versions, commit) and first_task.csv (the tables) to --out; a stream that is measured
-again takes the place of the older one.
+first_task.json (every number, command, versions, commit) and first_task.csv (the tables) to --out; a stream that is
+measured again takes the place of the older one.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.commands import command_line
 from experiments.first_task.measure import measured
@@ -81,8 +82,27 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     for cell in with_files(cells, options.data, options.weights):
         record = measured(cell.stream, cell.config, options.orders, say) | made
-        known = read(file) if file.exists() else {}
-        file.write_text(json.dumps(known | {cell.stream: record}, indent=1) + "\n")
+        write(file, (read(file) if file.exists() else {}) | {cell.stream: record})
+
+
+def write(file: Path, known: Mapping[str, Record]) -> None:
+    """Store what was measured, a line for each stream, numbers with six digits."""
+    lines = (f"{json.dumps(name)}: {json.dumps(rounded(record))}" for name, record in known.items())
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def rounded(value: Any) -> Any:
+    """The same with six digits of each number.
+
+    Example:
+        >>> rounded({"a": [1 / 3, 2, "b"]})
+        {'a': [0.333333, 2, 'b']}
+    """
+    if isinstance(value, Mapping):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def read(file: Path) -> dict[str, Record]:

@@ -22,8 +22,8 @@ def agreement(scores: Float[np.ndarray, "k"], accuracies: Float[np.ndarray, "k"]
     Maps that share the largest score count with their mean accuracy. Correlations are nan where all scores are equal.
 
     Example:
-        >>> agreement(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.75, 0.625]))
-        (0.5, 0.3333333333333333, 0.125)
+        >>> [round(float(x), 3) for x in agreement(np.array([1.0, 2.0, 3.0]), np.array([0.5, 0.75, 0.625]))]
+        [0.5, 0.333, 0.125]
     """
     loss = float(accuracies.max() - accuracies[scores == scores.max()].mean())
     if np.ptp(scores) == 0:
