@@ -96,9 +96,9 @@ CAPTIONS = {
         "or, of a readout, which feature maps. The axis is logarithmic; the shares add up to 1. In the table, each "
         "group's kernel by itself: how well its directions match the labels without what all images share, and how "
         "much tasks have in common in it.",
-        "No single answer is good; a group that stays near zero hardly learns and could be left out. Of feature maps "
-        "the best aligned deserve the columns: where the final feature is worst, its layer wasn't made for this "
-        "stream, and adapting it is what not to pay for.",
+        "No single answer is good; a group that stays near zero hardly learns and could be left out. Alignment says "
+        "what a group's strongest directions know of the labels. It doesn't rank feature maps by accuracy: to choose a "
+        "readout or its columns, compare left-out images with ntkcl verify.",
     ),
     "methods": Caption(
         "Kernels on the same probe images, each of a method's own trainable parameters: means over tasks and pairs.",
