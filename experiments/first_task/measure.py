@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr
 
+from analysis import measures
 from analysis.measures import effective_dimension, target_alignment
 from analysis.theory.finite_population import finite_population
 from analysis.theory.learning_curves import eigenlearning, population_modes
@@ -164,7 +165,7 @@ def one_hot(labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n c"]:
         >>> one_hot(np.array([7, 3])).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
-    return (labels[:, None] == np.unique(labels)).astype(np.float64)
+    return measures.one_hot(labels, np.unique(labels))
 
 
 def statistics(

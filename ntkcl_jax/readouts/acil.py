@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
+from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State, square_bytes, widest
 from ntkcl_jax.readouts.ridge import ridge_weights
 from ntkcl_jax.seeds import stream_seed
 
@@ -57,7 +57,7 @@ class ACIL(Readout):
     @property
     def memory(self) -> int:
         """Bytes that learning a task takes."""
-        return self.grams * 8 * self.random_features**2
+        return square_bytes(self.grams, self.random_features)
 
     def fitting(self, memory: int) -> str:
         """What to set so that it takes no more than some bytes, for people.
@@ -66,7 +66,7 @@ class ACIL(Readout):
             >>> ACIL(1, 1, 0, random_features=10_000).fitting(800_000_000)
             'set --readout.random_features 5000'
         """
-        return f"set --readout.random_features {max(1, int((memory / (8 * self.grams)) ** 0.5))}"
+        return f"set --readout.random_features {widest(self.grams, memory)}"
 
     @property
     def projection(self) -> Float[np.ndarray, "e w"]:

@@ -193,3 +193,18 @@ def unit(rows: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n e"]:
     """Rows at length one, in float64; a zero row stays zero."""
     rows = rows.astype(np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), NORM_FLOOR)
+
+
+def square_bytes(matrices: int, width: int) -> int:
+    """Bytes of so many square float64 matrices."""
+    return 8 * matrices * width**2
+
+
+def widest(matrices: int, memory: int) -> int:
+    """The largest width, 1 at least, of so many square float64 matrices within some bytes.
+
+    Example:
+        >>> widest(4, 800_000_000), square_bytes(4, 5000)
+        (5000, 800000000)
+    """
+    return max(1, int((memory / square_bytes(matrices, 1)) ** 0.5))

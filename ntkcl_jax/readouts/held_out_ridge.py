@@ -8,16 +8,13 @@ With a row x of an image, which a subclass computes, and its one-hot class y,
 task's images of a ridge fitted to the other four fifths alone (RanPAC's published rule, arXiv:2307.02251).
 """
 
-from abc import abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
-from ntkcl_jax.readouts.base import Lesson, LinearModel, Readout, State
-from ntkcl_jax.readouts.ridge import ridge_weights
+from ntkcl_jax.readouts.base import Lesson, LinearModel, State
+from ntkcl_jax.readouts.ridge import RidgeReadout, ridge_weights
 from ntkcl_jax.seeds import stream_seed
 
 RIDGES = tuple(10.0**exponent for exponent in range(-8, 9))
@@ -26,29 +23,8 @@ HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
-class HeldOutRidge(Readout):
+class HeldOutRidge(RidgeReadout):
     """Ridge regression, λ by a held-out fifth of the task."""
-
-    additive: ClassVar = True
-
-    @property
-    @abstractmethod
-    def inputs(self) -> int:
-        """Entries of x."""
-
-    @abstractmethod
-    def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
-        """The rows x of features."""
-
-    @property
-    def projection(self) -> Float[np.ndarray, "e w"] | None:
-        """R of random features that the rows are; None where they are none."""
-        return None
-
-    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
-        """Inner products of the classifier's inputs."""
-        x = self.expand(features).astype(np.float64)
-        yield x @ x.T
 
     def init(self) -> State:
         """Sums of nothing."""

@@ -33,7 +33,7 @@ import scipy.linalg
 from jaxtyping import Float, Int
 
 from ntkcl_jax.config import RunConfig
-from ntkcl_jax.readouts.base import Lesson, Readout, State
+from ntkcl_jax.readouts.base import Lesson, Readout, State, square_bytes, widest
 from ntkcl_jax.seeds import stream_seed
 
 BANDWIDTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -41,6 +41,8 @@ BANDWIDTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 NO_SPREAD = 1e-10
 """Variance, over the mean square, below which images count as equal: that much is rounding."""
 FOLDS = 5
+GRAMS = 4
+"""Matrices D x D that learning a task takes: Σ φ φᵀ before and after, the covariance and what it is made from."""
 COMPARED = 1000
 """Random features by which choices are compared, at most, and images whose distances are taken."""
 SHRINKAGES = (1e-4, 1e-3, 1e-2, 0.1, 0.5)
@@ -69,8 +71,8 @@ class KLDA(Readout):
 
     @property
     def memory(self) -> int:
-        """Bytes that learning a task takes: Σ φ φᵀ before and after, the covariance and what it is made from."""
-        return 4 * 8 * self.random_features**2
+        """Bytes that learning a task takes."""
+        return square_bytes(GRAMS, self.random_features)
 
     def fitting(self, memory: int) -> str:
         """What to set so that it takes no more than some bytes, for people.
@@ -79,7 +81,7 @@ class KLDA(Readout):
             >>> KLDA(1, 1, 0, random_features=10_000).fitting(800_000_000)
             'set --readout.random_features 5000'
         """
-        return f"set --readout.random_features {max(1, int((memory / 32) ** 0.5))}"
+        return f"set --readout.random_features {widest(GRAMS, memory)}"
 
     def init(self) -> State:
         """Sums of nothing; a bandwidth and a shrinkage of 0 aren't chosen yet."""

@@ -11,6 +11,7 @@ of everything with all its views, follows from the same sums (`learn`).
 """
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -31,11 +32,36 @@ Expand = Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, "n w"]]
 
 
 @dataclass(frozen=True)
-class Ridge(Readout):
+class RidgeReadout(Readout):
+    """A readout whose scores are a ridge regression on rows that it makes of features."""
+
+    additive: ClassVar = True
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """Entries of a row."""
+
+    @abstractmethod
+    def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
+        """The rows x of features."""
+
+    @property
+    def projection(self) -> Float[np.ndarray, "e w"] | None:
+        """R of random features that the rows are; None where they are none."""
+        return None
+
+    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
+        """Inner products of the rows."""
+        x = self.expand(features).astype(np.float64)
+        yield x @ x.T
+
+
+@dataclass(frozen=True)
+class Ridge(RidgeReadout):
     """The ridge classifier on the features as they are, and a constant."""
 
     name: ClassVar = "ridge"
-    additive: ClassVar = True
 
     @property
     def inputs(self) -> int:
@@ -45,11 +71,6 @@ class Ridge(Readout):
     def expand(self, features: Float[np.ndarray, "n e"]) -> Float[np.ndarray, "n w"]:
         """The classifier's input x of features."""
         return with_constant(features)
-
-    def kernels(self, features: Float[np.ndarray, "n e"]) -> Iterator[Float[np.ndarray, "n n"]]:
-        """Inner products of the classifier's inputs."""
-        x = self.expand(features).astype(np.float64)
-        yield x @ x.T
 
     def init(self) -> State:
         """Nothing seen yet."""
@@ -66,11 +87,6 @@ class Ridge(Readout):
     def linear(self, state: State) -> LinearModel:
         """The classifier's input as it is."""
         return LinearModel.of(self.inputs, RidgeClassifier.stored(state).ridge, self.projection, constant=True)
-
-    @property
-    def projection(self) -> Float[np.ndarray, "d w"] | None:
-        """What features are projected with first; None: nothing."""
-        return None
 
     def says(self, state: State) -> str:
         """The chosen ridge."""

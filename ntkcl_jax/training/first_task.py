@@ -83,7 +83,7 @@ def first_task(context: RunContext, classes: int, progress: Progress) -> FirstTa
 def _rows(
     context: RunContext, readouts: list[Readout], members: Int[np.ndarray, "n"], progress: Progress
 ) -> list[tuple[Readout, Float[np.ndarray, "n w"]]]:
-    """What each readout reads of some training images: the network's feature, or rows of its maps, all in one pass."""
+    """What each readout reads of some training images: the network's feature, and in a second pass rows of all maps."""
     learner = context.learner(LEARNER)
     # The key draws nothing: a frozen backbone has no parameters of its own
     state = learner.start(jax.random.key(0), context.backbone_of(context.config.seeds[0]))

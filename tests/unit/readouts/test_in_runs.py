@@ -6,11 +6,11 @@ import pytest
 
 from ntkcl_jax.config.methods import Method
 from ntkcl_jax.errors import MemoryShortError
-from ntkcl_jax.readouts.base import Readout
 from ntkcl_jax.readouts.loranpac import LoRanPAC
 from ntkcl_jax.training import run as runs
 from ntkcl_jax.training.run import evaluate_run, train
 from tests.support import streams as tiny
+from tests.support.broken_off import train_broken_off
 
 METHODS = ("acil", "ds-al", "klda", "fecam", "loranpac")
 SMALL = {"readout__random_features": 20, "readout__wide_features": 200}
@@ -34,21 +34,8 @@ def test_evaluating_again_gives_the_same(run: Path) -> None:
     assert min(summary["final_accuracy"]["mean"] for summary in again["summary"].values()) > 2 / 7
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn, told = LoRanPAC.learn, []
-
-    def dies(self: Readout, state: dict, lesson: object) -> dict:
-        told.append(1)
-        if len(told) == 3:
-            raise KeyboardInterrupt
-        return learn(self, state, lesson)
-
-    config = tiny.config(methods=METHODS, **SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(LoRanPAC, "learn", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True)
-    train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True, resume=True)
+def test_an_interrupted_run_ends_with_the_same_bits(run: Path, tmp_path: Path) -> None:
+    train_broken_off(tiny.config(methods=METHODS, **SMALL), tmp_path / "run", LoRanPAC, lesson=3)
     assert tiny.same_states(run, tmp_path / "run")
     assert (run / "results.json").read_bytes() == (tmp_path / "run" / "results.json").read_bytes()
 

@@ -28,6 +28,7 @@ from ntkcl_jax.training.readout_run import FeatureCache, Mapped, Part, StoredRea
 from ntkcl_jax.training.run import evaluate_run, train
 from tests.support import lessons
 from tests.support import streams as tiny
+from tests.support.broken_off import train_broken_off
 
 METHODS = ("multilevel", "first-session/multilevel", "ntkcl/multilevel")
 SMALL = {"readout__widths": (12, 10, 16, 14), "readout__level_views": 1}
@@ -71,21 +72,8 @@ def test_evaluating_again_gives_the_same(run: Path) -> None:
     assert set(again["summary"]) == set(METHODS)
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    learn, told = MultiLevel.learn, []
-
-    def dies(self: MultiLevel, state: dict, lesson: object) -> dict:
-        told.append(1)
-        if len(told) == 3:
-            raise KeyboardInterrupt
-        return learn(self, state, lesson)
-
-    config = tiny.config(methods=METHODS, **SMALL)
-    with monkeypatch.context() as patch:
-        patch.setattr(MultiLevel, "learn", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True)
-    train(config, tmp_path / "run", arrays=tiny.arrays(), quiet=True, resume=True)
+def test_an_interrupted_run_ends_with_the_same_bits(run: Path, tmp_path: Path) -> None:
+    train_broken_off(tiny.config(methods=METHODS, **SMALL), tmp_path / "run", MultiLevel, lesson=3)
     assert tiny.same_states(run, tmp_path / "run")
     assert (run / "results.json").read_bytes() == (tmp_path / "run" / "results.json").read_bytes()
 

@@ -1,7 +1,6 @@
 """A run read for analysis: which function a checkpoint is, of which parameters, on which images."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,7 +10,6 @@ import pytest
 from jax.tree_util import Partial
 
 from analysis import empirical_ntk
-from analysis.errors import RecordError
 from analysis.kernels.functions import group_leaves
 from analysis.records.checkpoints import Records, default_groups, open_run, tree_sha256
 from ntkcl_jax.methods.ntkcl import NTKCL
@@ -20,6 +18,7 @@ from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.training.run import train
 from ntkcl_jax.weights import save_backbone
 from tests.support import streams as tiny
+from tests.support.refusals import refused
 
 SEEDS = (0, 2)
 
@@ -72,14 +71,6 @@ def running(path: Path, tmp_path: Path, tasks_done: int) -> Records:
     for task in range(tasks_done, 3):
         checkpoint.remove(run / f"checkpoints/ntkcl/seed0/task{task}/after")
     return open_run(run, arrays=tiny.arrays())
-
-
-def refused(call: Callable[[], object], *words: str) -> None:
-    with pytest.raises(RecordError) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    assert all(word in line for word in words), line
 
 
 def test_checkpoints_are_counted_from_before_task_0(records: Records) -> None:

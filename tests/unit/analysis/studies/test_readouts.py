@@ -13,7 +13,7 @@ import pytest
 
 import analysis
 from analysis.cli import NTK_ANALYSIS
-from analysis.errors import AnalysisError, PlanError, RecordError
+from analysis.errors import PlanError
 from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
 from analysis.records.checkpoints import open_run
 from analysis.records.readouts import WEIGHTS, ReadoutRecords
@@ -36,6 +36,7 @@ from ntkcl_jax.training.run import train
 from ntkcl_jax.weights import save_backbone
 from tests.support import streams as tiny
 from tests.support.dense import dense_ntk, evaluated, relative_error
+from tests.support.refusals import refused
 
 CLASSES, PER_TASK = 6, 18
 METHODS = ("multilevel", "ridge", "frozen/random-ridge", "ranpac", "layup", "sequential", "prototypes")
@@ -239,14 +240,6 @@ def test_while_a_run_goes_on_each_newest_state_leaves_its_kernel(
     made = compute_kernels(path, asked, quiet=True, arrays=ARRAYS)["seeds"]["0"]
     assert list(made["checkpoints"]) == ["2", "3"] and made["readout"]["copies"] == CLASSES
     assert made["checkpoints"]["3"]["drift"] == [0, 0]  # features after the first session don't move
-
-
-def refused(call: Callable[[], object], *words: str, error: type[AnalysisError] = RecordError) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    line = str(caught.value)
-    assert "\n" not in line
-    assert all(word in line for word in words), line
 
 
 def test_what_a_readout_does_not_have_is_refused_in_one_line(run: Path) -> None:
