@@ -25,7 +25,15 @@ from tests.support import streams as tiny
 
 STEPS = [14, 10, 10]
 """Of each task: two epochs of 27, 18 and 18 images in batches of four."""
-PAIRS = ("ease/ridge", "l2p/prototypes", "ntkcl/linear", "first-session/ridge", "adapters/joint", "frozen/ranpac")
+PAIRS = (
+    "ease/ridge",
+    "ntkcl/linear",
+    "first-session/ridge",
+    "frozen/ranpac",
+    # What these two store is recomputed below
+    pytest.param("l2p/prototypes", marks=pytest.mark.slow),
+    pytest.param("adapters/joint", marks=pytest.mark.slow),
+)
 
 
 @pytest.fixture

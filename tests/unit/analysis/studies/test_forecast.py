@@ -179,6 +179,7 @@ def test_a_ridge_step_is_the_optimum_by_the_dense_jacobian(records: Records) -> 
     assert relative_error(got, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_other_procedures_say_what_they_are_compared_with(run: Path, tmp_path: Path) -> None:
     path = shutil.copytree(run, tmp_path / "run")
     found = compute_forecast(path, ForecastRequest(procedure="momentum", per_task=4, steps=20), quiet=True)
