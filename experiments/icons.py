@@ -52,10 +52,11 @@ CLASSES = (
 """Nouns, without synonyms and near twins among the names (cart and shopping-cart, home and house, pen and pencil)."""
 HELD_OUT = (
     "alarm alien ambulance apple archive atom baby badge binoculars bolt brain brush bug building castle cat church "
-    "clipboard clock cog cpu dna dog door drone ear elevator envelope eraser factory filter fingerprint flashlight flask "
-    "floppy-disk flower gamepad hamburger hand handbag handshake helicopter home joystick layers lemon monitor mountain "
-    "notebook package person pizza plug qr-code radio rainbow rss sailboat satellite scale school search shower speaker "
-    "stamp sunset t-shirt tablet target taxi tent test-tube toilet tornado train tree usb watch wheelchair window"
+    "clipboard clock cog cpu dna dog door drone ear elevator envelope eraser factory filter fingerprint flashlight "
+    "flask floppy-disk flower gamepad hamburger hand handbag handshake helicopter home joystick layers lemon monitor "
+    "mountain notebook package person pizza plug qr-code radio rainbow rss sailboat satellite scale school search "
+    "shower speaker stamp sunset t-shirt tablet target taxi tent test-tube toilet tornado train tree usb watch "
+    "wheelchair window"
 ).split()
 """Nouns beside those of `CLASSES` and their twins, each drawn by at least 24 sets."""
 

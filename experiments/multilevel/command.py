@@ -5,11 +5,12 @@ r"""Measure what the parts of the readout `multilevel` are worth, and how far it
         --data deit-dev-icons=FOLDER deit-omniglot=FOLDER --weights deit-dev-scripts=FILE deit-dev-icons=FILE \
         deit-omniglot=FILE --report experiments/RESULTS.md
 
-Nothing trains, and there is no run folder: the frozen backbone sees every image once, and once for each view (drawn once
-for all seeds); every feature setting is read off that pass, with random matrices of each seed; then each row's
+Nothing trains, and there is no run folder: the frozen backbone sees every image once, and once for each view (drawn
+once for all seeds); every feature setting is read off that pass, with random matrices of each seed; then each row's
 classifier learns the tasks. A row changes one thing of the default (`rows.py`). Writes multilevel.json (every number,
 command, versions, commit) and multilevel.csv to --out, and the table into --report; a stream that is measured again
 takes the place of the older one. Streams for choosing settings (`experiments.sweep.streams.CHOOSING`) are said to be.
+All rows of three seeds take 0.3 MB of memory an image and view.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from experiments.commands import command_line
 from experiments.first_task.command import read, write
 from experiments.multilevel.measure import measured
 from experiments.multilevel.rows import DEFAULT, WIDTHS, Row, rows
-from experiments.multilevel.tables import lines, page
+from experiments.multilevel.tables import in_order, lines, page
 from experiments.sweep.cells import Cell
 from experiments.sweep.command import with_files
 from experiments.sweep.settings import parse_changes
@@ -108,8 +109,7 @@ def run(words: Sequence[str]) -> None:
     if not options.tables_only:
         measure_all(options, file)
     known = read(file)
-    # In the order of the command, then what else the file holds
-    records = [known[name] for name in dict.fromkeys((*options.streams, *known)) if name in known]
+    records = in_order(known)
     with open(options.out / "multilevel.csv", "w", newline="") as f:
         csv.writer(f).writerows(lines(records))
     text = page(records)

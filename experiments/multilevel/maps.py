@@ -1,9 +1,9 @@
 """Variants of the library's feature maps: other blocks, other windows, other normalisation of tokens.
 
 With norm(x) in the place of the library's u (`ntkcl_jax.readouts.feature_maps`), blocks B whose patch tokens are read
-and blocks C whose class token is read (both counted from 0), the same formulas: M is max(0, Rᵀ m), m the class tokens of
-C and the patch means of B; G is max(0, Rᵀ g), g the means over windows of B; S is the mean over patches of B of
-(aᵀ norm(x)) (bᵀ norm(x)). Random matrices are drawn as the library draws them.
+and blocks C whose class token is read (both counted from 0), the formulas are the same: M is max(0, Rᵀ m), m the class
+tokens of C and the patch means of B; G is max(0, Rᵀ g), g the means over windows of B; S is the mean over patches of B
+of (aᵀ norm(x)) (bᵀ norm(x)). Random matrices are drawn as the library draws them.
 """
 
 from abc import abstractmethod

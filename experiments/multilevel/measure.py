@@ -59,7 +59,13 @@ class Stream:
     """
 
     def __init__(
-        self, name: str, config: RunConfig, table: Sequence[Row], seeds: Sequence[int], widths: tuple[int, ...], say: Say
+        self,
+        name: str,
+        config: RunConfig,
+        table: Sequence[Row],
+        seeds: Sequence[int],
+        widths: tuple[int, ...],
+        say: Say,
     ) -> None:
         """Compute all rows."""
         import jax
@@ -167,7 +173,7 @@ def few(labels: Int[np.ndarray, "n"], shots: int | None, seed: int) -> Int[np.nd
 
     Example:
         >>> few(np.array([0, 0, 1, 1, 1]), 2, seed=0).tolist(), few(np.array([0, 0, 1]), None, 0).tolist()
-        ([0, 1, 2, 4], [0, 1, 2])
+        ([0, 1, 3, 4], [0, 1, 2])
     """
     if shots is None:
         return np.arange(len(labels))
@@ -237,7 +243,8 @@ def rivals_answer(stream: Stream, name: str, order: Order, chosen: Int[np.ndarra
         own = tasks == task
         seen = int(labels[own].max()) + 1
         # None of the rivals asks for earlier features
-        state = readout.learn(state, Lesson(task, features[own][:, None], labels[own], seen, lambda: (features, labels)))
+        lesson = Lesson(task, features[own][:, None], labels[own], seen, lambda: (features, labels))
+        state = readout.learn(state, lesson)
     scores = readout.scores(state, stream.features("test"), stream.classes)
     return Answer(scores.argmax(axis=1) == order.labels["test"], readout.says(state))
 

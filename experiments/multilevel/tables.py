@@ -23,6 +23,16 @@ columns, `prototypes`; all without views.
 """
 
 
+def in_order(known: Mapping[str, Record]) -> list[Record]:
+    """Streams for choosing, then the others, each in the order in which they were first measured.
+
+    Example:
+        >>> [one["stream"] for one in in_order({name: {"stream": name} for name in ("digits", "dev-scripts")})]
+        ['dev-scripts', 'digits']
+    """
+    return sorted(known.values(), key=lambda record: record["stream"] not in CHOOSING)
+
+
 def kinds(records: Sequence[Record]) -> str:
     """Which streams are for choosing, and which are reported.
 
@@ -72,7 +82,8 @@ def page(records: Sequence[Record]) -> str:
         f"(SHA-256 {r['data'][:8]}), weights {r['weights'][:8]}, commit {commit(r)}"
         for r in records
     )
-    return f"## What the parts of `multilevel` are worth\n\n{about}\n{markdown(*table(records))}\n{facts}\n\nRun by\n\n{made}\n"
+    title = "## What the parts of `multilevel` are worth"
+    return f"{title}\n\n{about}\n{markdown(*table(records))}\n{facts}\n\nRun by\n\n{made}\n"
 
 
 def commit(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""Ablations of `multilevel`: maps beside NumPy twins, the offline classifier beside the library's, a table that says so."""
+"""Ablations of `multilevel`: maps beside NumPy twins, the classifier beside the library's, a table that says so."""
 
 import csv
 import io
@@ -17,8 +17,8 @@ from experiments.multilevel import command, measure, tables
 from experiments.multilevel.classifier import Images, Tried, Whole, walk
 from experiments.multilevel.maps import (
     SETTINGS,
-    Reading,
     ReadGrid,
+    Reading,
     ReadSecondOrder,
     ReadTokens,
     groups,
@@ -41,6 +41,7 @@ BACKBONES = {
     "224 px, 12 blocks": BackboneConfig(image_size=224, patch_size=16, dim=6, depth=12, heads=1),
     "nano's grid": BackboneConfig(image_size=28, patch_size=4, dim=5, depth=4, heads=1),
 }
+ROOT = Path(__file__).parents[3] / "experiments"
 WIDTHS = (6, 6, 10, 9)
 PARTS, CLASSES = (4, 3, 5), 5
 CANDIDATES = ((1.0, 1.0, 1.0), (1.0, 0.3, 0.0), (0.0, 1.0, 0.3))
@@ -284,7 +285,7 @@ def test_the_default_is_the_run_of_the_same_widths(stream: None) -> None:
 
 
 def test_mistakes_end_with_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no row 'nonsense'; choose from .*groups: F alone"):
+    with pytest.raises(ConfigError, match=r"no row 'nonsense'; choose from .*groups: F alone"):
         command.run(["dev-scripts", "--rows", "nonsense", "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="expected --widths of at least 1, got 0 1 1 1"):
         command.run(["dev-scripts", "--widths", "0", "1", "1", "1", "--out", str(tmp_path)])
@@ -296,6 +297,13 @@ def test_other_sections_of_the_results_page_stay() -> None:
     section = f"<!-- {command.NAME}: begin -->\nkept\n<!-- {command.NAME}: end -->\n"
     page = page_with(page_with("", "variants", "before\n") + "\n" + section, "variants", "after\n")
     assert page.endswith("after\n<!-- sweep variants: end -->\n\n" + section) and "before" not in page
+
+
+def test_the_table_in_the_results_is_that_of_the_measured_streams() -> None:
+    file = ROOT / "results" / "multilevel.json"
+    wanted = tables.page(tables.in_order(command.read(file))) if file.exists() else ""
+    section = f"<!-- {command.NAME}: begin -->\n{wanted}<!-- {command.NAME}: end -->\n"
+    assert section in (ROOT / "RESULTS.md").read_text()
 
 
 def test_streams_for_choosing_hold_nothing_that_is_reported() -> None:
