@@ -95,7 +95,7 @@ def rows() -> Iterator[Row]:
     yield Row("ridge", f"compared on {MORE_COMPARED} columns", Learnt(compared=MORE_COMPARED))
     reach = {"the stream's own tasks": Learnt(), "class order alone": Learnt(fixed=True)}
     reach |= {f"{size} classes a task": Learnt(size=size) for size in SIZES}
-    reach |= {f"{shots} images a class": Learnt(shots=shots) for shots in SHOTS}
+    reach |= {f"{shots} image{'s' * (shots > 1)} a class": Learnt(shots=shots) for shots in SHOTS}
     for name, learnt in reach.items():
         for readout in ("multilevel", *RIVALS):
             if (name, readout) != ("the stream's own tasks", "multilevel"):  # that's the default

@@ -229,7 +229,7 @@ def test_a_stream_is_measured_and_the_page_says_so(stream: None, tmp_path: Path,
     page.write_text(f"# Results\n\n<!-- {command.NAME}: begin -->\nold\n<!-- {command.NAME}: end -->\n")
     asked = ["without F", "own norm", "1 crop", "signed root of S", "x 4", "by squared error"]
     titles = [row.title for row in rows() if row.name in asked]
-    reach = ["the stream's own tasks", "class order alone", "2 images a class", "2 classes a task"]
+    reach = ["the stream's own tasks", "class order alone", "1 image a class", "2 classes a task"]
     words = ["dev-scripts", "--seeds", "0", "1", "--widths", *map(str, WIDTHS), "--out", str(tmp_path / "out")]
     command.run([*words, "--rows", *titles, *reach, "--report", str(page)])
     record = json.loads((tmp_path / "out" / "multilevel.json").read_text())["dev-scripts"]
