@@ -31,6 +31,8 @@ accuracy on all classes at the end, F = forgetting. `reproduced` lines repeat pu
 repeated, `ours` don't; `reported` is what others published. A `+` after a commit: with uncommitted changes.
 """
 SECTION = re.compile(r"<!-- sweep (\S+): begin -->\n(.*?)<!-- sweep \1: end -->\n", re.DOTALL)
+OTHERS = re.compile(r"<!-- (experiments\.\S+): begin -->\n.*?<!-- \1: end -->\n", re.DOTALL)
+"""Sections that other commands fill; they stay as they are, below."""
 
 
 def page_with(page: str, name: str, text: str) -> str:
@@ -48,7 +50,7 @@ def page_with(page: str, name: str, text: str) -> str:
         raise ConfigError(f"the page to write into doesn't begin with {TITLE.strip()!r}: choose another file")
     sections = dict(SECTION.findall(page)) | {name: text}
     parts = [f"<!-- sweep {n}: begin -->\n{sections[n]}<!-- sweep {n}: end -->\n" for n in SWEEPS if n in sections]
-    return "\n".join([HEAD, *parts])
+    return "\n".join([HEAD, *parts, *(found[0] for found in OTHERS.finditer(page))])
 
 
 def write_report(

@@ -1,9 +1,10 @@
 """Streams of images and tasks: the presets, and those that only experiments use.
 
-Two are for choosing hyper-parameters; none of their images is in `digits`, `scripts` or Omniglot. `dev-digits` are
-scikit-learn's 1,797 digits (8 x 8, another source than MNIST), the same as the stream `uci-digits`, which therefore is
-no held-out stream; `dev-scripts` are 120 characters of the same held-out writing systems as the `scripts` stream, none
-of them in it.
+Those of `CHOOSING` are for choosing hyper-parameters; none of their images is in `digits`, `scripts`, `icons` or
+Omniglot. `dev-digits` are scikit-learn's 1,797 digits (8 x 8, another source than MNIST), the same as the stream
+`uci-digits`, which therefore is no held-out stream; `dev-scripts` are 120 characters of the same held-out writing
+systems as the `scripts` stream, none of them in it; `deit-dev-scripts` are the same images, enlarged to 112 px, dark on
+light; `deit-dev-icons` are icons of other classes than the stream `icons`, from the same package (`experiments.icons`).
 """
 
 import unicodedata
@@ -23,6 +24,8 @@ from ntkcl_jax.data.strokes import distance_field, draw, font_characters
 from ntkcl_jax.errors import ConfigError
 from ntkcl_jax.seeds import stream_seed
 
+CHOOSING = ("dev-digits", "dev-scripts", "deit-dev-scripts", "deit-dev-icons")
+"""Streams on which hyper-parameters may be chosen, and which no result is reported on."""
 CLASSES, TRAIN, TEST = 120, 20, 10
 """Characters of `dev-scripts`, and images of each."""
 DEIT_112 = {"image_size": 112, "patch_size": 16, "dim": 192, "depth": 12, "heads": 3}
@@ -82,6 +85,13 @@ def one_stream(name: str) -> Stream:
         "icons": Stream("characters", needs_path=True, changes=(("data.classes_per_task", 10),)),
         "dev-digits": Stream("digits", dev_digits, changes=(("data.source", "arrays"),)),
         "dev-scripts": Stream("scripts", dev_scripts, changes=(("data.source", "arrays"),)),
+        "deit-dev-scripts": Stream(
+            "characters",
+            dev_scripts,
+            # Light strokes on a dark ground become what this network is shown elsewhere
+            changes=(*deit, ("data.source", "arrays"), ("data.classes_per_task", 12), ("data.invert", True)),
+        ),
+        "deit-dev-icons": Stream("characters", needs_path=True, changes=(*deit, ("data.classes_per_task", 10))),
     }
     if name in own:
         return own[name]
