@@ -52,8 +52,9 @@ class Tried:
     left_out: int
 
     def choice(self, row: Row) -> tuple[Weights, float]:
-        """Weights and ridge by a row's rule, among those that it compares; of equals the first."""
-        kept = np.ix_([self.candidates.index(w) for w in row.weights], [RIDGES.index(ridge) for ridge in row.ridges])
+        """Weights and ridge by a row's rule, among those that it compares; of equals the first and the largest."""
+        ridges = row.ridges[::-1]
+        kept = np.ix_([self.candidates.index(w) for w in row.weights], [RIDGES.index(ridge) for ridge in ridges])
         hits, errors = self.hits[kept], self.errors[kept]
         i, j = np.unravel_index(np.argmin(errors) if row.rule == "error" else np.argmax(hits), hits.shape)
         if row.rule == "weights by error":
@@ -61,7 +62,7 @@ class Tried:
             j = np.argmax(hits[i])
         if row.rule == "ridge by error":
             j = np.argmin(errors[i])
-        return row.weights[int(i)], row.ridges[int(j)]
+        return row.weights[int(i)], ridges[int(j)]
 
 
 def compared(widths: tuple[int, ...], most: int) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m"]]:

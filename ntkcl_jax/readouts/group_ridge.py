@@ -76,9 +76,11 @@ class GroupRidge:
 
     @property
     def choice(self) -> tuple[Weights, float]:
-        """Weights of the groups and ridge with most right answers; of equals the first."""
-        candidate, ridge = np.unravel_index(np.argmax(self.hits), self.hits.shape)
-        return self.candidates[candidate], RIDGES[ridge]
+        """Weights of the groups and ridge with most right answers; of equals the first weights, the largest ridge."""
+        # Without its only image a class is unknown, so that with one image a class all candidates may be equally
+        # wrong; a large ridge is nearest to class means, which few images suffice for
+        candidate, back = np.unravel_index(np.argmax(self.hits[:, ::-1]), self.hits.shape)
+        return self.candidates[candidate], RIDGES[len(RIDGES) - 1 - back]
 
     @property
     def accuracy(self) -> float:

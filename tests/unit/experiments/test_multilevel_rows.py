@@ -198,6 +198,8 @@ def test_every_rule_takes_what_it_says() -> None:
         "ridge by error": (a, RIDGES[3]),
     }  # fmt: skip
     assert tried.choice(Row("", "", weights=(b,), ridges=RIDGES[:2])) == (b, RIDGES[1])
+    hits[1] = 0
+    assert tried.choice(Row("", "", weights=(b,))) == (b, RIDGES[-1])  # of equals the largest
 
 
 def test_more_shots_are_more_of_the_same_images() -> None:

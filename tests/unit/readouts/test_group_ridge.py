@@ -1,6 +1,7 @@
 """The ridge classifier on groups of features, beside the regression that it stands for."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,7 +82,13 @@ def test_left_out_images_are_those_that_a_classifier_without_them_tells_right(vi
     np.testing.assert_array_equal(ridge.hits, hits)
     assert ridge.left_out == len(y)
     assert 0.3 < ridge.accuracy == hits.max() / len(y)
-    assert ridge.choice == (CANDIDATES[hits.max(axis=1).argmax()], RIDGES[hits[hits.max(axis=1).argmax()].argmax()])
+    best = hits.max(axis=1).argmax()
+    assert ridge.choice == (CANDIDATES[best], max(RIDGES[r] for r in np.flatnonzero(hits[best] == hits.max())))
+
+
+def test_where_no_left_out_image_was_told_right_the_ridge_is_the_largest() -> None:
+    ridge = learnt(*images())
+    assert replace(ridge, hits=np.zeros_like(ridge.hits)).choice == (CANDIDATES[0], RIDGES[-1])
 
 
 def test_sums_know_no_order_of_tasks_and_no_batches(monkeypatch: pytest.MonkeyPatch) -> None:
