@@ -64,7 +64,7 @@ class Weighed:
         frozen: Frozen,
         drawn: tuple[Mapping[str, Any], ...],
         projection: Float[Array, "e r"] | None,
-        scale: Float[Array, "w"],
+        scale: Float[Array, "k"],
     ) -> Float[Array, "n 1"]:
         """Evaluate; `drawn` are the maps' random matrices, `projection` and `scale` as in `LinearModel`."""
         if self.maps:

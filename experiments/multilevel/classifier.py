@@ -179,7 +179,9 @@ class Whole:
         )
         if len(rows) < width:
             return cls(none, rows, targets)
-        return cls(replace(none, gram=rows.T @ rows, sums=rows.T @ targets), rows[:0], targets[:0])
+        sums = rows.T @ targets
+        summed = replace(none, gram=rows.T @ rows, sums=sums, solution=np.zeros_like(sums))
+        return cls(summed, rows[:0], targets[:0])
 
     def solved(self, weights: Weights, ridge: float) -> Float[np.ndarray, "w c"]:
         """W for rows as they are: (D G D + λ)⁻¹ by the library, or D Zᵀ (Z Zᵀ + λ)⁻¹ Y with Z = X D."""

@@ -196,7 +196,7 @@ def choose(
         for fold in np.array_split(order, FOLDS):
             rest = np.setdiff1d(order, fold)
             if len(rest):
-                known = statistics(phi[rest], places[rest], places.max() + 1)
+                known = statistics(phi[rest], places[rest], int(places.max()) + 1)
                 for j, shrinkage in enumerate(SHRINKAGES):
                     told = discriminants(known, phi[fold], shrinkage).argmax(axis=1)
                     hits[i, j] += np.count_nonzero(told == places[fold])

@@ -55,12 +55,12 @@ def test_a_dot_goes_where_shear_turn_zoom_and_shift_send_it() -> None:
     image = np.repeat(dot[..., None], 3, axis=-1).astype(np.uint8)
     draws = [0.9, 0.7, 0.2, 0.8, 0.6]  # turn, right, down, zoom, shear
 
-    class Given:
-        def random(self, count: int) -> np.ndarray:
+    class Given(np.random.Generator):
+        def random(self, count: int) -> np.ndarray:  # ty: ignore[invalid-method-override]
             return np.array(draws[:count])
 
     data = DataConfig(affine_degrees=20, affine_translate=(0.1, 0.2), affine_scale=(0.9, 1.3), affine_shear=15)
-    warp = affine_warp(Given(), size, data)  # ty: ignore[invalid-argument-type]
+    warp = affine_warp(Given(np.random.PCG64(0)), size, data)
     turn, shear, zoom = np.radians(20 * 0.8), np.radians(15 * 0.2), 0.9 + 0.4 * 0.8
     sheared = np.array([at[0] - size / 2 - np.tan(shear) * (at[1] - size / 2), at[1] - size / 2])
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) @ sheared

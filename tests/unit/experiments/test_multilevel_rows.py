@@ -162,7 +162,8 @@ def test_fewer_rows_than_columns_give_the_same_weights_by_the_rows() -> None:
     narrow = Whole.of(at, tried.norms)
     flat, targets = at.rows.reshape(-1, sum(PARTS)), np.eye(CLASSES)[at.labels]
     dual = replace(narrow, rows=flat, targets=targets)
-    primal = GroupRidge(PARTS, CANDIDATES, flat.T @ flat, flat.T @ targets, tried.norms, tried.hits, 1, targets)
+    gram, sums, hits = flat.T @ flat, flat.T @ targets, tried.hits.astype(np.int64)
+    primal = GroupRidge(PARTS, CANDIDATES, gram, sums, tried.norms, hits, 1, np.zeros_like(sums))
     assert len(narrow.rows) == len(flat) < sum(PARTS)
     for weights in CANDIDATES:
         np.testing.assert_allclose(dual.solved(weights, 0.01), primal.solved(weights, 0.01), rtol=1e-8, atol=1e-10)
