@@ -15,8 +15,7 @@ from analysis import measures
 from analysis.errors import StoreError
 from analysis.measures import Measure
 from analysis.measures.measure import of_task, over_tasks
-from ntkcl_jax.plots.accuracy import label
-from ntkcl_jax.plots.style import COLOURS, GREY, save, style
+from ntkcl_jax.plots.style import COLOURS, GREY, label, save, style
 
 ANNOTATED = 8
 """Tasks up to which a heatmap's cells carry their numbers."""

@@ -19,8 +19,7 @@ from analysis.plots.kernels import (
 )
 from analysis.report.reading import TaskKernel
 from analysis.store.study_forms import KernelFigures
-from ntkcl_jax.plots.accuracy import label
-from ntkcl_jax.plots.style import COLOURS, style
+from ntkcl_jax.plots.style import COLOURS, label, style
 
 SIZE = (4.6, 3.5)
 """Inches: 10-point text is then about 10 pixels high on a phone."""

@@ -1,6 +1,5 @@
 """The report's sections: which figures, tables and words each makes of a run, or which command it waits for."""
 
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +11,14 @@ from msgspec import to_builtins
 from analysis.plots.kernels import checkpoint_name, drawn
 from analysis.report import figures, tables, theory_figures, words
 from analysis.report.facts import method_curves
+from analysis.report.lost import lost_says
 from analysis.report.reading import RunFiles, clean
 from analysis.report.tables import Table
 from analysis.report.verdict import methods_says
 from analysis.store.study_forms import KernelFigures, SummaryFile
 from ntkcl_jax.config.methods import HEAD
-from ntkcl_jax.plots.accuracy import accuracy_curves, accuracy_matrix_figure
+from ntkcl_jax.plots.accuracy import accuracy_curves, accuracy_matrix_figure, file_name
+from ntkcl_jax.plots.budget import budget_figure, budget_limits
 
 PANELS = 6
 """Figures of one kind that are shown: more are thinned evenly, first and last kept."""
@@ -80,20 +81,37 @@ def spread(items: Sequence[Item], most: int = PANELS) -> list[Item]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
+def train_on(files: RunFiles) -> str:
+    """The command by which a run goes on that has no results: it was interrupted."""
+    again = files.config.command or ("ntkcl", "train", clean(files.config.config.preset))
+    return printable(shlex.join([*(word for word in again if word != "--resume"), "--resume"]))
+
+
+def budget(files: RunFiles) -> Part:
+    """What old tasks lost to competition and to drift, for every method of which that is known."""
+    if not files.results:
+        return Part(missing=train_on(files))
+    plain = to_builtins(files.results, str_keys=True)
+    limits, made = budget_limits(plain), []
+    for method, of_method in files.results.summary.items():
+        if of_method.lost is not None:
+            alt = f"Accuracy that each old task lost under {clean(method)}, to competition and to drift, by later task"
+            panel = budget_figure(plain, method, limits, width=5.2 if of_method.tasks <= PANELS else None)
+            made.append(Panel(f"forgetting_budget_{file_name(method)}", alt, panel))
+    return Part(made, lost_says(files), [tables.lost(files.results)] if made else [])
+
+
 def accuracy(files: RunFiles) -> Part:
     """Accuracy matrices of every method, and the curves."""
     if not files.results:
-        # A run that has no results was interrupted: this is how it goes on.
-        again = files.config.command or ("ntkcl", "train", clean(files.config.config.preset))
-        line = shlex.join([*(word for word in again if word != "--resume"), "--resume"])
-        return Part(missing=printable(line))
+        return Part(missing=train_on(files))
     # The drawing functions are shared with `ntkcl`, which has JSON's dictionaries
     plain = to_builtins(files.results, str_keys=True)
     curves = accuracy_curves(plain)
     curves.set_size_inches(5.2, 3.6)
     made = [Panel("accuracy_curves", "Accuracy on all classes seen after each task, for each method", curves)]
     for method in files.results.summary:
-        name = "accuracy_matrix_" + re.sub(r"[^A-Za-z0-9-]+", "_", method)
+        name = f"accuracy_matrix_{file_name(method)}"
         alt = f"Accuracy of {clean(method)} on each task's test images after each task"
         made.append(Panel(name, alt, accuracy_matrix_figure(plain, method)))
     shown = [tables.headline(files.results), *([tables.chosen(files)] if files.chosen else [])]
@@ -246,7 +264,7 @@ def curves(files: RunFiles) -> Part:
 def forecast(files: RunFiles) -> Part:
     """Predicted against measured loss changes, and every pair; then forecasts for new data."""
     others = [
-        tables.of_forecast(made, f"forecast_{_file_name(name)}", f"Forecast of what training on {name} next would do")
+        tables.of_forecast(made, f"forecast_{file_name(name)}", f"Forecast of what training on {name} next would do")
         for name, made in files.new_data.items()
     ]
     if not files.forecast:
@@ -260,10 +278,6 @@ def forecast(files: RunFiles) -> Part:
             made.append(Panel(f"forecast_seed{seed}", alt, theory_figures.forecast_figure(pairs)))
     shown = tables.of_forecast(files.forecast, "forecast", "Every pair: how well the drift and the loss were forecast")
     return Part(made, words.forecast_says(files.forecast), [shown, *others])
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9-]+", "_", name)
 
 
 def methods(files: RunFiles) -> Part:
@@ -280,6 +294,7 @@ def all_tables(files: RunFiles) -> list[Table]:
     made: list[Table] = []
     if files.results:
         made += [tables.headline(files.results), tables.accuracy(files.results)]
+        made += [tables.lost(files.results), tables.lost_pairs(files.results)]
     if files.chosen:
         made.append(tables.chosen(files))
     if files.summary:
@@ -292,10 +307,11 @@ def all_tables(files: RunFiles) -> list[Table]:
         made += tables.of_gaps(files.gaps)
     if files.forecast:
         made.append(tables.of_forecast(files.forecast, "forecast", ""))
-    return made + [tables.of_forecast(one, f"forecast_{_file_name(name)}", "") for name, one in files.new_data.items()]
+    return made + [tables.of_forecast(one, f"forecast_{file_name(name)}", "") for name, one in files.new_data.items()]
 
 
 SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
+    "budget": ("What old tasks lost, and to what", budget),
     "accuracy": ("Accuracy", accuracy),
     "kernels": ("Kernels of single images", kernels),
     "ratios": ("Kernels between tasks", _of_summary(_ratios, words.ratios_says)),

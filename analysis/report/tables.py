@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.report.facts import by_method, forecast_facts, gap_facts, kernel_facts, mean, pairs_of, shown_method
-from analysis.report.reading import RunFiles, clean
+from analysis.report.lost import lost_facts
+from analysis.report.reading import RunFiles, clean, floats
 from analysis.store.forms import Matrix, Number, Numbers, ResultsFile
 from analysis.store.study_forms import (
     Budget,
@@ -102,6 +104,43 @@ def accuracy(results: ResultsFile) -> Table:
         for k, value in enumerate(line[: t + 1])
     ]
     return Table("accuracy_matrix", "", ["method", "after_task", "test_images_of_task", "accuracy"], rows)
+
+
+def lost(results: ResultsFile) -> Table:
+    """What old tasks lost under every method, and to what; nothing of methods of which that isn't known."""
+    rows: list[Sequence[Value]] = []
+    for method, made in results.summary.items():
+        if facts := lost_facts(made):
+            parts = (facts.lost, facts.competition, facts.drift)
+            rows.append([clean(method), *(value for one in parts for value in (one.value, round(one.error, 1)))])
+    header = ["method", "lost", "±", "to competition", "± ", "to drift", "±  "]
+    return Table("forgetting_budget_summary", "Points lost since each task was learned, mean over tasks", header, rows)
+
+
+def lost_pairs(results: ResultsFile) -> Table:
+    """What each old task lost to each later one, mean over seeds, with standard errors over its test images."""
+    rows: list[Sequence[Value]] = []
+    for method, made in results.summary.items():
+        budget, among_old = made.lost, made.accuracy_among_old_classes
+        if budget is None or among_old is None or among_old.mean is None:
+            continue
+        old, after = floats(among_old.mean), floats(made.accuracy_matrix.mean)
+        taken, of = floats(budget.drift_lost), budget.of_task
+        for k in range(made.tasks - 1):
+            images = budget.test_images[k]
+            for s in range(k + 1, made.tasks):
+                parts = (old[s, k] - after[s, k], after[s - 1, k] - old[s, k])
+                won = taken[s, k] - parts[1]
+                # Of g gains and l losses; competition has no gains. Rounding may leave a little below zero
+                squares = (parts[0] - parts[0] ** 2, taken[s, k] + won - parts[1] ** 2)
+                errors = [math.sqrt(max(square, 0.0) / images) for square in squares]
+                at: list[Value] = [clean(method), k + 1, str(s + 1)]
+                rows.append([*at, parts[0], errors[0], parts[1], errors[1], taken[s, k], won])
+            rows.append([clean(method), k + 1, "all", of.competition[k], of.competition_error[k], of.drift[k],
+                         of.drift_error[k], None, None])  # fmt: skip
+    header = ["method", "test_images_of_task", "later_task", "competition", "competition_error", "drift",
+              "drift_error", "drift_lost", "drift_won"]  # fmt: skip
+    return Table("forgetting_budget", "", header, rows)
 
 
 def chosen(files: RunFiles) -> Table:

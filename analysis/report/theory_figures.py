@@ -12,8 +12,7 @@ from analysis.report.figures import FEW, legend_below, new_figure
 from analysis.report.reading import floats, known
 from analysis.store.forms import Numbers
 from analysis.store.study_forms import Budget, ForecastPair, Gap, LearningCurve
-from ntkcl_jax.plots.accuracy import label
-from ntkcl_jax.plots.style import COLOURS, GREY, style
+from ntkcl_jax.plots.style import COLOURS, GREY, label, style
 
 CURVES: Mapping[str, tuple[str, str, Callable[[LearningCurve], Numbers]]] = {
     "finite population": ("-", COLOURS[0], lambda curve: curve.finite_population),

@@ -1,9 +1,14 @@
 """The verdict: a few sentences in plain words, each computed from the run's numbers."""
 
+import math
+
 from analysis.report.facts import KernelFacts, by_method, forecast_facts, gap_facts, kernel_facts, shown_method
+from analysis.report.lost import UNCOUNTED, Amount, lost_facts, split_says
 from analysis.report.reading import RunFiles, clean
+from analysis.store.forms import MethodResults
 from analysis.store.study_forms import GapsFile
 from ntkcl_jax.config.methods import HEAD
+from ntkcl_jax.terminal.budget import in_points
 
 UNKNOWN = "unknown"
 BASELINES = {
@@ -90,22 +95,37 @@ def _accuracy(files: RunFiles) -> str:
     text += f"; {' and '.join(others)}." if others else "."
     if "prototypes" not in summary or method == "prototypes":
         return text
-    gain = final[method] - final["prototypes"]
-    changed = "gained" if gain >= 0 else "cost"
     what = "training" if files.config.config.pair(method).readout == HEAD else "its classifier"
-    return f"{text} So {what} has {changed} {points(abs(gain))}."
+    return f"{text} {_gained(summary[method], summary['prototypes'], what)}"
+
+
+def _gained(made: MethodResults, frozen: MethodResults, what: str) -> str:
+    """Say what a method has gained over frozen prototypes at the end, as far as that is told from noise."""
+    gain = 100 * (made.final_accuracy.mean - frozen.final_accuracy.mean)
+    if made.lost is None or made.tasks != frozen.tasks:  # how many test images there are isn't known
+        return f"So {what} has {'gained' if gain >= 0 else 'cost'} {points(abs(gain) / 100)} of the final accuracy."
+    # As of separate images; of the same ones, which both have classified, it is less
+    accuracies, images = (made.final_accuracy, frozen.final_accuracy), sum(made.lost.test_images)
+    of_images = sum(max(one.mean * (1 - one.mean), 0.0) for one in accuracies) / images
+    of_seeds = sum((one.std or 0.0) ** 2 / one.n for one in accuracies)
+    error = 100 * math.sqrt(max(of_images, of_seeds))
+    found = Amount(abs(gain), error, gain)
+    if not found.beyond_noise:
+        change = f"{in_points(gain)} ± {in_points(error)} points"
+        return f"What {what} changed of the final accuracy ({change}) is nothing beyond noise."
+    return f"So {what} has {'gained' if gain > 0 else 'cost'} {found} points of the final accuracy."
 
 
 def _forgetting(files: RunFiles) -> str:
-    forgetting = files.results.summary[shown_method(files)].forgetting.mean if files.results else None
-    if forgetting is None:
+    made = files.results.summary[shown_method(files)] if files.results else None
+    if made is None or made.forgetting.mean is None:
         return "How much it forgot isn't known: that takes results of at least two tasks."
-    words = ((0.01, "hardly anything"), (0.05, "little"), (0.15, "a good deal"), (float("inf"), "much"))
-    much = next(word for limit, word in words if forgetting < limit)  # negative too: then nothing was lost
-    fell = "fell" if forgetting >= 0 else "rose"
+    if facts := lost_facts(made):
+        return split_says(facts)
+    fell = "fell" if made.forgetting.mean >= 0 else "rose"
     return (
-        f"It forgot {much}: accuracy on an earlier task {fell} by {points(abs(forgetting))} on average between its "
-        "best and the end."
+        f"Accuracy on an earlier task {fell} by {points(abs(made.forgetting.mean))} on average between its best and "
+        f"the end. {UNCOUNTED}"
     )
 
 

@@ -35,6 +35,15 @@ class Caption:
 
 
 CAPTIONS = {
+    "budget": Caption(
+        "What each old task has lost between being learned and the end, in points of accuracy, split exactly. "
+        "Competition (blue): the image is still told right among the old classes, but a new class scores higher. Drift "
+        "(orange): answers among the classes that were there before changed; below zero, it won answers back. Shades "
+        "part the later tasks; diamonds are the sums. In text and table, ± is a standard error over test images, or "
+        "that over seeds if it is larger.",
+        "No orange: later training left old answers alone. What is blue below frozen prototypes' is what training has "
+        "won: a network that never moves loses to competition too.",
+    ),
     "accuracy": Caption(
         "Each row is the state after one more task, each column the test images of one task; a number is the accuracy "
         "in percent among all classes seen so far. The curve is the accuracy on all classes seen.",

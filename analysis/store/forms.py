@@ -6,28 +6,19 @@ a file; a file may hold more. Accuracies are fractions from 0 to 1, tasks count 
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from msgspec import Meta, Struct, ValidationError, convert
+from msgspec import ValidationError, convert
 
 from analysis.errors import StoreError
+from analysis.store.form import Form, Index, Matrix, Number, Numbers, check_shape
+from analysis.store.lost_forms import Lost, LostOfTasks, LostOverSeeds
 from ntkcl_jax.config import codec
 from ntkcl_jax.config.methods import Method
 from ntkcl_jax.errors import reason
 from ntkcl_jax.runs.folder import FORMAT as RUN_FORMAT
 from ntkcl_jax.runs.folder import RESULTS_FORMAT
 from ntkcl_jax.terminal.tables import short_name
-
-Number = float | None
-"""A number, or null where there is none, such as the drift of a single checkpoint; NaN and infinity aren't read."""
-Numbers = tuple[Number, ...]
-Matrix = tuple[Numbers, ...]
-Index = Annotated[int, Meta(ge=0, lt=10**9)]
-"""A seed, task or checkpoint; as a key its digits."""
-
-
-class Form(Struct, frozen=True, kw_only=True):
-    """Base of all forms: an object of JSON whose other keys are ignored."""
 
 
 class Commit(Form, frozen=True, kw_only=True):
@@ -192,6 +183,16 @@ class MatrixOverSeeds(Form, frozen=True, kw_only=True):
     mean: Matrix
 
 
+class OldOverSeeds(Form, frozen=True, kw_only=True):
+    """Accuracies on each task (column) among the classes seen before each later task (row).
+
+    Attributes:
+        mean: T rows of T, over seeds; null from the diagonal on. Null of runs of versions that didn't count it.
+    """
+
+    mean: Matrix | None
+
+
 class MethodResults(Form, frozen=True, kw_only=True):
     """What a method achieved, over seeds.
 
@@ -202,6 +203,8 @@ class MethodResults(Form, frozen=True, kw_only=True):
         final_accuracy: its last number.
         forgetting: mean over earlier tasks of the accuracy lost between their best and the end.
         backward_transfer: mean over earlier tasks of the accuracy at the end minus the one just after the task.
+        accuracy_among_old_classes: what splits forgetting into the two parts of the budget.
+        forgetting_budget: both parts.
     """
 
     accuracy_matrix: MatrixOverSeeds
@@ -210,6 +213,13 @@ class MethodResults(Form, frozen=True, kw_only=True):
     final_accuracy: FinalOverSeeds
     forgetting: OverSeeds
     backward_transfer: OverSeeds
+    accuracy_among_old_classes: OldOverSeeds | None = None
+    forgetting_budget: LostOverSeeds | None = None
+
+    @property
+    def lost(self) -> Lost | None:
+        """The budget, mean over seeds; None of a single task, and where a version evaluated that didn't count it."""
+        return self.forgetting_budget.mean if self.forgetting_budget else None
 
     @property
     def tasks(self) -> int:
@@ -228,6 +238,28 @@ class MethodResults(Form, frozen=True, kw_only=True):
             for k, value in enumerate(row[: t + 1]):
                 if value is None or not 0 <= value <= 1:
                     raise ValueError(f"accuracy_matrix.mean[{t}][{k}]: expected a fraction from 0 to 1")
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        budget, among_old = self.forgetting_budget, self.accuracy_among_old_classes
+        if budget is None or budget.mean is None or budget.std is None:
+            return
+        if among_old is None or among_old.mean is None:
+            raise ValueError("accuracy_among_old_classes.mean: expected what forgetting_budget is made of")
+        for name in LostOfTasks.__struct_fields__:
+            check_shape(f"forgetting_budget.mean.of_task.{name}", getattr(budget.mean.of_task, name), self.tasks - 1)
+        check_shape("forgetting_budget.std.of_task.lost", budget.std.of_task.lost, self.tasks - 1)
+        check_shape("forgetting_budget.mean.test_images", budget.mean.test_images, self.tasks)
+        parts = {
+            "accuracy_among_old_classes.mean": among_old.mean,
+            "forgetting_budget.mean.drift_lost": budget.mean.drift_lost,
+        }
+        for name, matrix in parts.items():
+            check_shape(name, matrix, self.tasks, self.tasks)
+            for s, row in enumerate(matrix):
+                for k, value in enumerate(row[:s]):
+                    if value is None or not 0 <= value <= 1:
+                        raise ValueError(f"{name}[{s}][{k}]: expected a fraction from 0 to 1")
 
 
 class SeedResults(Form, frozen=True, kw_only=True):
@@ -383,25 +415,3 @@ def _refusal(value: Any, form: type[Form]) -> str:
     except (ValidationError, UnicodeError) as error:
         return str(error)
     return ""
-
-
-def check_shape(name: str, values: Any, *sizes: int) -> None:
-    """Compare the lengths of nested lists with those expected.
-
-    Args:
-        name: of the values, for the message.
-        values: nested tuples.
-        *sizes: length of the outermost, of each within it, and so on.
-
-    Raises:
-        ValueError: one of another length.
-
-    Example:
-        >>> check_shape("rows", ((1, 2), (3,)), 2, 2)
-        Traceback (most recent call last):
-        ValueError: rows[1]: expected 2 values, got 1
-    """
-    if len(values) != sizes[0]:
-        raise ValueError(f"{name}: expected {sizes[0]} values, got {len(values)}")
-    for i, part in enumerate(values if len(sizes) > 1 else ()):
-        check_shape(f"{name}[{i}]", part, *sizes[1:])

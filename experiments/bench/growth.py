@@ -62,7 +62,8 @@ def step_costs(made: Middle, repeats: int) -> dict[str, Any]:
         jax.block_until_ready(out)
 
     def test() -> None:
-        jax.block_until_ready(eval_step(made.learner, *made.state, made.batch, made.task_of_class))
+        old = ~made.task.new
+        jax.block_until_ready(eval_step(made.learner, *made.state, made.batch, made.task_of_class, old))
 
     # Not timed: first calls compile, or are slower than those after them
     step()

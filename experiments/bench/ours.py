@@ -122,7 +122,7 @@ def programs(config: ModelConfig, batch_size: int, dtype: Any) -> Programs:
     backbone = jax.jit(lambda tree, batch: learner.network.backbone_fn(tree, pixels_of(batch, learner.image_size)))
     return {
         "backbone_forward": lambda: backbone(made.state.frozen.backbone, batch),
-        "evaluation_step": lambda: eval_step(learner, *made.state, batch, made.task_of_class),
+        "evaluation_step": lambda: eval_step(learner, *made.state, batch, made.task_of_class, ~made.task.new),
         "prototype_step": lambda: class_means(learner, *made.state, [batch], OFFSET, present),
         "training_step": training_step,
     }

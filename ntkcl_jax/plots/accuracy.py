@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from ntkcl_jax.config.methods import METHODS
 from ntkcl_jax.errors import RunFolderError
-from ntkcl_jax.plots.style import COLOURS, GREY, save, style
-from ntkcl_jax.terminal.tables import percent, short_name, summary_of
+from ntkcl_jax.plots.budget import budget_figure, budget_limits
+from ntkcl_jax.plots.style import COLOURS, GREY, label, save, style
+from ntkcl_jax.terminal.budget import known_budget
+from ntkcl_jax.terminal.tables import percent, summary_of
 
 _MARKERS = "osD^vPX"
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
@@ -201,19 +202,24 @@ def save_figures(
         dpi: dots per inch.
 
     Returns:
-        The files written: accuracy_curves.png, accuracy_matrix_METHOD.png for each method, forgetting.png where there
-        are two tasks, samples.png where there are samples.
+        The files written: accuracy_curves.png, accuracy_matrix_METHOD.png for each method, forgetting.png and
+        forgetting_budget_METHOD.png where there are two tasks (the latter of methods whose budget is known),
+        samples.png where there are samples.
 
     Raises:
         RunFolderError: if `results` lacks a part, or a file can't be written.
     """
     summaries, _ = summary_of(results)
     figures = {"accuracy_curves": accuracy_curves(results)}
-    for method in summaries:
-        name = re.sub(r"[^A-Za-z0-9-]+", "_", method)  # `ease/ridge` is no file's name
+    names = {method: file_name(method) for method in summaries}
+    for method, name in names.items():
         figures[f"accuracy_matrix_{name}"] = accuracy_matrix_figure(results, method)
     if any(s["forgetting"]["mean"] is not None for s in summaries.values()):
         figures["forgetting"] = forgetting_bars(results)
+    limits = budget_limits(results)
+    for method, name in names.items():
+        if known_budget(summaries[method]) is not None:
+            figures[f"forgetting_budget_{name}"] = budget_figure(results, method, limits)
     if samples:
         figures["samples"] = sample_sheet(samples)
     try:
@@ -221,6 +227,16 @@ def save_figures(
         return [save(figure, Path(folder) / f"{name}.png", dpi) for name, figure in figures.items()]
     except OSError as error:
         raise RunFolderError(f"expected to write figures in {folder}, got {error.strerror}; free it") from error
+
+
+def file_name(method: str) -> str:
+    """A method's name as part of a file's.
+
+    Example:
+        >>> file_name("ease/ridge")
+        'ease_ridge'
+    """
+    return re.sub(r"[^A-Za-z0-9-]+", "_", method)
 
 
 def _sample(axes: Axes, image: np.ndarray, true: str, said: str) -> None:
@@ -258,11 +274,3 @@ def _apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> l
     for after, i in zip([None, *reversed(order)], reversed(order), strict=False):
         placed[i] = min(placed[i], high if after is None else placed[after] - gap)
     return placed
-
-
-def label(name: str, limit: int) -> str:
-    """Shorten a name, draw unknown signs as a box, and keep `$` from starting mathematics."""
-    # A missing glyph would be drawn as a box too, but with a warning for each
-    known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_char_index
-    text = "".join(c if known(ord(c)) else "□" for c in short_name(name, limit))
-    return text.replace("$", r"\$")

@@ -13,6 +13,9 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from ntkcl_jax.terminal.tables import short_name
 
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#000000")
 GREY = "#666666"
@@ -51,3 +54,11 @@ def save(figure: Figure, path: Path, dpi: int = 150) -> Path:
     fresh.write_bytes(memory.getvalue())
     os.replace(fresh, path)
     return path
+
+
+def label(name: str, limit: int) -> str:
+    """Shorten a name, draw unknown signs as a box, and keep `$` from starting mathematics."""
+    # A missing glyph would be drawn as a box too, but with a warning for each
+    known = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_char_index
+    text = "".join(c if known(ord(c)) else "□" for c in short_name(name, limit))
+    return text.replace("$", r"\$")

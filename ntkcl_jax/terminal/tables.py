@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.terminal.budget import LEGEND, OLDER, budget_cells, is_older
 from ntkcl_jax.terminal.progress import plain_text
 
 _HEADLINES = (
@@ -19,8 +20,8 @@ _MISSING = "–"
 def accuracy_table(results: Mapping[str, Any], *, markdown: bool = False, width: int = 100) -> str:
     """Write the methods' accuracies of a run, in percent, as mean ± sample standard deviation over seeds.
 
-    First the headline numbers, then the accuracy on all classes seen after each task, broken over as many tables as
-    `width` asks for, then the tasks' names.
+    First what old tasks lost and to what (where there are two), then the headline numbers, then the accuracy on all
+    classes seen after each task, broken over as many tables as `width` asks for, then the tasks' names.
 
     Args:
         results: what `results.json` holds: "summary" (method -> `metrics.aggregate`) and "task_names".
@@ -62,7 +63,8 @@ def accuracy_table(results: Mapping[str, Any], *, markdown: bool = False, width:
     after = [[f"task {t + 1}", *(_after(s, t) for s in summaries.values())] for t in range(tasks)]
 
     write = _markdown if markdown else _aligned
-    parts = [f"Accuracy on all classes seen, %{spread}"]
+    parts = _lost(summaries, several, markdown, width) if tasks > 1 else []
+    parts += [f"Accuracy on all classes seen, %{spread}"]
     parts += [write(block) for block in _fit(methods, headline, width)]
     parts += ["", f"Accuracy after each task, %{spread}"]
     parts += [write(block) for block in _fit(methods, after, width)]
@@ -72,6 +74,23 @@ def accuracy_table(results: Mapping[str, Any], *, markdown: bool = False, width:
     if not markdown:
         return "\n".join(parts) + "\n"
     return "\n".join(_spaced(parts)) + "\n"
+
+
+def _lost(summaries: Mapping[str, Any], several: bool, markdown: bool, width: int) -> list[str]:
+    """What each method lost on old tasks, in columns that add up, and what the columns mean."""
+    # Columns that belong together: never dealt over several tables, so that only long names make it wider
+    cells = [budget_cells(summary, several=several) for summary in summaries.values()]
+    columns = [["method", *(short_name(m, 24) for m in summaries)]]
+    for head, column in zip(("lost", "= competition", "+ drift"), zip(*cells, strict=True), strict=True):
+        columns.append([head, *column])
+    legend = [LEGEND, *([OLDER] if any(map(is_older, summaries.values())) else [])]
+    spread = "standard deviation over seeds" if several else "standard error over test images"
+    return [
+        f"Lost on old tasks since each was learned, points, mean over tasks ± {spread}",
+        _markdown(columns) if markdown else _aligned(columns),
+        *(_markdown_text(text) if markdown else textwrap.fill(text, width) for text in legend),
+        "",
+    ]
 
 
 def summary_of(results: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

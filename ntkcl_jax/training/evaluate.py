@@ -31,21 +31,22 @@ def evaluate_head(
     """
     labels = scenario.relabel(context.source.test.labels)
     chosen = np.flatnonzero(labels < scenario.offsets[task + 1])
-    task_of_class = jnp.asarray(scenario.task_of_class)
+    task_of_class, old = jnp.asarray(scenario.task_of_class), jnp.asarray(scenario.task_of_class < task)
     # Fetched together after the loop: no batch waits for the one before
     results = [
-        (*eval_step(learner, *state, batch, task_of_class), batch.valid)
+        (*eval_step(learner, *state, batch, task_of_class, old), batch.valid)
         for batch in context.views("test", chosen, labels[chosen])
     ]
-    best, top5, within, valid = (np.concatenate(x) for x in zip(*fetch(results), strict=True))
+    best, top5, within, among_old, valid = (np.concatenate(x) for x in zip(*fetch(results), strict=True))
     # Without the padding they are in the order of `chosen`
-    best, top5, within = best[valid], top5[valid], within[valid]
+    best, top5, within, among_old = best[valid], top5[valid], within[valid], among_old[valid]
     evaluation = score_predictions(
         best,
         labels[chosen],
         scenario.offsets[: task + 2],
         top5=top5 if top5.shape[1] == 5 else None,
         within_task_predictions=within,
+        among_old_predictions=among_old,
     )
     return evaluation, best
 
@@ -70,4 +71,13 @@ def score_classes(
     task = np.searchsorted(np.array(offsets), np.arange(scores.shape[1]), side="right")
     within = np.where(task[None, :] == task[labels][:, None], scores, -np.inf).argmax(axis=1)
     top5 = order[:, :5] if scores.shape[1] >= 5 else None
-    return score_predictions(order[:, 0], labels, offsets, top5=top5, within_task_predictions=within)
+    # The first old class in the order of all; after the first task there is none
+    among_old = order[np.arange(len(order)), (order < offsets[-2]).argmax(axis=1)]
+    return score_predictions(
+        order[:, 0],
+        labels,
+        offsets,
+        top5=top5,
+        within_task_predictions=within,
+        among_old_predictions=among_old,
+    )

@@ -18,9 +18,12 @@ import numpy as np
 from jaxtyping import Integer
 
 from ntkcl_jax.errors import DataError, NonFiniteError, RunFolderError
+from ntkcl_jax.training.budget import by_task, check_answers, forgetting_budget, unpacked
 
 TOP5_ABOVE_CLASSES = 10
 """Top-5 accuracy is reported where more classes than this are seen."""
+SPLIT = ("accuracy_among_old_classes", "forgetting_budget")
+"""Metrics that take the answers to single images, which runs of older versions haven't kept."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class TaskEvaluation:
     """Images whose true class is among the five best scores; None where 10 classes or fewer are seen."""
     correct_given_task: int | None = None
     """Images given their true class when only the true task's classes compete; None where not measured."""
+    right: Sequence[str] | None = None
+    """Which images of each task were given their true class, as `budget.packed` writes it, in the source's order; None
+    where not kept."""
+    right_among_old: Sequence[str] | None = None
+    """The same of each task before `task` where only the classes seen before it compete."""
 
     def __post_init__(self) -> None:
         """Refuse counts that no evaluation can have.
@@ -62,6 +70,12 @@ class TaskEvaluation:
             count = getattr(self, name)
             if count is not None and not 0 <= count <= sum(self.images):
                 raise ValueError(f"expected 0 <= {name} <= {sum(self.images)}, got {count}")
+        if (self.right is None) != (self.right_among_old is None):
+            raise ValueError("expected answers to single images among all classes and among the old ones, got one kind")
+        if self.right is not None and self.right_among_old is not None:
+            object.__setattr__(self, "right", tuple(self.right))
+            object.__setattr__(self, "right_among_old", tuple(self.right_among_old))
+            check_answers(self.correct, self.images, self.right, self.right_among_old)
 
     @property
     def task_accuracies(self) -> tuple[float, ...]:
@@ -88,9 +102,31 @@ class TaskEvaluation:
         """Accuracy if the true task were known; None where not measured."""
         return None if self.correct_given_task is None else self.correct_given_task / sum(self.images)
 
+    @property
+    def answers(self) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+        """Flags of the images answered rightly, a vector for each task; None where not kept.
+
+        Those among all classes, and those of tasks before `task` among the classes seen before it.
+        """
+        if self.right is None or self.right_among_old is None:
+            return None
+        # Of the last task there is nothing among old classes, so the second list ends one earlier
+        kinds = (zip(texts, self.images, strict=False) for texts in (self.right, self.right_among_old))
+        every, among_old = ([unpacked(text, n) for text, n in kind] for kind in kinds)
+        return every, among_old
+
+    def agrees(self, other: Self) -> bool:
+        """Tell whether two evaluations say the same, as far as both keep it: older runs have no answers to images."""
+        if None not in (self.right, other.right):
+            return self == other
+        return dataclasses.replace(self, right=None, right_among_old=None) == dataclasses.replace(
+            other, right=None, right_among_old=None
+        )
+
     def to_record(self) -> dict[str, Any]:
         """The counts as a JSON-ready dict; `from_record` gives the evaluation back."""
-        return dataclasses.asdict(self) | {"images": list(self.images), "correct": list(self.correct)}
+        plain = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @classmethod
     def from_record(cls, record: Any, where: object) -> Self:
@@ -123,6 +159,7 @@ def score_predictions(
     *,
     top5: Integer[np.ndarray, "n 5"] | None = None,
     within_task_predictions: Integer[np.ndarray, "n"] | None = None,
+    among_old_predictions: Integer[np.ndarray, "n"] | None = None,
 ) -> TaskEvaluation:
     """Count right answers after the last task seen, t = len(offsets) - 2.
 
@@ -134,6 +171,8 @@ def score_predictions(
         offsets: first class of each task *seen*, then the number of classes seen: (0, 2, 4) after two tasks of two.
         top5: the five best classes of each image; counted where more than 10 classes are seen, ignored elsewhere.
         within_task_predictions: best class of each image among its true task's classes.
+        among_old_predictions: best class of each image among those seen before task t. With them the evaluation keeps
+            the answer to each image; of images of task t, and after the first task, they are ignored.
 
     Returns:
         The evaluation of task t = len(offsets) - 2.
@@ -175,6 +214,11 @@ def score_predictions(
         if (np.searchsorted(edges, within, side="right") - 1 != true_task).any():
             raise ValueError("expected within_task_predictions among the true task's classes, got one of another task")
         correct_given_task = int((within == labels).sum())
+    answers: dict[str, Any] = {}
+    if among_old_predictions is not None:
+        among_old = _checked_classes("among_old_predictions", among_old_predictions, bounds[-1], labels.shape)
+        answers["right"] = by_task(right, true_task, tasks)
+        answers["right_among_old"] = by_task(among_old == labels, true_task, tasks - 1)
 
     return TaskEvaluation(
         task=tasks - 1,
@@ -183,6 +227,7 @@ def score_predictions(
         correct_task=int(same_task.sum()),
         correct_top5=correct_top5,
         correct_given_task=correct_given_task,
+        **answers,
     )
 
 
@@ -198,8 +243,11 @@ def summarise(evaluations: Sequence[TaskEvaluation]) -> dict[str, Any]:
     Returns:
         JSON-ready dict: `accuracy_matrix` (T rows of T, acc[t][k], None above the diagonal), `accuracy_after_task`
         (A_t), `average_incremental_accuracy` (mean of A_t), `final_accuracy` (A_{T-1}), `forgetting` (F) and
-        `backward_transfer` (BWT), both None for a single task, and the lists `top5_after_task`,
-        `task_id_accuracy_after_task`, `accuracy_given_task_after_task`.
+        `backward_transfer` (BWT), both None for a single task, the lists `top5_after_task`,
+        `task_id_accuracy_after_task`, `accuracy_given_task_after_task`, and what splits forgetting:
+        `accuracy_among_old_classes` (T rows of T, [s][k] the accuracy on task k after task s > k among the classes seen
+        before s, None elsewhere) and `forgetting_budget` (see `budget.forgetting_budget`). Both are None where an
+        evaluation keeps no answers to single images, as those of older runs; the latter for a single task too.
 
     Raises:
         ValueError: if the evaluations aren't those of tasks 0, 1, ... in order, over the same test images.
@@ -231,7 +279,19 @@ def summarise(evaluations: Sequence[TaskEvaluation]) -> dict[str, Any]:
         "top5_after_task": [e.top5_accuracy for e in evaluations],
         "task_id_accuracy_after_task": [e.task_id_accuracy for e in evaluations],
         "accuracy_given_task_after_task": [e.accuracy_given_task for e in evaluations],
+        **_split(evaluations),
     }
+
+
+def _split(evaluations: Sequence[TaskEvaluation]) -> dict[str, Any]:
+    """What is known only from the answers to single images: accuracies among old classes, and the forgetting budget."""
+    answers = [found for e in evaluations if (found := e.answers) is not None]
+    if len(answers) < len(evaluations):
+        return dict.fromkeys(SPLIT)
+    right, among_old = zip(*answers, strict=True)
+    rows = [[int(flags.sum()) / len(flags) for flags in row] for row in among_old]
+    matrix = [[*row, *[None] * (len(rows) - len(row))] for row in rows]
+    return dict(zip(SPLIT, (matrix, forgetting_budget(right, among_old)), strict=True))
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None, int]:
@@ -263,8 +323,8 @@ def aggregate(per_seed: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         per_seed: one `summarise` dict for each seed.
 
     Returns:
-        Metric -> {"mean", "std", "n"}. For lists and the matrix, mean and std have the metric's own nesting. An entry
-        that any averaged seed lacks (None) has mean None; std is None there and where n is 1.
+        Metric -> {"mean", "std", "n"}. For lists, matrices and the budget, mean and std have the metric's own nesting.
+        An entry that any averaged seed lacks (None) has mean None; std is None there and where n is 1.
 
     Raises:
         ValueError: if there is no summary, or one lacks a metric that another has.
@@ -315,10 +375,15 @@ def _backward_transfer(rows: Sequence[Sequence[float]]) -> float | None:
 
 
 def _nested_mean_std(values: list[Any]) -> tuple[Any, Any]:
+    if any(v is None for v in values):
+        return None, None
+    if isinstance(values[0], dict):
+        named = {name: _nested_mean_std([v[name] for v in values]) for name in values[0]}
+        return {name: mean for name, (mean, _) in named.items()}, {name: std for name, (_, std) in named.items()}
     if isinstance(values[0], list):
         pairs = [_nested_mean_std(list(column)) for column in zip(*values, strict=True)]
         return [mean for mean, _ in pairs], [std for _, std in pairs]
-    return (None, None) if any(v is None for v in values) else _mean_std(tuple(values))
+    return _mean_std(tuple(values))
 
 
 @functools.lru_cache(maxsize=2**16)

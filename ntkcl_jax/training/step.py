@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ntkcl_jax.data import Batch
 from ntkcl_jax.devices.mesh import constrained
@@ -103,18 +103,37 @@ class Predictions(NamedTuple):
     """The five best, best first; fewer columns when the stream has fewer classes."""
     within_task: Int[Array, "b"]
     """Best among the classes of the image's true task."""
+    among_old: Int[Array, "b"]
+    """Best among the classes seen before the current task; the first class where there are none."""
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def eval_step(
-    learner: Learner, trainable: Tree, frozen: Frozen, batch: Batch, task_of_class: Int[Array, "c"]
+    learner: Learner,
+    trainable: Tree,
+    frozen: Frozen,
+    batch: Batch,
+    task_of_class: Int[Array, "c"],
+    old: Bool[Array, "c"],
 ) -> Predictions:
-    """Classify a batch by the scores of a learner's own head; a row depends on no other row."""
+    """Classify a batch by the scores of a learner's own head; a row depends on no other row.
+
+    Args:
+        learner: what classifies.
+        trainable: its trainable tree.
+        frozen: backbone and buffers.
+        batch: images and labels.
+        task_of_class: task of each class of the stream.
+        old: the classes seen before the current task.
+    """
     scores = learner.apply_fn(trainable, frozen, pixels_of(batch, learner.image_size))
     _, top = jax.lax.top_k(scores, min(5, learner.classes))
     # [b, c]: whether class c is of the true task of image b
     same_task = task_of_class[None, :] == task_of_class[batch.labels][:, None]
-    return Predictions(top[:, 0], top, jnp.argmax(jnp.where(same_task, scores, -jnp.inf), axis=1))
+    within, among_old = (jnp.argmax(jnp.where(mask, scores, -jnp.inf), axis=1) for mask in (same_task, old))
+    best = top[:, 0]
+    # The best of all is the best of fewer, whatever its score: one that isn't a number compares with nothing
+    return Predictions(best, top, within, jnp.where(old[best], best, among_old))
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

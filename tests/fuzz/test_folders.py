@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from analysis.records.checkpoints import open_run
 from analysis.report import words
+from analysis.report.lost import lost_says
 from analysis.report.page import RunView, render_page
 from analysis.report.provenance import provenance_of, seeds_note
 from analysis.report.reading import read_run
@@ -104,7 +105,7 @@ def test_files_of_any_content_are_reported_or_refused(reported_run: Path, drawn:
 
     def told() -> None:
         files = read_run(reported_run)
-        said = [words.accuracy_says(files), methods_says(files)]
+        said = [lost_says(files), words.accuracy_says(files), methods_says(files)]
         if files.summary:
             said += [say(files.summary) for say in OF_SUMMARY]
         if files.gaps:

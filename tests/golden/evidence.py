@@ -52,7 +52,7 @@ def evaluate(
     """Features, the prototype head's scores of each of the three, and the predicted classes."""
     features = learner.network.features(trainable, frozen, batch.images)
     scores = [learner.logits(trainable, frozen, x) for x in features]
-    return features, scores, eval_step(learner, trainable, frozen, batch, task_of_class)
+    return features, scores, eval_step(learner, trainable, frozen, batch, task_of_class, task_of_class < 0)
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)

@@ -18,6 +18,7 @@ from analysis.store import KernelSpec, KernelStore
 from analysis.store.forms import RESULTS_FORMAT, RUN_FORMAT
 from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies import summary
+from ntkcl_jax.training.budget import packed
 from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
 from tests.support.stored import HEALTH
 
@@ -41,13 +42,23 @@ def config(tasks: int, seeds: Sequence[int], class_names: Sequence[str], preset:
     }  # fmt: skip
 
 
+def flags(right: int) -> str:
+    """Answers to 20 images, the first ones right."""
+    return packed(np.arange(20) < right)
+
+
 def results(tasks: int, seeds: Sequence[int], names: Sequence[str], preset: str) -> dict[str, Any]:
     def of_seed(seed: int, loss: int) -> dict[str, Any]:
         right = [tuple(max(20 - loss * (t - k) - seed, 0) for k in range(t + 1)) for t in range(tasks)]
         evaluations = [
-            TaskEvaluation(task=t, images=(20,) * (t + 1), correct=correct, correct_task=20 * (t + 1))
+            TaskEvaluation(
+                task=t, images=(20,) * (t + 1), correct=correct, correct_task=20 * (t + 1),
+                right=[flags(n) for n in correct],
+                # Of what a later task took, one image was lost among the old classes already
+                right_among_old=[flags(max(n, right[t - 1][k] - 1)) for k, n in enumerate(correct[:-1])],
+            )
             for t, correct in enumerate(right)
-        ]
+        ]  # fmt: skip
         return summarise(evaluations)
 
     every = {str(seed): {"ntkcl": of_seed(seed, 1), "sequential": of_seed(seed, 4)} for seed in seeds}

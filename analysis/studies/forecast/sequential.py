@@ -169,7 +169,7 @@ def check_same(records: Records, task: int, stored: tuple[TaskEvaluation, ...], 
     Raises:
         RecordError: training again gave other predictions.
     """
-    if task >= len(stored) or stored[task] != found:
+    if task >= len(stored) or not stored[task].agrees(found):
         raise RecordError(
             f"{records.run.path} has other predictions of {METHOD} after task {task} than training the same classifier "
             "here gives; forecast on the machine and with the packages of the run"

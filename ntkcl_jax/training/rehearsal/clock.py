@@ -161,11 +161,12 @@ def step_rates(context: RunContext, args: list[Any]) -> dict[str, float]:
 
     train = context.config.optimizer.batch_size / timed(step)
     task_of_class = jnp.asarray(scenario.task_of_class)
+    rest = (batch, task_of_class, task_of_class < 0)
     # Classes of which `black` has an image; a mean of none would be refused
     present = min(size, scenario.task_sizes[0])
     return {
         "train": train,
-        "evaluate": size / timed(lambda: eval_step(learner, carry.trainable, frozen, batch, task_of_class)),
+        "evaluate": size / timed(lambda: eval_step(learner, carry.trainable, frozen, *rest)),
         "prototypes": size / timed(lambda: class_means(learner, carry.trainable, frozen, [batch], 0, present)),
     }
 

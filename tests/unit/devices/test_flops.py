@@ -66,7 +66,7 @@ def lowered(config: RunConfig) -> tuple[Any, Any, LearnerState]:
     batch = Batch(np.zeros((size, side, side, 3), np.uint8), np.zeros(size, np.int32), np.ones(size, bool))
     rest = (Task.of(scenario, 0), batch, jnp.float32(0), jax.random.key(0))
     step = train_step.lower(learner, recipe, carry, state.frozen, *rest)
-    return step, eval_step.lower(learner, *state, batch, jnp.zeros(classes, int)), state
+    return step, eval_step.lower(learner, *state, batch, jnp.zeros(classes, int), jnp.zeros(classes, bool)), state
 
 
 @pytest.fixture(scope="module", params=VARIANTS)

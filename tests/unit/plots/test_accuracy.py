@@ -138,6 +138,8 @@ def test_every_figure_is_saved_at_150_dots_per_inch(tmp_path):
         "accuracy_matrix_ntkcl.png",
         "accuracy_matrix_sequential.png",
         "forgetting.png",
+        "forgetting_budget_ntkcl.png",
+        "forgetting_budget_sequential.png",
         "samples.png",
     ]
     assert sorted(p.name for p in (tmp_path / "new" / "figures").iterdir()) == sorted(p.name for p in paths)

@@ -1,28 +1,34 @@
 """Tables say what the numbers are, fit their width, and can't be broken by names."""
 
 import re
+from copy import deepcopy
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ntkcl_jax.errors import RunFolderError
+from ntkcl_jax.terminal.budget import adding_up, budget_cells
 from ntkcl_jax.terminal.tables import accuracy_table, percent, short_name, summary_of
-from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
+from ntkcl_jax.training.budget import packed
+from ntkcl_jax.training.metrics import SPLIT, TaskEvaluation, aggregate, summarise
 
 HOSTILE = "a|b $x_{1} \\frac{ <b>*_`[l](u)\x1b[2J\n漢字"
+
+
+def evaluation(rows: list[list[int]], t: int, images: int) -> TaskEvaluation:
+    """After task t; of what it took, the greater half was lost among the old classes already."""
+    now = rows[t]
+    between = [max(n, n + (rows[t - 1][k] - n) // 2) for k, n in enumerate(now[:-1])]
+    right, among_old = ([packed(np.arange(images) < n) for n in counts] for counts in (now, between))
+    return TaskEvaluation(t, (images,) * (t + 1), tuple(now), sum(now), right=right, right_among_old=among_old)
 
 
 def results_of(per_seed: dict[str, list[list[list[int]]]], names: list[str], images: int = 10) -> dict:
     """What results.json holds, from right answers (of `images`) of each method, seed, evaluation and task."""
     summaries = {
-        method: [
-            summarise(
-                [
-                    TaskEvaluation(task=t, images=(images,) * (t + 1), correct=tuple(row), correct_task=sum(row))
-                    for t, row in enumerate(rows)
-                ]
-            )
-            for rows in seeds
-        ]
+        method: [summarise([evaluation(rows, t, images) for t in range(len(rows))]) for rows in seeds]
         for method, seeds in per_seed.items()
     }
     count = max(map(len, summaries.values()))
@@ -46,6 +52,14 @@ TWO = results_of(
 
 def test_the_table_reads_as_worked_out_by_hand():
     assert accuracy_table(TWO) == (
+        "Lost on old tasks since each was learned, points, mean over tasks ± standard deviation over seeds\n"
+        "method            lost  = competition     + drift\n"
+        "ntkcl       15.0 ± 7.1      5.0 ± 7.1  10.0 ± 0.0\n"
+        "sequential  95.0 ± 7.1     45.0 ± 7.1  50.0 ± 0.0\n"
+        "Competition: still right among the old classes, but a new one scores higher; it takes a better\n"
+        "readout or better features. Drift: answers among the old classes changed; protection or a smaller\n"
+        "later learning rate lessens it.\n"
+        "\n"
         "Accuracy on all classes seen, %, mean ± standard deviation over seeds\n"
         "method           average         final    forgetting  backward transfer  seeds\n"
         "ntkcl       90.00 ± 3.54  85.00 ± 0.00  15.00 ± 7.07      -15.00 ± 7.07      2\n"
@@ -66,7 +80,7 @@ def test_markdown_tables_have_the_same_cells():
     assert re.findall(r"\d+\.\d\d ± \d+\.\d\d", markdown) == cells
     assert "| ntkcl | 90.00 ± 3.54 | 85.00 ± 0.00 | 15.00 ± 7.07 | -15.00 ± 7.07 | 2 |" in markdown
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert [row.count("|") for row in rows] == [7] * 4 + [4] * 4
+    assert [row.count("|") for row in rows] == [5] * 4 + [7] * 4 + [4] * 4
     assert not re.search(r"\n\n\n", markdown)
 
 
@@ -86,6 +100,40 @@ def test_a_single_task_and_seed_show_neither_spread_nor_forgetting():
     text = accuracy_table(results_of({"ntkcl": [[[7]]]}, ["all"]))
     assert "±" not in text
     assert re.search(r"^ntkcl +70\.00 +70\.00 +– +– +1$", text, re.MULTILINE)
+
+
+def test_one_seed_shows_standard_errors_over_its_images():
+    text = accuracy_table(results_of({"ntkcl": [[[10], [8, 9]]]}, ["a", "b"]))
+    assert "mean over tasks ± standard error over test images\n" in text
+    # Two of ten lost: sqrt(2 - 2² / 10) / 10; one of ten: sqrt(1 - 1 / 10) / 10
+    assert re.search(r"^ntkcl +20\.0 ± 12\.6 +10\.0 ± 9\.5 +10\.0 ± 9\.5$", text, re.MULTILINE)
+
+
+def test_a_run_of_an_older_version_is_told_so_and_a_method_that_is_known_stands_beside_it():
+    older = deepcopy(TWO)
+    for name in SPLIT:
+        del older["summary"]["sequential"][name]
+    text = accuracy_table(older)
+    assert re.search(r"^ntkcl +15\.0 ± 7\.1 ", text, re.MULTILINE)
+    assert re.search(r"^sequential +– +– +–$", text, re.MULTILINE)
+    assert "`ntkcl evaluate RUN`" in text and "`ntkcl evaluate RUN`" not in accuracy_table(TWO)
+    older["summary"]["ntkcl"]["forgetting_budget"] = {"mean": None, "std": None, "n": 2}  # as of another older seed
+    assert budget_cells(older["summary"]["ntkcl"], several=True) == ["–"] * 3
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=4), st.integers(0, 3))
+def test_shown_parts_add_up_to_the_shown_sum_and_none_is_far_from_what_it_is(parts, digits):
+    total, *shown = adding_up(sum(parts), parts, digits)
+    assert round(10**digits * total) == sum(round(10**digits * part) for part in shown)
+    assert abs(total - 100 * sum(parts)) <= 0.5001 / 10**digits
+    for one, part in zip(shown, parts, strict=True):
+        assert abs(one - 100 * part) <= 1.0001 / 10**digits
+        assert part != 0 or one == 0  # what is nothing is shown as nothing
+
+
+def test_parts_of_another_sum_are_refused():
+    with pytest.raises(ValueError, match=r"add up to 0\.5"):
+        adding_up(0.5, [0.1, 0.1])
 
 
 def test_a_method_that_is_not_as_far_gets_a_dash():

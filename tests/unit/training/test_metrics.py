@@ -23,6 +23,8 @@ KEYS = {
     "top5_after_task",
     "task_id_accuracy_after_task",
     "accuracy_given_task_after_task",
+    "accuracy_among_old_classes",
+    "forgetting_budget",
 }
 
 

@@ -19,6 +19,7 @@ from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.recorded import RecordedTask, load_run
 from ntkcl_jax.seeds import stream_seed
+from ntkcl_jax.training.metrics import SPLIT
 from ntkcl_jax.training.readout_run import StoredReadout, features_of
 from ntkcl_jax.training.run import evaluate_run, train
 from tests.support import streams as tiny
@@ -209,6 +210,27 @@ def test_evaluating_again_classifies_with_the_stored_readout(run: Path, copy: Pa
     found = results["seeds"]["0"][METHOD]["accuracy_after_task"]
     pairs = zip(found, recorded[METHOD]["accuracy_after_task"], strict=True)
     assert [a == b for a, b in pairs] == [True, True, False]
+
+
+def test_a_run_of_an_older_version_is_evaluated_to_what_it_lacks_but_for_rows_that_a_readout_has_no_state_of(
+    run: Path, copy: Path
+) -> None:
+    stored = newest(copy)
+    older = [replace(e, right=None, right_among_old=None) for e in stored.evaluations]
+    replace(stored, evaluations=tuple(older)).store(RunFolder(copy), 0, PAIR)
+    whole = json.loads((run / "results.json").read_text())["seeds"]["0"]
+    counts = {method: {k: v for k, v in made.items() if k not in SPLIT} for method, made in whole.items()}
+    (copy / "results.json").write_text(json.dumps({"seeds": {"0": counts}}))
+    results, same = evaluate_run(copy, arrays=tiny.arrays(), quiet=True)
+    assert same
+    assert results["seeds"]["0"] == whole | {METHOD: counts[METHOD] | dict.fromkeys(SPLIT)}
+    # Resumed, it keeps what it has
+    train(config(), copy, arrays=tiny.arrays(), quiet=True, resume=True)
+    assert json.loads((copy / "results.json").read_text())["seeds"]["0"][METHOD] == counts[METHOD] | dict.fromkeys(
+        SPLIT
+    )
+    (copy / "results.json").write_text(json.dumps({"seeds": {"0": {METHOD: []}}}))
+    assert not evaluate_run(copy, arrays=tiny.arrays(), quiet=True)[1]
 
 
 def test_a_stored_readout_classifies_each_image_by_itself(run: Path) -> None:

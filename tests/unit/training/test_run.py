@@ -73,6 +73,27 @@ def test_the_headline_numbers_follow_from_the_matrix(results: dict) -> None:
             assert metrics["backward_transfer"] == pytest.approx(statistics.fmean(change), abs=1e-12)
 
 
+def test_what_old_tasks_lost_is_competition_and_drift_and_class_means_of_a_network_that_stays_have_none(
+    results: dict,
+) -> None:
+    drifted = []
+    for seed in results["seeds"].values():
+        for method, metrics in seed.items():
+            budget, among_old = metrics["forgetting_budget"], metrics["accuracy_among_old_classes"]
+            assert [[x is None for x in row] for row in among_old] == np.triu(np.ones((3, 3), bool)).tolist()
+            assert budget["lost"] == pytest.approx(-metrics["backward_transfer"], abs=1e-12)
+            assert budget["competition"] + budget["drift"] == pytest.approx(budget["lost"], abs=1e-12)
+            assert budget["test_images"] == [4 * classes for classes in tiny.TASK_SIZES]
+            rows = metrics["accuracy_matrix"]
+            assert all(among_old[s][k] >= rows[s][k] for s in range(3) for k in range(s))
+            if method == "prototypes":
+                assert among_old[1][0] == rows[0][0] and among_old[2][:2] == rows[1][:2]
+                assert budget["drift"] == budget["drift_error"] == 0
+            else:
+                drifted.append(budget["drift_error"])
+    assert any(drifted)
+
+
 def test_the_summary_is_mean_and_sample_deviation_over_seeds(results: dict) -> None:
     for method in METHODS:
         finals = [seed[method]["final_accuracy"] for seed in results["seeds"].values()]

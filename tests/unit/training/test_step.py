@@ -136,15 +136,17 @@ def test_right_answers_are_counted_among_the_tasks_own_classes_before_the_update
     assert result.correct == wanted
 
 
-def test_predictions_are_the_best_scores_overall_and_within_the_true_task() -> None:
+def test_predictions_are_the_best_scores_overall_within_the_true_task_and_among_old_classes() -> None:
     trainable, frozen = tiny.ntkcl_state(LEARNER)
     images = batch([0, 3, 1, 2])
     scores = np.asarray(tiny.scores(LEARNER.network, trainable, frozen, images.images / np.float32(255))[0])
-    made = eval_step(LEARNER, trainable, frozen, images, jnp.array([0, 0, 1, 1, 1]))
+    task_of_class = jnp.array([0, 0, 1, 1, 1])
+    made = eval_step(LEARNER, trainable, frozen, images, task_of_class, task_of_class < 1)
     np.testing.assert_array_equal(made.best, scores.argmax(axis=1))
     np.testing.assert_array_equal(made.top5, np.argsort(-scores, axis=1))
     own = [[0, 1], [2, 3, 4], [0, 1], [2, 3, 4]]
     np.testing.assert_array_equal(made.within_task, [c[np.argmax(row[c])] for c, row in zip(own, scores, strict=True)])
+    np.testing.assert_array_equal(made.among_old, scores[:, :2].argmax(axis=1))
 
 
 def test_features_for_readouts_are_the_hybrid_ones() -> None:

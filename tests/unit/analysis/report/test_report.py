@@ -3,6 +3,7 @@
 import base64
 import csv
 import json
+import math
 import re
 import shutil
 import warnings
@@ -20,6 +21,7 @@ from PIL import Image
 
 from analysis.report import write_report
 from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
+from analysis.report.lost import Amount, lost_facts, lost_says
 from analysis.report.output import render
 from analysis.report.page import RunView, render_page
 from analysis.report.reading import read_run
@@ -27,7 +29,10 @@ from analysis.report.sections import SECTIONS, Part, all_tables
 from analysis.report.tables import Table
 from analysis.report.theory_figures import budget_figure, budget_limits, curve_figure, forecast_figure
 from analysis.report.verdict import verdict
+from analysis.store.forms import MethodResults, made_of
+from ntkcl_jax.training.metrics import SPLIT, aggregate, summarise
 from tests.support import reported
+from tests.unit.terminal.test_tables import evaluation
 
 HEBREW = "\u05e9\u05dc\u05d5\u05dd"
 RIGHT_TO_LEFT = f"{HEBREW} \u202e \u200f<b>"
@@ -91,13 +96,14 @@ def test_one_file_holds_everything_and_figures_and_tables_lie_beside_it(run: Pat
     figures, tables = run / "analysis" / "figures", run / "analysis" / "tables"
     drawn = {p.stem for p in figures.glob("*.svg")}
     assert {p.read_bytes() for p in figures.glob("*.svg")} == set(page.pictures)
-    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 19
+    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 21
     for path in figures.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 300 and pixels.std() > 5
     assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+    csvs = {p.stem for p in tables.glob("*.csv")}
     assert {"accuracy_matrix", "ratios", "spectra", "per_task", "shares", "gaps", "gap_parts", "learning_curves",
-            "bounds", "forecast"} <= {p.stem for p in tables.glob("*.csv")}  # fmt: skip
+            "bounds", "forecast", "forgetting_budget", "forgetting_budget_summary"} <= csvs  # fmt: skip
     assert not list(run.rglob("*.partial"))
 
 
@@ -134,7 +140,8 @@ def test_sentences_carry_the_numbers_of_the_files(made: Path) -> None:
     assert 3 <= len(said) <= 5
     assert "90.0\xa0%" not in said[0] and "After 3 tasks, NTK-CL names 95.0\xa0%" in said[0]
     assert "plain training on one task after the other 80.0\xa0%" in said[0]
-    assert "7.5 points" in said[1]
+    # One of 20 images a later task, of two old tasks: 2 and 1; errors sqrt(2 - 2² / 20) / 20 and sqrt(1 - 1 / 20) / 20
+    assert "lost 7.5 ± 4.1 points" in said[1] and "7.5 ± 4.1 to drift" in said[1]
     last = files.summary.seeds[0].checkpoints[3]
     ratios = np.array(last.inter_intra_ratio)[np.triu_indices(3, 1)]
     assert kernel_facts(files.summary).last == pytest.approx(ratios.mean())
@@ -154,10 +161,94 @@ def test_sentences_carry_the_numbers_of_the_files(made: Path) -> None:
 def test_a_sentence_changes_with_its_number(run: Path) -> None:
     before = verdict(read_run(run))
     edit(run / "analysis/forecast.json", lambda f: [p.update(cosine=0.1) for p in f["seeds"]["0"]["pairs"]])
-    edit(run / "results.json", lambda r: r["summary"]["ntkcl"]["forgetting"].update(mean=0.002))
+    edit(run / "results.json", lambda r: r["summary"]["ntkcl"].update(of_counts([[20], [20, 20], [20, 20, 20]])))
     after = verdict(read_run(run))
-    assert "forgot a good deal" in before[1] and "forgot hardly anything" in after[1]
+    assert "nothing to drift" not in before[1] and "lost 0.0 ± 0.0 points on average, nothing beyond" in after[1]
+    assert "nothing to drift (no answer" in after[1]
     assert "does not hold" in after[4] and before[2] == after[2]
+
+
+def of_counts(right: list[list[int]], seeds: int = 1, images: int = 20) -> dict[str, Any]:
+    """A method's summary of equal seeds, from right answers: the greater half of each loss is drift."""
+    made = summarise([evaluation(right, t, images) for t in range(len(right))])
+    return aggregate([made] * seeds)
+
+
+def told(run: Path, **methods: dict[str, Any]) -> tuple[str, list[str]]:
+    """What the first section and the verdict say of a run with these methods."""
+    edit(run / "results.json", lambda r: r.update(summary=methods, task_names=["a", "b", "c"]))
+    edit(run / "config.json", lambda c: c["config"].update(methods=list(methods)))
+    files = read_run(run)
+    return lost_says(files), verdict(files)
+
+
+def test_what_is_said_of_the_budget_follows_from_it(run: Path) -> None:
+    # Four of 20 lost to each later task, half of them to drift
+    lossy = of_counts([[20], [16, 20], [12, 16, 20]])
+    said, short = told(run, ntkcl=lossy, prototypes=of_counts([[20], [20, 20], [20, 20, 20]]))
+    assert (
+        "lost 30.0 ± 7.1 points on average: 15.0 ± 5.6 to the competition of new classes, 15.0 ± 5.6 to drift." in said
+    )
+    assert "protecting weights can't cure that" in said and "smaller learning rate in later tasks, or" in said
+    assert "Frozen prototypes, which nothing trains, lost 0.0 ± 0.0 points in the same stream." in said
+    assert short[1] in said and "forgot" not in short[1]
+    assert "So training has cost 20.0 ± 5.2 points of the final accuracy." in short[0]
+    # One of 20 lost in all: noise, and how much there is to win back at most
+    said, short = told(run, ntkcl=of_counts([[20], [20, 20], [19, 20, 20]]), prototypes=lossy)
+    assert "lost 2.5 ± 2.4 points on average, nothing beyond noise: nothing to the competition" in said
+    assert "2.5 ± 2.4 to drift (nothing beyond noise)" in said and "win back 7.4 points at most" in said
+    assert "protecting weights can't" not in said and "So training has gained 18.3 ± 5.4 points" in short[0]
+    # Answers come back: ten of 20 images, half of what competition couldn't take
+    said, short = told(
+        run, ntkcl=of_counts([[5], [15, 20], [15, 20, 20]]), prototypes=of_counts([[5], [15, 20], [15, 20, 20]])
+    )
+    assert "old tasks won 25.0 ± 5.6 points" in said and "while drift won 25.0 ± 5.6 back" in said
+    assert "slowing it down would cost" in said
+    assert "What training changed of the final accuracy (0.0 ± 5.0 points) is nothing beyond noise." in short[0]
+
+
+def test_a_classifier_above_a_network_that_stays_is_not_told_to_train_it_slower(run: Path) -> None:
+    said, _ = told(run, ridge=of_counts([[20], [16, 20], [12, 16, 20]]))
+    assert "fitting the classifier again changed" in said and "learning rate" not in said
+
+
+def test_the_error_over_several_seeds_is_the_larger_one() -> None:
+    def made(mean_error: float, deviation: float) -> Amount:
+        plain = of_counts([[20], [16, 20], [12, 16, 20]], seeds=4)
+        plain["forgetting_budget"]["mean"].update(drift_error=mean_error)
+        plain["forgetting_budget"]["std"].update(drift=deviation)
+        facts = lost_facts(made_of(plain, MethodResults))
+        assert facts is not None
+        return facts.drift
+
+    assert made(0.05, 0.0).error == pytest.approx(5) and made(0.05, 0.2).error == pytest.approx(10)
+    assert made(0.05, 0.0).beyond_noise and not made(0.05, 0.2).beyond_noise
+
+
+def test_a_run_of_an_older_version_is_told_in_one_line_what_is_not_known(run: Path, undrawn: None) -> None:
+    for name in SPLIT:
+        edit(run / "results.json", lambda r, name=name: [made.pop(name) for made in r["summary"].values()])
+    page = Page(write_report([run]))
+    assert page.text.count("ntkcl evaluate counts it again") == 2  # in short, and in the section
+    assert "fell by 7.5 points on average between its best and the end" in page.text
+    rows = (run / "analysis/tables/forgetting_budget.csv").read_text().splitlines()
+    assert len(rows) == 1
+
+
+def test_the_table_of_pairs_is_the_budget(made: Path) -> None:
+    files = read_run(made)
+    table = next(table for table in all_tables(files) if table.name == "forgetting_budget")
+    rows = [dict(zip(table.header, row, strict=True)) for row in table.rows if row[0] == "sequential"]
+    assert [(row["test_images_of_task"], row["later_task"]) for row in rows] == [
+        (1, "2"), (1, "3"), (1, "all"), (2, "3"), (2, "all")
+    ]  # fmt: skip
+    # Of 20 images each later task took four: one among the old classes, three by competition
+    for row in (rows[0], rows[1], rows[3]):
+        found = [row[name] for name in table.header[3:]]
+        errors = [math.sqrt(n - n**2 / 20) / 20 for n in (3, 1)]
+        assert found == pytest.approx([0.15, errors[0], 0.05, errors[1], 0.05, 0], abs=1e-12)
+    assert rows[2]["competition"] == pytest.approx(rows[0]["competition"] + rows[1]["competition"])
+    assert rows[2]["competition_error"] == pytest.approx(math.sqrt(6 - 6**2 / 20) / 20)
 
 
 def test_a_forecast_holds_only_in_direction_and_in_size() -> None:
@@ -176,7 +267,7 @@ def test_a_part_that_is_not_there_names_its_command(run: Path) -> None:
     page = Page(write_report([run]))
     assert not page.pictures
     waits = page.text.count("Not there yet; this command makes it:")
-    assert waits == len(SECTIONS) == 10
+    assert waits == len(SECTIONS) == 11
     for command in ("kernels", "gaps", "forecast"):
         assert f"ntk-analysis {command} {run}" in page.text
     assert "ntkcl train digits --resume" in page.text

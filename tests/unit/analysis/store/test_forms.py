@@ -21,6 +21,8 @@ FORMS: dict[str, type[Form]] = {
     "forecast.json": ForecastFile,
 }
 LONG = "a\nb" * 500
+BUDGET = "summary.ntkcl.forgetting_budget.mean"
+AMONG_OLD = "summary.ntkcl.accuracy_among_old_classes"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,17 @@ REFUSED = [
     ("results.json", "summary.sequential.accuracy_after_task.std", [], "summary.sequential: accuracy_after_task.std"),
     ("results.json", "summary.ntkcl.accuracy_after_task.mean", [1, None, 1], "accuracy_after_task.mean[1]: expected"),
     ("results.json", "summary.ntkcl.final_accuracy.mean", None, "summary.ntkcl.final_accuracy.mean: expected `float`"),
+    ("results.json", f"{BUDGET}.lost", 0.5, "ntkcl.forgetting_budget.mean: forgetting_budget: expected parts that add"),
+    ("results.json", f"{BUDGET}.drift_error", -0.5, "expected standard errors from 0 on"),
+    ("results.json", f"{BUDGET}.of_task.drift", [0.1, 1e300], "expected fractions between -1 and 1"),
+    ("results.json", f"{BUDGET}.of_task.drift", [0.1], "forgetting_budget.of_task: expected as many values"),
+    ("results.json", f"{BUDGET}.test_images", [20, 20], "forgetting_budget.mean.test_images: expected 3 values"),
+    ("results.json", f"{BUDGET}.test_images.1", 0, "test_images: expected at least one for each task"),
+    ("results.json", f"{BUDGET}.drift_lost.2.1", None, "forgetting_budget.mean.drift_lost[2][1]: expected a fraction"),
+    ("results.json", BUDGET, None, "forgetting_budget: expected both or none of mean and std"),
+    ("results.json", "summary.ntkcl.forgetting_budget.n", 0, "forgetting_budget.n: expected at least one seed"),
+    ("results.json", f"{AMONG_OLD}.mean", None, "accuracy_among_old_classes.mean: expected"),
+    ("results.json", f"{AMONG_OLD}.mean.1.0", 1.5, "among_old_classes.mean[1][0]: expected"),
     ("results.json", "task_names", ["a", "b"], "task_names: expected a name for each row"),
     ("results.json", "seeds.0.sequential", {}, "seeds.0.sequential: object missing required field `forgetting`"),
     ("summary.json", "side", LONG, "side: invalid enum value"),
@@ -161,7 +174,8 @@ def required(form: Any) -> set[str]:
 @pytest.mark.parametrize("name", FORMS)
 def test_a_required_key_that_is_absent_is_named(files: dict[str, str], name: str) -> None:
     missed, seen = set(), set()
-    for at, container in enumerate(containers(json.loads(files[name]))):
+    # From the end: a seed's budget looks like the summary's, which comes after it and is read
+    for at, container in reversed(list(enumerate(containers(json.loads(files[name]))))):
         kind = frozenset((key, type(part)) for key, part in container.items())
         for key in container if kind not in seen else ():  # one of each kind of object will do
             value = json.loads(files[name])
