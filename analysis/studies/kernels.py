@@ -257,6 +257,7 @@ class Session:
                 kernel.matrix(), spec.offsets, probes.labels,
                 self.records.parameters(spec.seed, spec.checkpoint, spec.head),
                 spec.head == "scores", {name: kernel.matrix(name) for name in spec.groups},
+                float(np.finfo("float32" if spec.precision == "float32" else "float64").eps),
             )  # fmt: skip
             health = {name: value for name, value in kernel.health.items() if name != "recomputed"}
             figures[str(spec.checkpoint)] = {
