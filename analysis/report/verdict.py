@@ -1,6 +1,17 @@
 """The verdict: a few sentences in plain words, each computed from the run's numbers."""
 
-from analysis.report.facts import KernelFacts, by_method, forecast_facts, gap_facts, kernel_facts, shown_method
+from analysis.report.facts import (
+    SAME_SIZE,
+    ForecastFacts,
+    GapFacts,
+    KernelFacts,
+    by_method,
+    forecast_facts,
+    gap_facts,
+    kernel_facts,
+    shown_method,
+)
+from analysis.report.gains import Difference, forgetting, gain
 from analysis.report.reading import RunFiles, clean
 from analysis.store.study_forms import GapsFile
 from ntkcl_jax.config.methods import HEAD
@@ -61,6 +72,17 @@ def points(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value + 1e-9:.1f} points"
 
 
+def with_error(found: Difference) -> str:
+    """Write the size of a difference with its standard error.
+
+    Example:
+        >>> with_error(Difference(-0.032, 0.011)), with_error(Difference(0.01, None))
+        ('3.2 points (standard error 1.1)', '1.0 points (standard error unknown)')
+    """
+    error = UNKNOWN if found.error is None else points(found.error).removesuffix(" points")
+    return f"{points(abs(found.value))} (standard error {error})"
+
+
 def verdict(files: RunFiles) -> list[str]:
     """Say in three to five sentences what the run achieved and what theory says about it."""
     sentences = [_accuracy(files), _forgetting(files), _kernels(files)]
@@ -88,24 +110,26 @@ def _accuracy(files: RunFiles) -> str:
     text += f" (mean of {seeds} seeds)" if seeds > 1 else ""
     others = [f"{method_name(name)} {percent(value)}" for name, value in final.items() if name != method]
     text += f"; {' and '.join(others)}." if others else "."
-    if "prototypes" not in summary or method == "prototypes":
+    found = None if method == "prototypes" else gain(files, method, "prototypes")
+    if found is None or found.error is None:
         return text
-    gain = final[method] - final["prototypes"]
-    changed = "gained" if gain >= 0 else "cost"
     what = "training" if files.config.config.pair(method).readout == HEAD else "its classifier"
-    return f"{text} So {what} has {changed} {points(abs(gain))}."
+    if not found.told:
+        return f"{text} By {what} it differs by {with_error(found)}, which is neither a gain nor a cost."
+    return f"{text} So {what} has {'gained' if found.value > 0 else 'cost'} {with_error(found)}."
 
 
 def _forgetting(files: RunFiles) -> str:
-    forgetting = files.results.summary[shown_method(files)].forgetting.mean if files.results else None
-    if forgetting is None:
+    found = forgetting(files, shown_method(files)) if files.results else None
+    if found is None:
         return "How much it forgot isn't known: that takes results of at least two tasks."
     words = ((0.01, "hardly anything"), (0.05, "little"), (0.15, "a good deal"), (float("inf"), "much"))
-    much = next(word for limit, word in words if forgetting < limit)  # negative too: then nothing was lost
-    fell = "fell" if forgetting >= 0 else "rose"
+    much = next(word for limit, word in words if found.value < limit)  # negative too: then nothing was lost
+    fell = "fell" if found.value >= 0 else "rose"
+    what = much if found.told else "nothing that can be told from chance"
     return (
-        f"It forgot {much}: accuracy on an earlier task {fell} by {points(abs(forgetting))} on average between its "
-        "best and the end."
+        f"It forgot {what}: accuracy on an earlier task {fell} by {with_error(found)} on average between its best and "
+        "the end."
     )
 
 
@@ -113,7 +137,7 @@ def _kernels(files: RunFiles) -> str:
     if not files.summary:
         return "What its kernels say isn't known yet: they haven't been computed."
     facts = kernel_facts(files.summary)
-    drift = "" if facts.drift is None else f" A task's kernel changed by {percent(facts.drift)} per task learned" + (
+    drift = "" if facts.drift is None else f" A task's kernel changed by {percent(facts.drift)} {facts.drift_over}" + (
         ", close to the constant kernel that theory assumes." if facts.drift < 0.1
         else ", too much for a theory of constant kernels." if facts.drift > 0.5
         else ", so theory of constant kernels is only approximate."
@@ -126,16 +150,22 @@ def closeness(facts: KernelFacts) -> str:
     if facts.last is None:
         return "With a single task there is no interplay between tasks to see in the kernels."
     low, high = facts.unrelated, facts.same
-    share = "share directions"
+    share = "share directions" if high is not None or not facts.too_few else "may share directions"
     # A ratio says little by itself: see where it lies between floor and ceiling (docs/theory.md, section 4)
     if low is not None and high is not None and high > low:
         between = (facts.last - low) / (high - low)
         steps = ((0.15, "hardly share any directions"), (0.6, "share part of their directions"))
         share = next((words for limit, words in steps if between < limit), "share most of their directions")
-    return (
+    said = (
         f"In the kernels, tasks {share}: the inter-task kernel is {number(facts.last, 2)} of the intra-task ones, "
-        f"where unrelated tasks would give {number(low, 2)} and a second sample of the same task {number(high, 2)}."
+        f"where unrelated tasks would give {number(low, 2)}"
     )
+    if high is None and facts.too_few:
+        return (
+            f"{said}. What a second sample of the same task would give can't be told: no two probe images are of one "
+            "class; compute kernels with a larger --per-task."
+        )
+    return f"{said} and a second sample of the same task {number(high, 2)}."
 
 
 def methods_says(files: RunFiles) -> str:
@@ -157,17 +187,32 @@ def _gaps(gaps: GapsFile) -> str:
     facts = gap_facts(gaps)
     if facts.total is None or facts.forgetting is None:
         return "With a single task, theory's error is that of learning it alone: nothing came later."
-    return (
+    text = (
         f"For theory's learner, later tasks added {number(facts.forgetting, 2)} to an earlier task's squared error "
         f"(mean error at the end {number(facts.total, 2)}); for the network they added "
         f"{number(facts.network_forgetting, 2)}."
     )
+    if facts.unmatched:
+        text += (
+            f" The two can't be compared: on {unmatched(facts, gaps)} the network went farther than the learner can."
+        )
+    return text
+
+
+def unmatched(facts: GapFacts, gaps: GapsFile) -> str:
+    """On how many tasks the learner couldn't be matched with the network."""
+    return f"{facts.unmatched} of {len(gaps.every)} tasks"
 
 
 def _forecast(files: RunFiles) -> str:
     if not files.forecast:
         return "Whether forgetting can be forecast here isn't known yet: no forecast was made."
     facts = forecast_facts(files.forecast)
+    if facts.verdict == "still":
+        return (
+            "Nothing moved: of all pairs of tasks, forecast and measured drift are within the rounding of float32 "
+            "outputs, so there was nothing to forecast."
+        )
     ending = {
         "holds": "holds",
         "direction": "holds in direction, but not in size",
@@ -176,6 +221,16 @@ def _forecast(files: RunFiles) -> str:
     }[facts.verdict]
     related = "" if facts.correlation is None else f", correlation of loss changes {cosine(facts.correlation)}"
     return (
-        f"The forecast made before each task {ending}: over {facts.pairs} pairs of tasks the median cosine of the "
-        f"predicted drift is {cosine(facts.cosine)} and its median relative error {number(facts.error, 2)}{related}."
+        f"The forecast made before each task {ending}: over {facts.pairs - facts.still} pairs of tasks the median "
+        f"cosine of the predicted drift is {cosine(facts.cosine)} and its median relative error "
+        f"{number(facts.error, 2)}{related}. {sizes(facts)}"
     )
+
+
+def sizes(facts: ForecastFacts) -> str:
+    """How large the forecast is beside what happened, and what counts as right."""
+    parts = [(facts.size, "drifts"), (facts.loss_size, "loss changes")]
+    told = " and ".join(f"{what} {number(ratio, 2)} times" for ratio, what in parts if ratio is not None)
+    if not told:
+        return "How large it is beside what happened can't be told."
+    return f"It makes {told} as large as they were; between {1 / SAME_SIZE:.2f} and {SAME_SIZE:.2f} counts as right."

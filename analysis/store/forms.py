@@ -235,9 +235,11 @@ class SeedResults(Form, frozen=True, kw_only=True):
 
     Attributes:
         forgetting: as in `MethodResults`.
+        final_accuracy: the same.
     """
 
     forgetting: Number
+    final_accuracy: Number = None
 
 
 class ReadoutFacts(Form, frozen=True, kw_only=True):
@@ -318,7 +320,7 @@ def made_of(value: Any, form: type[Read]) -> Read:
 
     Example:
         >>> made_of({"forgetting": 0.1, "other": 1}, SeedResults)
-        SeedResults(forgetting=0.1)
+        SeedResults(forgetting=0.1, final_accuracy=None)
         >>> made_of({"forgetting": "0.1"}, SeedResults)
         Traceback (most recent call last):
         ValueError: forgetting: expected `float | null`, got `str`

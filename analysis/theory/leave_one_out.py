@@ -75,7 +75,7 @@ class RidgeChoice:
         """Whether the errors chose: False where all are equal, as for residuals of zeros; the smallest ridge is taken.
 
         Example:
-            >>> choose_ridge(np.eye(2), np.zeros(2)).decided, choose_ridge(np.eye(2), np.ones(2)).decided
+            >>> choose_ridge(np.ones((2, 2)), np.zeros(2)).decided, choose_ridge(np.ones((2, 2)), np.ones(2)).decided
             (False, True)
         """
         return max(self.errors) > min(self.errors)

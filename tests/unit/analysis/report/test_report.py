@@ -18,8 +18,9 @@ from jinja2.exceptions import UndefinedError
 from msgspec.structs import replace
 from PIL import Image
 
-from analysis.report import write_report
+from analysis.report import words, write_report
 from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
+from analysis.report.gains import gain
 from analysis.report.output import render
 from analysis.report.page import RunView, render_page
 from analysis.report.reading import read_run
@@ -154,19 +155,117 @@ def test_sentences_carry_the_numbers_of_the_files(made: Path) -> None:
 def test_a_sentence_changes_with_its_number(run: Path) -> None:
     before = verdict(read_run(run))
     edit(run / "analysis/forecast.json", lambda f: [p.update(cosine=0.1) for p in f["seeds"]["0"]["pairs"]])
-    edit(run / "results.json", lambda r: r["summary"]["ntkcl"]["forgetting"].update(mean=0.002))
+    edit(run / "results.json", lambda r: r["summary"]["ntkcl"]["forgetting"].update(mean=0.009))
     after = verdict(read_run(run))
     assert "forgot a good deal" in before[1] and "forgot hardly anything" in after[1]
     assert "does not hold" in after[4] and before[2] == after[2]
 
 
 def test_a_forecast_holds_only_in_direction_and_in_size() -> None:
-    def judged(cosine: float | None, error: float | None, correlation: float | None) -> str | None:
-        return ForecastFacts(3, cosine, error, correlation, None, None, None).verdict
+    def judged(
+        cosine: float | None, error: float | None, correlation: float | None, size: float = 1.0, loss: float = 1.0
+    ) -> str | None:
+        return ForecastFacts(3, 0, cosine, error, size, loss, correlation, None, None, None).verdict
 
     assert judged(0.95, 0.3, 0.9) == "holds" and judged(0.95, 0.3, None) == "holds"
     assert judged(0.95, 0.7, 0.9) == judged(0.95, 0.3, 0.5) == judged(0.7, 0.3, 0.9) == "direction"
     assert judged(0.2, 0.3, 0.9) == "no" and judged(None, 0.3, 0.9) is None
+    # Right in direction and order, but 1.85 and 3.4 times what happened, or a third of it
+    for size in (1.85, 3.4, 1 / 3):
+        assert judged(0.95, 0.3, 0.9, size=size) == judged(0.95, 0.3, 0.9, loss=size) == "direction"
+    assert judged(0.95, 0.3, 0.9, size=1.4, loss=0.7) == "holds"
+    assert ForecastFacts(3, 3, None, None, None, None, None, None, None, None).verdict == "still"
+
+
+def test_the_size_of_a_forecast_is_said_beside_what_counts_as_right(run: Path) -> None:
+    def larger(forecast: Any) -> None:
+        for pair in forecast["seeds"]["0"]["pairs"]:
+            pair.update(measured_norm=0.1, predicted_norm=0.12, measured_loss_change=0.01, predicted_loss_change=0.03)
+
+    edit(run / "analysis/forecast.json", larger)
+    files = read_run(run)
+    assert "holds in direction, but not in size" in verdict(files)[4]
+    for said in (verdict(files)[4], words.forecast_says(files.forecast)):
+        assert "makes drifts 1.2 times and loss changes 3 times as large as they were; between 0.67 and 1.50" in said
+
+
+def test_where_nothing_moved_a_forecast_neither_holds_nor_fails(run: Path) -> None:
+    still = {"moved": False, "rounding": 2e-6, "cosine": None, "relative_error": None, "measured_norm": 1e-8}
+    edit(run / "analysis/forecast.json", lambda f: [p.update(still) for p in f["seeds"]["0"]["pairs"]])
+    files = read_run(run)
+    assert verdict(files)[4].startswith("Nothing moved") and words.forecast_says(files.forecast).startswith("Nothing")
+    edit(run / "analysis/forecast.json", lambda f: f["seeds"]["0"]["pairs"][0].update(moved=True, cosine=0.95))
+    assert "In 2 further pairs nothing moved" in words.forecast_says(read_run(run).forecast)
+
+
+def test_an_unmatched_ridge_is_named(run: Path) -> None:
+    edit(run / "analysis/gaps.json", lambda g: g["seeds"]["0"]["by_task"][1].update(matched=False, ridge_note="short"))
+    edit(run / "analysis/gaps.json", lambda g: g["seeds"]["0"]["by_task"][2]["laziness"].update(moved=False))
+    files = read_run(run)
+    assert "can't be compared: on 1 of 3 tasks the network went farther" in verdict(files)[3]
+    said = words.gaps_says(files.gaps)
+    assert "couldn't be matched on 1 of 3 tasks" in said and "on 1 of 3 tasks nothing moved" in said
+
+
+def test_what_chance_explains_is_neither_a_gain_nor_forgetting(run: Path) -> None:
+    def baseline(results: Any) -> None:
+        results["summary"]["prototypes"] = json.loads(json.dumps(results["summary"]["ntkcl"]))
+        results["summary"]["prototypes"]["final_accuracy"].update(mean=0.93)
+
+    edit(run / "results.json", baseline)
+    many = read_run(run)
+    assert "So training has gained 2.0 points (standard error 0.4)" in verdict(many)[0]
+    assert "It forgot a good deal" in verdict(many)[1] and "fell by 7.5 points (standard error 0.4)" in verdict(many)[1]
+    assert "task 1 fell most, by 10.0 points (standard error 0.7)" in words.accuracy_says(many)
+    edit(run / "config.json", lambda config: config["data"].update(test_images=60))
+    few = read_run(run)
+    assert "differs by 2.0 points (standard error 4.3), which is neither a gain nor a cost" in verdict(few)[0]
+    assert "It forgot nothing that can be told from chance: accuracy on an earlier task fell by 7.5" in verdict(few)[1]
+    assert "that a task fell below its best can't be told (by 10.0 points" in words.accuracy_says(few)
+    edit(run / "config.json", lambda config: config["data"].update(test_images=None))
+    unknown = read_run(run)
+    assert "gain" not in verdict(unknown)[0] and "standard error unknown" in verdict(unknown)[1]
+
+
+def test_the_spread_over_seeds_counts_where_it_is_larger(tmp_path: Path) -> None:
+    files = read_run(reported.made_run(tmp_path / "two", tasks=2, seeds=(0, 4), checkpoints=(0, 2)))
+    found = gain(files, "ntkcl", "sequential")
+    finals = [[files.results.seeds[seed][name].final_accuracy for name in ("ntkcl", "sequential")] for seed in (0, 4)]
+    changes = np.subtract(*np.transpose(finals))
+    assert found.value == pytest.approx(changes.mean())
+    assert found.error >= changes.std(ddof=1) / 2**0.5 - 1e-12
+    assert found.error >= (found.value * 0 + 0.05 * 0.95 / (2 * reported.TEST_IMAGES)) ** 0.5
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_checkpoint_neither_stays_nor_moves_and_a_gap_between_checkpoints_is_named(tmp_path: Path) -> None:
+    one = read_run(reported.made_run(tmp_path / "one", tasks=2, checkpoints=(2,))).summary
+    for said in (words.ratios_says(one), words.drift_says(one)):
+        assert "stayed" not in said and "went" not in said and "Over training" not in said
+    assert "alignment is " in words.drift_says(one) and "The closest pair is tasks 1 and 2" in words.ratios_says(one)
+    every = read_run(reported.made_run(tmp_path / "every", tasks=2)).summary
+    assert (
+        "per task learned" in words.drift_says(every) and "per task learned" in verdict(read_run(tmp_path / "every"))[2]
+    )
+    some = read_run(reported.made_run(tmp_path / "some", tasks=2, checkpoints=(0, 2)))
+    for said in (words.drift_says(some.summary), verdict(some)[2]):
+        assert "from each of the checkpoints 0, 2 to the next" in said and "per task" not in said
+
+
+def test_probes_with_one_image_of_a_class_say_nothing_of_classes(run: Path) -> None:
+    before = kernel_facts(read_run(run).summary)
+    edit(run / "analysis/summary.json", lambda summary: summary["seeds"]["0"].update(too_few=[0, 1, 2]))
+    files = read_run(run)
+    facts = kernel_facts(files.summary)
+    assert (facts.same, facts.alignment) == (None, None) and None not in (before.same, before.alignment)
+    assert "can't be told: no two probe images are of one class" in verdict(files)[2]
+    assert "unknown" not in verdict(files)[2] + words.drift_says(files.summary)
+    assert "alignment can't tell" in words.drift_says(files.summary)
+    edit(run / "analysis/summary.json", lambda summary: summary["seeds"]["0"].update(too_few=[2]))
+    last = files.summary.seeds[0].last
+    some = kernel_facts(read_run(run).summary)
+    assert some.same == pytest.approx(last.same_task_ratio[0][1])
+    assert some.alignment == pytest.approx(np.mean(last.target_alignment[:2]))
 
 
 @pytest.mark.usefixtures("undrawn")

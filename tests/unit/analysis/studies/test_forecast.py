@@ -16,13 +16,14 @@ from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records, open_run
-from analysis.records.outputs import centred_scores, mean_step, targets
+from analysis.records.outputs import centred_scores, drift_floor, mean_step, root_mean_square, targets
 from analysis.store.forms import read_form
 from analysis.store.study_forms import ForecastFile
 from analysis.studies.forecast import compute_forecast, forecast_file, told
 from analysis.studies.forecast.closed_forms import closed_form_step, procedure_of
 from analysis.studies.forecast.network import run_step, task_drifts
 from analysis.studies.forecast.new_data import next_task, read_new
+from analysis.studies.forecast.pairs import Drifts, correlation, pair
 from analysis.studies.forecast.sequential import own_training
 from analysis.studies.request import ForecastRequest
 from ntkcl_jax.data import steps_per_epoch
@@ -77,6 +78,42 @@ def test_in_a_nearly_linear_run_the_forecast_is_what_happened(made: dict[str, An
         assert p["predicted_loss_change"] == pytest.approx(p["measured_loss_change"], rel=0.1)
         assert 0 < p["ntk_drift"] < 0.1
     assert "This run is lazy" in told(made)
+
+
+def drifts(predicted: float, measured: float) -> Drifts:
+    """Forecast and measured drift of these sizes, in directions that have nothing to do with each other."""
+    rng = np.random.default_rng(3)
+    sized = [
+        size * x / root_mean_square(x) for size, x in ((s, rng.standard_normal((8, 5))) for s in (predicted, measured))
+    ]
+    return Drifts(np.zeros((8, 5)), np.zeros((8, 5)), *sized, kernel=np.eye(40), true_step=sized[0])
+
+
+def test_rounding_is_not_compared_with_rounding() -> None:
+    floor = drift_floor(5)
+    entry = pair(0, 1, drifts(0.5 * floor, 0.9 * floor))
+    assert entry["moved"] is False and entry["rounding"] == floor
+    assert [entry[name] for name in ("cosine", "relative_error", "true_step", "concentration")] == [None] * 4
+    assert entry["measured_norm"] == pytest.approx(0.9 * floor) and entry["measured_loss_change"] is not None
+    for sizes in ((0.5 * floor, 2 * floor), (2 * floor, 0.5 * floor)):  # either that moves is told
+        told_apart = pair(0, 1, drifts(*sizes))
+        assert told_apart["moved"] and abs(told_apart["cosine"]) < 0.5
+    made = {"method": "ntkcl", "procedure": "run", "loss_change_correlation": correlation([entry] * 3)}
+    assert made["loss_change_correlation"] is None
+    assert told({**made, "seeds": {"0": {"pairs": [entry]}}}).endswith("within the rounding of float32 outputs.")
+    mixed = told({**made, "seeds": {"0": {"pairs": [entry, told_apart]}}})
+    assert "In 1 of 2 pairs nothing moved" in mixed and "4.00 times its size" in mixed
+
+
+def test_the_floor_is_above_what_float32_leaves_of_a_score_and_far_below_a_drift(records: Records, made: dict) -> None:
+    probes = records.probes(0, 8)
+    outputs = []
+    for dtype in ("float32", "float64"):
+        fn, params = centred_scores(records, 0, 2, dtype=dtype)
+        with jax.enable_x64(dtype == "float64"):
+            outputs.append(np.asarray(fn(params, probes.images), np.float64))
+    assert 0 < root_mean_square(outputs[0] - outputs[1]) < drift_floor(7) / 2
+    assert all(p["moved"] and min(p["measured_norm"], p["predicted_norm"]) > 30 * drift_floor(7) for p in pairs(made))
 
 
 @pytest.mark.slow

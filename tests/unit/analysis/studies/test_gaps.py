@@ -1,8 +1,10 @@
 """Gaps of a run: theory's learner is the one of the definition, in dense float64; the network's split is its own."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,12 +14,16 @@ import pytest
 from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError
 from analysis.records.checkpoints import Records, open_run
-from analysis.records.outputs import centred_scores, half_squared, targets
+from analysis.records.outputs import centred_scores, difference, half_squared, targets
 from analysis.store.forms import read_form
 from analysis.store.study_forms import GapsFile
-from analysis.studies.gaps import compute_gaps, gaps_table
+from analysis.studies.gaps import compute_gaps, gaps_table, learner
+from analysis.studies.gaps.entries import ridge_says
 from analysis.studies.gaps.learner import check, gather
 from analysis.studies.request import GapsRequest
+from ntkcl_jax.methods.ntkcl import MEAN
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.training.run import train
 from tests.support import streams as tiny
 from tests.support.dense import dense_jacobian, evaluated
@@ -141,6 +147,53 @@ def test_a_matched_learner_goes_as_far_as_the_network(run: Path, records: Record
         length = np.sqrt(sum(np.square(np.asarray(after[p], np.float64) - before[p]).sum() for p in before))
         assert entry["network"]["step"] == pytest.approx(length, rel=1e-6)
         assert entry["radius"]["step"] == pytest.approx(length, rel=1e-4)
+
+
+@pytest.fixture
+def still(run: Path, tmp_path: Path) -> Path:
+    """The run as if nothing but its first task had moved the adaptation, as with a later learning rate of 0."""
+    path = Path(shutil.copytree(run, tmp_path / "still"))
+    folder = RunFolder(path)
+    first, _ = checkpoint.load(folder.task(0, 0, "after", "ntkcl"))
+    for task, when in itertools.product((1, 2), ("before", "after")):
+        trees, meta = checkpoint.load(folder.task(0, task, when, "ntkcl"))
+        for tree, kept in (("trainable", lambda name: not name.startswith("proxy/")), ("buffers", is_mean)):
+            trees[tree] |= {name: value for name, value in first[tree].items() if kept(name)}
+        checkpoint.save(folder.task(0, task, when, "ntkcl"), trees, meta)
+    return path
+
+
+def is_mean(name: str) -> bool:
+    return name.startswith(MEAN)
+
+
+def test_where_the_network_stayed_theorys_learner_stays_and_nothing_is_judged_by_rounding(still: Path) -> None:
+    made = compute_gaps(still, GapsRequest(per_task=N), quiet=True, arrays=tiny.arrays())
+    moving, *resting = made["seeds"]["0"]["by_task"]
+    assert moving["matched"] and moving["ridge_note"] == "" and moving["laziness"]["moved"]
+    for entry in resting:
+        assert entry["network"]["step"] == 0 and entry["radius"]["step"] < 1e-6
+        assert entry["learned_train_loss"] == pytest.approx(entry["train_loss"], rel=1e-6)
+        assert entry["matched"] and "stays where it is" in entry["ridge_note"]
+        assert entry["laziness"] == {"relative_error": None, "cosine": None, "drift_norm": 0.0, "moved": False}
+    assert "Ridge of seed 0, task 3: training moved nothing" in gaps_table(made)
+    read = read_form(still / "analysis" / "gaps.json", GapsFile)
+    assert read is not None and [gap.matched for gap in read.every] == [True] * 3
+
+
+def test_a_ridge_that_could_not_be_matched_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = lambda after, before: {path: 1000 * step for path, step in difference(after, before).items()}  # noqa: E731
+    monkeypatch.setattr(learner, "difference", far)
+    made = compute_gaps(run, GapsRequest(per_task=N), quiet=True, arrays=tiny.arrays())
+    for entry in made["seeds"]["0"]["by_task"]:
+        assert entry["matched"] is False and "out of the learner's reach" in entry["ridge_note"]
+    assert gaps_table(made).count("out of the learner's reach") == 3
+    assert {entry["matched"] for entry in gaps(run)} == {None}  # another ridge was asked for
+
+
+def test_a_ridge_that_no_image_decides_says_so() -> None:
+    stage = SimpleNamespace(ridge_decided=False)
+    assert "every ridge has the same" in ridge_says(stage, GapsRequest(ridge="loo"))["ridge_note"]
 
 
 def test_the_ridge_by_leave_one_out_is_the_best_of_its_neighbours(run: Path) -> None:
