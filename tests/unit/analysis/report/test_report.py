@@ -18,6 +18,7 @@ from jinja2.exceptions import UndefinedError
 from msgspec.structs import replace
 from PIL import Image
 
+from analysis.plots.kernels import ratio_heatmaps, task_lines
 from analysis.report import words, write_report
 from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
 from analysis.report.gains import gain
@@ -28,6 +29,7 @@ from analysis.report.sections import SECTIONS, Part, all_tables
 from analysis.report.tables import Table
 from analysis.report.theory_figures import budget_figure, budget_limits, curve_figure, forecast_figure
 from analysis.report.verdict import verdict
+from ntkcl_jax.plots.accuracy import accuracy_matrix_figure
 from tests.support import reported
 
 HEBREW = "\u05e9\u05dc\u05d5\u05dd"
@@ -379,6 +381,25 @@ def test_a_forecast_is_drawn_above_the_line_where_it_says_too_much(made: Path) -
     axes = forecast_figure([pair]).axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[0.1, 0.3]]
     assert "measured" in axes.get_xlabel() and "predicted" in axes.get_ylabel()
+
+
+def test_many_tasks_keep_their_keys_and_their_numbers_apart(tmp_path: Path) -> None:
+    files = read_run(reported.made_run(tmp_path / "many", tasks=12, checkpoints=(0, 12)))
+    gaps, pairs = files.gaps.seeds[0], files.forecast.seeds[0].pairs
+    plain = json.loads((tmp_path / "many/analysis/summary.json").read_text())["seeds"]["0"]
+    for figure, keys in (
+        (forecast_figure(pairs), {"by task 2", "by task 7", "by task 12"}),
+        (budget_figure(gaps.by_task, gaps.tasks, "", (0, 1)), {"from task 2", "from task 7", "from task 12"}),
+        (task_lines(plain["checkpoints"], plain["tasks"]), {"task 1", "task 7", "task 12"}),
+    ):
+        assert keys <= {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    ticks = [text.get_text() for text in ratio_heatmaps(plain["checkpoints"], plain["tasks"]).axes[0].get_xticklabels()]
+    assert ticks == ["1", "3", "5", "7", "9", "11"]
+    names = [f"class{t} other third … ({t} classes)" for t in range(12)]
+    results = json.loads((tmp_path / "many/results.json").read_text()) | {"task_names": names}
+    axes = accuracy_matrix_figure(results, "ntkcl").axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == [str(t + 1) for t in range(12)]
+    assert [text.get_text() for text in axes.get_yticklabels()][11] == "12: class11 other … (11 classes)"
 
 
 def test_nothing_of_a_learning_curve_lies_outside(made: Path) -> None:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from analysis.cli import NTK_ANALYSIS
-from analysis.errors import AnalysisError, PlanError, RecordError
+from analysis.errors import AnalysisError, PlanError, RecordError, TooLargeError
 from analysis.records.checkpoints import Records, open_run
-from analysis.records.outputs import centred_scores, difference, half_squared, targets
+from analysis.records.outputs import centred_scores, half_squared, targets
 from analysis.store.forms import read_form
 from analysis.store.study_forms import GapsFile
-from analysis.studies.gaps import compute_gaps, gaps_table, learner
+from analysis.studies.fitting import kernel_of
+from analysis.studies.gaps import compute_gaps, gaps_cost, gaps_table
 from analysis.studies.gaps.entries import ridge_says
 from analysis.studies.gaps.learner import check, gather
 from analysis.studies.request import GapsRequest
@@ -181,14 +182,17 @@ def test_where_the_network_stayed_theorys_learner_stays_and_nothing_is_judged_by
     assert read is not None and [gap.matched for gap in read.every] == [True] * 3
 
 
-def test_a_ridge_that_could_not_be_matched_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    far = lambda after, before: {path: 1000 * step for path, step in difference(after, before).items()}  # noqa: E731
-    monkeypatch.setattr(learner, "difference", far)
-    made = compute_gaps(run, GapsRequest(per_task=N), quiet=True, arrays=tiny.arrays())
-    for entry in made["seeds"]["0"]["by_task"]:
-        assert entry["matched"] is False and "out of the learner's reach" in entry["ridge_note"]
-    assert gaps_table(made).count("out of the learner's reach") == 3
-    assert {entry["matched"] for entry in gaps(run)} == {None}  # another ridge was asked for
+def test_a_ridge_that_could_not_be_matched_says_so(found: list[dict[str, Any]]) -> None:
+    def said(step: float, **asked: Any) -> dict[str, Any]:
+        stage = SimpleNamespace(ridge_decided=True, network_step_length=767.8, step_length=step)
+        return ridge_says(stage, GapsRequest(**asked))
+
+    assert said(767.0) == {"matched": True, "ridge_note": ""}
+    short = said(6.1)
+    assert short["matched"] is False and "step of 768 is out of the learner's reach" in short["ridge_note"]
+    assert said(6.1, ridge="loo") == said(6.1, ridge=0.1) == {"matched": None, "ridge_note": ""}
+    table = gaps_table({"seeds": {"0": {"by_task": [found[0] | short, found[1]]}}})
+    assert table.splitlines()[-1] == f"Ridge of seed 0, task 1: {short['ridge_note']}."
 
 
 def test_a_ridge_that_no_image_decides_says_so() -> None:
@@ -270,6 +274,31 @@ def test_what_a_run_does_not_have_is_said_in_one_line(run: Path, tmp_path: Path)
     shutil.rmtree(begun / "checkpoints" / "ntkcl" / "seed0" / "task0" / "after")
     with pytest.raises(RecordError, match="no finished task"):
         gaps(begun)
+
+
+def test_a_dry_run_counts_passes_and_writes_nothing(run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(run, tmp_path / "dry"))
+    shutil.rmtree(path / "analysis", ignore_errors=True)
+    lines = gaps_cost(path, GapsRequest(per_task=N), arrays=tiny.arrays())
+    assert lines[0].startswith("gaps of 3 tasks (1 seeds): theory's learner has 4 images")
+    assert lines[1].startswith(f"Jacobian passes: {3 * 2 * N * K} backward ones")
+    assert "memory: " in lines[3] and str(path / "analysis" / "gaps.json") in lines[4]
+    assert not (path / "analysis").exists()
+
+
+def test_gaps_that_do_not_fit_name_images_that_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(fn: Any, params: Any, images: Any, count: int = 16, **_: Any) -> Any:
+        if count > 12:
+            raise TooLargeError("8 GB are needed", "take less")
+
+    monkeypatch.setattr("analysis.studies.fitting.plan", plan)
+    monkeypatch.setattr("analysis.studies.fitting.empirical_ntk", plan)
+    with pytest.raises(PlanError, match=r"^8 GB are needed: --per-task 6 fits$"):
+        gaps_cost(run, GapsRequest(per_task=8), arrays=tiny.arrays())
+    with pytest.raises(PlanError, match=r"^8 GB are needed: --per-task 6 fits$"):
+        kernel_of(np.sin, np.zeros(1), np.zeros((16, 1, 1, 1), np.float32), per_task=8)
+    with pytest.raises(PlanError, match=r"^8 GB are needed: not even --per-task 7 fits$"):
+        kernel_of(np.sin, np.zeros(1), np.zeros((16, 1, 1, 1), np.float32), per_task=8, least=7)
 
 
 def test_the_command_ends_with_code_2_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
