@@ -124,7 +124,8 @@ def accuracy_says(files: RunFiles) -> str:
     if found[worst].value <= 0:
         return text + "; no task fell below its best."
     if not found[worst].told:
-        return f"{text}; that a task fell below its best can't be told (by {with_error(found[worst])} at most)."
+        most = with_error(found[worst])
+        return f"{text}; no task fell below its best by more than chance explains, at most by {most}."
     return f"{text}; task {worst + 1} fell most, by {with_error(found[worst])} from its best to the end."
 
 

@@ -24,6 +24,8 @@ Numbers = tuple[Number, ...]
 Matrix = tuple[Numbers, ...]
 Index = Annotated[int, Meta(ge=0, lt=10**9)]
 """A seed, task or checkpoint; as a key its digits."""
+Count = Annotated[int, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Form(Struct, frozen=True, kw_only=True):
@@ -65,8 +67,8 @@ class UsedData(Form, frozen=True, kw_only=True):
     """
 
     class_names: tuple[str, ...]
-    train_images: int | None = None
-    test_images: int | None = None
+    train_images: Count | None = None
+    test_images: Count | None = None
     fingerprint: str | None = None
 
 
@@ -161,13 +163,13 @@ class OverSeeds(Form, frozen=True, kw_only=True):
 
 
 class FinalOverSeeds(OverSeeds, frozen=True, kw_only=True):
-    """A number that every method has.
+    """An accuracy that every method has.
 
     Attributes:
         mean: over seeds.
     """
 
-    mean: float
+    mean: Fraction
 
 
 class VectorOverSeeds(Form, frozen=True, kw_only=True):

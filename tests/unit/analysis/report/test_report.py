@@ -223,7 +223,7 @@ def test_what_chance_explains_is_neither_a_gain_nor_forgetting(run: Path) -> Non
     few = read_run(run)
     assert "differs by 2.0 points (standard error 4.3), which is neither a gain nor a cost" in verdict(few)[0]
     assert "It forgot nothing that can be told from chance: accuracy on an earlier task fell by 7.5" in verdict(few)[1]
-    assert "that a task fell below its best can't be told (by 10.0 points" in words.accuracy_says(few)
+    assert "no task fell below its best by more than chance explains, at most by 10.0 " in words.accuracy_says(few)
     edit(run / "config.json", lambda config: config["data"].update(test_images=None))
     unknown = read_run(run)
     assert "gain" not in verdict(unknown)[0] and "standard error unknown" in verdict(unknown)[1]
