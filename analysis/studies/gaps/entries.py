@@ -142,7 +142,7 @@ def _learnt(stage: Stage, theory: Course, at: int, images: Images, request: Gaps
         "outputs": k,
         "ridge": stage.ridge,
         "ridge_fraction": stage.ridge_fraction,
-        **ridge_says(stage, request),
+        **ridge_says(request.ridge, stage.ridge_decided, stage.network_step_length, stage.step_length),
         "radius": {"exact": found.exact, "quadratic": found.quadratic, "a_priori": found.a_priori,
                    "step": stage.step_length},
         "trace": trace,
@@ -156,25 +156,34 @@ def _learnt(stage: Stage, theory: Course, at: int, images: Images, request: Gaps
     }  # fmt: skip
 
 
-def ridge_says(stage: Stage, request: GapsRequest) -> dict[str, Any]:
+def ridge_says(wanted: float | str, decided: bool, network: float, learner: float) -> dict[str, Any]:
     """Whether the ridge is what was asked for: `matched` (None where that wasn't) and `ridge_note`, why it isn't.
 
     The learner can't go as far as a network whose step is longer than that of the smallest ridge; what it then does
     says nothing of a network that went farther.
+
+    Args:
+        wanted: the request's ridge.
+        decided: whether leave-one-out errors tell ridges apart.
+        network: length of the network's step.
+        learner: length of the learner's.
+
+    Example:
+        >>> ridge_says("matched", True, 768.0, 6.1)["matched"], ridge_says("matched", True, 6.1, 6.1)["matched"]
+        (False, True)
     """
-    if request.ridge == "loo" and not stage.ridge_decided:
+    if wanted == "loo" and not decided:
         return {"matched": None, "ridge_note": "every ridge has the same leave-one-out error, so the smallest is taken"}
-    if request.ridge != "matched":
+    if wanted != "matched":
         return {"matched": None, "ridge_note": ""}
-    wanted, reached = stage.network_step_length, stage.step_length
-    if not wanted:
+    if not network:
         return {"matched": True, "ridge_note": "training moved nothing, so theory's learner stays where it is too"}
-    if reached >= (1 - MATCHED) * wanted:
+    if learner >= (1 - MATCHED) * network:
         return {"matched": True, "ridge_note": ""}
     return {
         "matched": False,
-        "ridge_note": f"the network's step of {wanted:.3g} is out of the learner's reach: with the smallest ridge it "
-        f"goes {reached:.3g}",
+        "ridge_note": f"the network's step of {network:.3g} is out of the learner's reach: with the smallest ridge it "
+        f"goes {learner:.3g}",
     }
 
 

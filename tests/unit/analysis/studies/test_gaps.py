@@ -4,7 +4,6 @@ import itertools
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import pytest
 
 from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError, TooLargeError
+from analysis.kernels.planner import Plan
 from analysis.records.checkpoints import Records, open_run
 from analysis.records.outputs import centred_scores, half_squared, targets
 from analysis.store.forms import read_form
@@ -183,21 +183,16 @@ def test_where_the_network_stayed_theorys_learner_stays_and_nothing_is_judged_by
 
 
 def test_a_ridge_that_could_not_be_matched_says_so(found: list[dict[str, Any]]) -> None:
-    def said(step: float, **asked: Any) -> dict[str, Any]:
-        stage = SimpleNamespace(ridge_decided=True, network_step_length=767.8, step_length=step)
-        return ridge_says(stage, GapsRequest(**asked))
+    def said(step: float, ridge: float | str = "matched", decided: bool = True) -> dict[str, Any]:
+        return ridge_says(ridge, decided, 767.8, step)
 
     assert said(767.0) == {"matched": True, "ridge_note": ""}
     short = said(6.1)
     assert short["matched"] is False and "step of 768 is out of the learner's reach" in short["ridge_note"]
     assert said(6.1, ridge="loo") == said(6.1, ridge=0.1) == {"matched": None, "ridge_note": ""}
+    assert "every ridge has the same" in said(6.1, ridge="loo", decided=False)["ridge_note"]
     table = gaps_table({"seeds": {"0": {"by_task": [found[0] | short, found[1]]}}})
     assert table.splitlines()[-1] == f"Ridge of seed 0, task 1: {short['ridge_note']}."
-
-
-def test_a_ridge_that_no_image_decides_says_so() -> None:
-    stage = SimpleNamespace(ridge_decided=False)
-    assert "every ridge has the same" in ridge_says(stage, GapsRequest(ridge="loo"))["ridge_note"]
 
 
 def test_the_ridge_by_leave_one_out_is_the_best_of_its_neighbours(run: Path) -> None:
@@ -287,9 +282,10 @@ def test_a_dry_run_counts_passes_and_writes_nothing(run: Path, tmp_path: Path) -
 
 
 def test_gaps_that_do_not_fit_name_images_that_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def plan(fn: Any, params: Any, images: Any, count: int = 16, **_: Any) -> Any:
+    def plan(fn: Any, params: Any, images: Any, count: int = 16, **_: Any) -> Plan:
         if count > 12:
             raise TooLargeError("8 GB are needed", "take less")
+        return object.__new__(Plan)
 
     monkeypatch.setattr("analysis.studies.fitting.plan", plan)
     monkeypatch.setattr("analysis.studies.fitting.empirical_ntk", plan)

@@ -17,6 +17,7 @@ import pytest
 import analysis
 from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError, StoreError, TooLargeError
+from analysis.kernels.planner import Plan
 from analysis.records.checkpoints import open_run
 from analysis.store.forms import read_form
 from analysis.store.study_forms import SummaryFile
@@ -206,10 +207,11 @@ def test_an_impossible_request_leaves_nothing(run: Path, tmp_path: Path, request
 def test_a_kernel_that_is_too_large_names_images_of_a_task_that_do(
     run: Path, monkeypatch: pytest.MonkeyPatch, memory: int, asked: dict[str, Any], says: str
 ) -> None:
-    def plan(fn: Any, params: Any, images: Any, count: int, columns: None, *, outputs: str, **_: Any) -> None:
+    def plan(fn: Any, params: Any, images: Any, count: int, columns: None, *, outputs: str, **_: Any) -> Plan:
         size = count**2 * (49 if outputs == "full" else 1)
         if size > memory:
             raise TooLargeError(f"{size} B are needed", "take less")
+        return object.__new__(Plan)
 
     monkeypatch.setattr("analysis.studies.kernels.plan", plan)
     session = Session(run, analysis.Request(per_task=8, groups="none", **asked), tiny.arrays())
