@@ -47,11 +47,11 @@ def kernels(args: list[str]) -> None:
         print(f"part {index} of {count} is done; when all are: {again}")
         return
     from analysis.store import analysis_folder
-    from analysis.studies.summary import readout_table, summary_table
+    from analysis.studies.summary import notes, readout_table, summary_table
 
     home = analysis_folder(options.run, method)
     files = {"summary": "summary.json", "measures": "measures.csv", "pictures": "figures"}
-    tables = "\n\n".join(filter(None, (summary_table(made), readout_table(made))))
+    tables = "\n\n".join(filter(None, (summary_table(made), readout_table(made), "\n".join(notes(made)))))
     print("\n".join([tables, "", *(f"{what:<9} {home / name}" for what, name in files.items())]))
 
 
@@ -70,8 +70,11 @@ def gaps(args: list[str]) -> None:
     from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Gaps, "ntk-analysis gaps", args)
-    from analysis.studies.gaps import compute_gaps, gaps_table
+    from analysis.studies.gaps import compute_gaps, gaps_cost, gaps_table
 
+    if options.dry_run:
+        print("\n".join(gaps_cost(options.run, options.request)))
+        return
     made = compute_gaps(options.run, options.request, quiet=options.quiet or options.json)
     path = options.run / "analysis" / "gaps.json"
     print(json.dumps(made) if options.json else f"{gaps_table(made)}\n\ngaps      {path}")
@@ -83,8 +86,11 @@ def forecast(args: list[str]) -> None:
     from ntkcl_jax.terminal.parsing import parse
 
     options = parse(Forecast, "ntk-analysis forecast", args)
-    from analysis.studies.forecast import compute_forecast, forecast_file, told
+    from analysis.studies.forecast import compute_forecast, forecast_cost, forecast_file, told
 
+    if options.dry_run:
+        print("\n".join(forecast_cost(options.run, options.request)))
+        return
     made = compute_forecast(options.run, options.request, quiet=options.quiet or options.json)
     file = forecast_file(options.run, options.request)
     print(json.dumps(made) if options.json else f"{told(made)}\n\nforecast  {file}")

@@ -17,6 +17,19 @@ class PlanError(AnalysisError):
     """A request that this machine's memory can't hold, or a combination of options that means nothing."""
 
 
+class TooLargeError(PlanError):
+    """A kernel that memory can't hold.
+
+    Attributes:
+        facts: what it needs and what there is, without what to do.
+    """
+
+    def __init__(self, facts: str, remedy: str) -> None:
+        """Make the message of both."""
+        super().__init__(f"{facts}: {remedy}")
+        self.facts = facts
+
+
 class HealthError(AnalysisError):
     """A kernel that failed its checks; it isn't stored."""
 

@@ -36,6 +36,8 @@ class Gaps:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, finished or still running."""
     request: Annotated[GapsRequest, tyro.conf.arg(name="")] = field(default_factory=GapsRequest)
+    dry_run: bool = False
+    """Print how many passes through the network it takes, and how much memory, and stop."""
     quiet: bool = False
     """No progress on the terminal."""
     json: bool = False
@@ -53,6 +55,8 @@ class Forecast:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, finished or still running."""
     request: Annotated[ForecastRequest, tyro.conf.arg(name="")] = field(default_factory=ForecastRequest)
+    dry_run: bool = False
+    """Print how many passes through the network it takes, and how much memory, and stop."""
     quiet: bool = False
     """No progress on the terminal."""
     json: bool = False

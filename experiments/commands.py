@@ -1,4 +1,4 @@
-"""What was typed to make a result, as a page may show it: one line, without the folders of a machine."""
+"""What commands of `experiments` share: the line that was typed, as a page may show it, and the part that they fill."""
 
 import shlex
 from collections.abc import Sequence
@@ -38,3 +38,22 @@ def without_folder(word: str) -> str:
     """
     name, equals, value = word.rpartition("=")
     return f"{name}{equals}FOLDER/{Path(value).name}" if value.startswith("/") else word
+
+
+def write_into(page: Path, text: str, name: str) -> None:
+    """Replace what stands between the two comments of a page that a command fills.
+
+    Args:
+        page: a Markdown page.
+        text: whole lines.
+        name: of the command's module, as the comments have it.
+
+    Raises:
+        ValueError: the page has no such comments.
+    """
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, begin, rest = page.read_text().partition(first)
+    _, end, after = rest.partition(last)
+    if not (begin and end):
+        raise ValueError(f"expected the comments {first} and {last} in {page}; put them where the table belongs")
+    page.write_text(f"{before}{first}\n{text}{last}{after}")

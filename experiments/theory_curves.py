@@ -30,7 +30,7 @@ from analysis.theory.learning_curves import population_modes
 from analysis.theory.modes import modes
 from analysis.theory.subsets import SubsetErrors, subset_gcv, subset_leave_one_out, subset_rest_errors
 from analysis.theory.sweeps import sample_size_sweep
-from experiments.commands import command_line
+from experiments.commands import command_line, write_into
 from experiments.sweep.tables import markdown
 from ntkcl_jax.plots.style import COLOURS, GREY, save, style
 
@@ -225,20 +225,6 @@ def draw(cases: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def write_into(page: Path, text: str, name: str = NAME) -> None:
-    """Replace what stands between the two comments of a page that a command fills.
-
-    Raises:
-        ValueError: the page has no such comments.
-    """
-    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, begin, rest = page.read_text().partition(first)
-    _, end, after = rest.partition(last)
-    if not (begin and end):
-        raise ValueError(f"expected the comments {first} and {last} in {page}; put them where the table belongs")
-    page.write_text(f"{before}{first}\n{text}{last}{after}")
-
-
 def main() -> None:
     """Measure, predict, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,7 +252,7 @@ def main() -> None:
         csv.writer(f).writerows([head, *rows])
     text = markdown(head, rows)
     if options.docs:
-        write_into(options.docs, text)
+        write_into(options.docs, text, NAME)
         save(draw(cases), options.docs.parent / "images" / "learning_curves.png")
     print(text, end="")
 

@@ -98,7 +98,10 @@ def evaluate_ntk(
             # It differentiates the operation in full instead: costs more, and is as right.
             warnings.filterwarnings("ignore", message="No Jacobian rule found", category=UserWarning)
             theta = _kernel(outputs, implementation, size)(first, second, arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, AssertionError) as error:
+    except (TypeError, ValueError, KeyError, NotImplementedError, AssertionError) as error:
+        # The others take every function that has derivatives: what they raise is a fault, and keeps its trace
+        if implementation != "structured_derivatives":
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise FunctionError(
             f"neural-tangents' {implementation} can't take this apply_fn ({lines[0][:200]}): use another "

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import jax
 from jax.sharding import Mesh
 
-from analysis.errors import PlanError
+from analysis.errors import PlanError, TooLargeError
 from analysis.kernels import OUTPUTS, Outputs, Precision
 from analysis.kernels.composite import Composite
 from analysis.kernels.functions import ApplyFn, Groups, Params
@@ -228,13 +228,13 @@ class Plan:
         mark = " *"
         rows = [
             f"{o.way + mark * (o.way == self.way):<16}{o.tile:>6}{o.held:>6}{o.passes:>8.2f}"
-            f"{_size(o.peak_bytes):>11}{_operations(o.flops_jacobian):>13}{_operations(o.flops_products):>13}"
+            f"{readable_bytes(o.peak_bytes):>11}{_operations(o.flops_jacobian):>13}{_operations(o.flops_products):>13}"
             f"  {o.reason}"
             for o in self.options
         ]
         about = (
-            f"kernel {_size(self.kernel_bytes)}, memory to plan with {_size(self.memory_bytes)} on each of "
-            f"{self.devices} device{'s' if self.devices > 1 else ''}; {self.floor_fraction:.0%} of the planned "
+            f"kernel {readable_bytes(self.kernel_bytes)}, memory to plan with {readable_bytes(self.memory_bytes)} on "
+            f"each of {self.devices} device{'s' if self.devices > 1 else ''}; {self.floor_fraction:.0%} of the planned "
             "operations are unavoidable"
         )
         return [head, *rows, about, *self.reasons]
@@ -280,7 +280,8 @@ def plan(
 
     Raises:
         FunctionError: no kernel can be computed of these.
-        PlanError: it doesn't fit, an unknown way or kind of outputs, or a way that doesn't know two functions.
+        TooLargeError: it doesn't fit.
+        PlanError: an unknown way or kind of outputs, or a way that doesn't know two functions.
 
     Example:
         >>> import numpy as np
@@ -314,10 +315,11 @@ def plan(
     taken = price(problem, chosen, tile, through)
     kernel = 0 if chosen == "products" else problem.kernel
     if not taken.fits:
-        raise PlanError(
-            f"way {chosen} needs {_size(taken.peak_bytes)} at tile {taken.tile} ({_size(problem.kernel)} of it the "
-            f"kernel) and {_size(memory)} may be used: choose outputs trace or pseudo, fewer images or a smaller tile, "
-            "way sketched, or store the kernel on disk"
+        raise TooLargeError(
+            f"way {chosen} needs {readable_bytes(taken.peak_bytes)} at tile {taken.tile} "
+            f"({readable_bytes(problem.kernel)} of it the kernel) and {readable_bytes(memory)} may be used",
+            "choose outputs trace or pseudo, fewer images or a smaller tile; sketched_ntk approximates the kernel, "
+            "KernelOperator knows its products alone",
         )
     reasons = (
         f"{chosen}: " + ("asked for" if way != "auto" else "exact, and its memory is bounded by the tile"),
@@ -330,7 +332,13 @@ def plan(
     )  # fmt: skip
 
 
-def _size(number: float) -> str:
+def readable_bytes(number: float) -> str:
+    """A size for people.
+
+    Example:
+        >>> readable_bytes(1234), readable_bytes(2e9)
+        ('1.23 kB', '2 GB')
+    """
     return _scaled(number, "B")
 
 

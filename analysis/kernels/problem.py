@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from analysis.errors import PlanError
+from analysis.errors import TooLargeError
 from analysis.kernels import Outputs, Precision
 from analysis.kernels.functions import (
     ApplyFn,
@@ -345,7 +345,7 @@ def describe(
 
     Raises:
         FunctionError: no kernel can be computed of these.
-        PlanError: the kernel doesn't fit into the host's memory.
+        TooLargeError: the kernel doesn't fit into the host's memory.
     """
     example = jax.ShapeDtypeStruct(tuple(x1.shape[1:]), jax.dtypes.canonicalize_dtype(x1.dtype))
     first = as_partial(apply_fn)
@@ -364,9 +364,9 @@ def describe(
     # Only on CPU does the kernel lie in the memory that is planned with; accelerators leave it on the host
     counted = whole if kernel_in_memory and jax.default_backend() == "cpu" else 0
     if kernel_in_memory and not counted and whole > host_memory():
-        raise PlanError(
-            f"the kernel needs {whole / 1e9:.3g} GB of the host's memory and {host_memory() / 1e9:.3g} GB are free: "
-            "choose outputs trace or pseudo, fewer images, or store it on disk"
+        raise TooLargeError(
+            f"the kernel needs {whole / 1e9:.3g} GB of the host's memory and {host_memory() / 1e9:.3g} GB are free",
+            "choose outputs trace or pseudo, or fewer images",
         )
     sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(params)]
     pair_flops, lifted = _pair_flops((shape, shape2), outputs, sum(sizes[i] for i in direct or ()), direct is not None)

@@ -208,7 +208,7 @@ MEASURES = (
     ),
     Measure(
         name="drift",
-        title="drift since the checkpoint before",
+        title="drift since the last computed checkpoint",
         kind="change",
         function=lambda now, before: [drift(a, b) for a, b in zip(before.intra, now.intra, strict=True)],
         formula="‖A' - A‖ / ‖A‖, A' after A",
@@ -221,7 +221,7 @@ MEASURES = (
     ),
     Measure(
         name="kernel_distance",
-        title="turning since the checkpoint before",
+        title="turning since the last computed checkpoint",
         kind="change",
         function=lambda now, before: [kernel_distance(a, b) for a, b in zip(before.intra, now.intra, strict=True)],
         formula="1 - ⟨A, A'⟩ / (‖A‖ ‖A'‖) (Fort et al. 2020)",

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from analysis.measures.overlap import RowSpace, ntk_overlap, row_space
+from analysis.measures.overlap import FLOAT32_RANK_CUT, RANK_CUT, RowSpace, ntk_overlap, row_space
 from analysis.measures.ratios import TaskGrid, task_grid
-from analysis.measures.spectrum import sample_major, symmetrise, threshold
+from analysis.measures.spectrum import EPS, sample_major, symmetrise, threshold
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Checkpoint:
         stacked_targets: the k outputs are scores of the labels' classes, so that one-hot targets can be stacked as the
             outputs are.
         groups: parts of the kernel by parameter group; they add up to it.
+        eps: relative rounding of the kernel's sums over parameters.
 
     Example:
         >>> now = Checkpoint(np.diag([4.0, 4.0, 1.0]), (0, 2, 3), np.array([0, 1, 2]), 9, False, {})
@@ -38,6 +39,7 @@ class Checkpoint:
     parameters: int
     stacked_targets: bool
     groups: Mapping[str, Float[np.ndarray, "n n *k"]]
+    eps: float = EPS
 
     @property
     def tasks(self) -> int:
@@ -102,7 +104,7 @@ class Checkpoint:
     @cached_property
     def spectra(self) -> list[Float[np.ndarray, "m_t"]]:
         """Of each task's own kernel, descending, zero where rounding is all that is left."""
-        return [_read_only(threshold(values)[::-1]) for values in self.eigenvalues]
+        return [_read_only(threshold(values, self.eps)[::-1]) for values in self.eigenvalues]
 
     @cached_property
     def grid(self) -> TaskGrid:
@@ -112,7 +114,8 @@ class Checkpoint:
     @cached_property
     def row_spaces(self) -> list[RowSpace]:
         """Of each task's Jacobian."""
-        return [row_space(kernel) for kernel in self.intra]
+        rtol = RANK_CUT if self.eps <= EPS else FLOAT32_RANK_CUT
+        return [row_space(kernel, rtol=rtol) for kernel in self.intra]
 
     @cached_property
     def cosines(self) -> dict[tuple[int, int], Float[np.ndarray, "angles"]]:

@@ -15,6 +15,8 @@ from analysis.measures.spectrum import symmetrise, threshold
 
 RANK_CUT = 1e-10
 """Eigenvalues below this part of the largest are noise in a float64 Gram, and noise directions look aligned."""
+FLOAT32_RANK_CUT = 1e-6
+"""The same in a Gram that was summed in float32."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ def row_space(intra: Float[np.ndarray, "n n"], *, rtol: float = RANK_CUT) -> Row
 
     Args:
         intra: (n, n) kernel of one task.
-        rtol: rank cut on the eigenvalues, relative to the largest; 1e-10 suits a float64 contraction, a float32 one
-            needs 1e-6.
+        rtol: rank cut on the eigenvalues, relative to the largest; `RANK_CUT` suits a float64 contraction, a float32
+            one needs `FLOAT32_RANK_CUT`.
 
     Raises:
         FunctionError: a zero kernel, one that isn't symmetric and positive semi-definite, or rtol outside (0, 1).

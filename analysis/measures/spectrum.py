@@ -5,6 +5,7 @@ being output c of sample i. Eigenvalues are kept complete, zeros included, so th
 """
 
 import warnings
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from analysis.errors import FunctionError
 from analysis.measures.checks import as_eigenvalues, as_matrix, as_symmetric, divide
 
+EPS = float(np.finfo(np.float64).eps)
 NEGATIVE_LIMIT = 1e-3
 """A negative eigenvalue beyond this part of the largest isn't rounding, even of a TF32 product (8e-4 of s_max)."""
 SMALL_RIDGE = 1e-10
@@ -66,7 +68,18 @@ def symmetrise(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
     return 0.5 * (kernel + kernel.T)
 
 
-def threshold(eigenvalues: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def rounding(kernel: Any) -> float:
+    """Eps of the type that a kernel's sums were rounded to: its own, float64's for anything more precise or whole.
+
+    Example:
+        >>> [float(rounding(np.ones((2, 2), dtype))) for dtype in (np.float32, np.float64, int)]
+        [1.1920928955078125e-07, 2.220446049250313e-16, 2.220446049250313e-16]
+    """
+    dtype = np.asarray(kernel).dtype
+    return max(EPS, float(np.finfo(dtype).eps)) if dtype.kind == "f" else EPS
+
+
+def threshold(eigenvalues: Float[np.ndarray, "n"], eps: float = EPS) -> Float[np.ndarray, "n"]:
     """Set eigenvalues below n * eps * s_max to zero: nothing is known of them but that they are small.
 
     Clipping negative ones alone isn't enough: what rounding leaves above zero is divided by small ridges later
@@ -74,6 +87,7 @@ def threshold(eigenvalues: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
     Args:
         eigenvalues: of a symmetric matrix, in any order.
+        eps: of the type that the matrix was rounded to, see `rounding`; eigenvalues themselves are of float64.
 
     Returns:
         The same order, none negative.
@@ -93,7 +107,7 @@ def threshold(eigenvalues: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
             f"expected a positive semi-definite kernel, got an eigenvalue of {smallest:.3e} beside {largest:.3e} in "
             "size; check that rows and columns belong to the same samples and outputs in the same order"
         )
-    cut = len(eigenvalues) * np.finfo(np.float64).eps * largest
+    cut = len(eigenvalues) * eps * largest
     return np.where(eigenvalues < cut, 0.0, eigenvalues)
 
 
@@ -101,7 +115,7 @@ def spectrum(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]:
     """Eigenvalues of a kernel, symmetrised, descending, those below n * eps * s_max set to zero.
 
     Args:
-        matrix: kernel of one set with itself.
+        matrix: kernel of one set with itself; eps is that of its own type.
 
     Returns:
         All n eigenvalues in the kernel's own units; their non-zero number is the numerical rank.
@@ -113,7 +127,7 @@ def spectrum(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]:
         >>> spectrum(np.array([[2.0, 1.0], [1.0, 2.0]])).round(12)
         array([3., 1.])
     """
-    return threshold(np.linalg.eigvalsh(symmetrise(matrix)))[::-1]
+    return threshold(np.linalg.eigvalsh(symmetrise(matrix)), rounding(matrix))[::-1]
 
 
 def absolute_ridge(eigenvalues: Float[np.ndarray, "n"], fraction: float) -> float:

@@ -21,6 +21,8 @@ ANNOTATED = 8
 """Tasks up to which a heatmap's cells carry their numbers."""
 COLUMNS = 4
 """Panels beside each other in a figure of many."""
+FEW = 8
+"""Tasks that a legend still names one by one, and ticks that have room beside each other."""
 LONGEST_LABEL = 48
 """Signs of a title or axis that a panel has room for."""
 
@@ -76,8 +78,9 @@ def ratio_panel(axes: Axes, ratios: Sequence[Sequence[float | None]], tasks: Seq
     # None becomes NaN, which is left blank
     values: Float[np.ndarray, "t t"] = np.array(ratios, dtype=float)
     image = axes.imshow(values, vmin=0, vmax=1, cmap="cividis", interpolation="none")
-    names = [str(t + 1) for t in tasks]
-    axes.set(xticks=range(len(tasks)), yticks=range(len(tasks)), xticklabels=names, yticklabels=names)
+    shown = task_ticks(len(tasks))
+    names = [str(tasks[i] + 1) for i in shown]
+    axes.set(xticks=shown, yticks=shown, xticklabels=names, yticklabels=names)
     axes.set(xlabel="task", ylabel="task")
     axes.spines[:].set_visible(False)
     if len(tasks) <= ANNOTATED:
@@ -102,9 +105,7 @@ def spectra(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         spectrum_panel(panel, checkpoints[number]["spectrum"], tasks)
         panel.set_title(checkpoint_name(int(number)))
     panels[0].set_ylabel("eigenvalue of Θ(X_t, X_t)")
-    # On a colour scale the order tells tasks apart; a legend would only be long
-    if len(tasks) <= len(COLOURS):
-        panels[-1].legend(frameon=False, fontsize=8)
+    panels[-1].legend(frameon=False, fontsize=8)
     return figure
 
 
@@ -113,9 +114,30 @@ def spectrum_panel(axes: Axes, spectra: Sequence[Sequence[float]], tasks: Sequen
     for i, values in enumerate(spectra):
         positive = [value for value in values if value > 0]
         index = range(1, len(positive) + 1)
-        axes.loglog(index, positive, color=task_colour(i, len(tasks)), lw=1.4, label=f"task {tasks[i] + 1}")
+        axes.loglog(index, positive, color=task_colour(i, len(tasks)), lw=1.4, label=task_key(i, tasks))
     axes.set_xlabel("index")
     axes.grid(alpha=0.25)
+
+
+def task_key(index: int, tasks: Sequence[int]) -> str | None:
+    """Name of a task in a legend: each where they are few, else the first, middle and last, which tell the colours.
+
+    Example:
+        >>> [task_key(i, range(3)) for i in range(3)], [task_key(i, range(20)) for i in (0, 1, 10, 19)]
+        (['task 1', 'task 2', 'task 3'], ['task 1', None, 'task 11', 'task 20'])
+    """
+    count = len(tasks)
+    return f"task {tasks[index] + 1}" if count <= FEW or index in (0, count // 2, count - 1) else None
+
+
+def task_ticks(count: int) -> range:
+    """Places of the tasks whose numbers stand at an axis, so that they don't touch.
+
+    Example:
+        >>> list(task_ticks(5)), list(task_ticks(20))
+        ([0, 1, 2, 3, 4], [0, 3, 6, 9, 12, 15, 18])
+    """
+    return range(0, count, -(-count // FEW))
 
 
 def task_colour(index: int, count: int) -> Any:
@@ -208,10 +230,9 @@ def task_lines(checkpoints: Checkpoints, tasks: Sequence[int]) -> Figure:
         panel.set_ylabel(label(measure.unit, LONGEST_LABEL), fontsize=8)
     for panel in panels[count:]:
         panel.set_axis_off()
-    if len(tasks) <= len(COLOURS):
-        handles, names = panels[0].get_legend_handles_labels()
-        # One for all panels, which have the same lines
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize=8)
+    handles, names = panels[0].get_legend_handles_labels()
+    # One for all panels, which have the same lines
+    figure.legend(handles, names, loc="outside upper left", ncols=max(len(names), 1), frameon=False, fontsize=8)
     if grouped:
         share_panel(panels[count - 1], checkpoints)
         panels[count - 1].set_title("share of the trace, by parameters", fontsize=9)
@@ -231,10 +252,10 @@ def line_panel(axes: Axes, checkpoints: Checkpoints, name: str, tasks: Sequence[
         tasks: task numbers, from 0.
     """
     there = {int(number): values[name] for number, values in checkpoints.items() if name in values}
-    for i, task in enumerate(tasks):
+    for i in range(len(tasks)):
         points = [(number, of_task(values, i)) for number, values in there.items()]
         colour = task_colour(i, len(tasks))
-        _line(axes, points, "o-", ms=3.5, lw=1.3, color=colour, label=f"task {task + 1}")
+        _line(axes, points, "o-", ms=3.5, lw=1.3, color=colour, label=task_key(i, tasks))
     known = measures.by_name()
     # Told apart in grey; further references repeat the first kind
     dashes = iter(("--", ":", "-."))

@@ -1,8 +1,8 @@
 """The report of one run, or of several side by side: one HTML file that needs nothing else, figures and tables.
 
-`reading` (files), `facts` (the numbers that sentences speak of), `verdict`, `lost` and `words` (sentences),
-`provenance`, `figures` and `theory_figures`, `tables`, `sections` (which of them make up a section), `page` (HTML, by
-`page.html`), `output` (files).
+`reading` (files), `facts` (the numbers that sentences speak of), `gains` (differences of accuracies and their errors),
+`verdict`, `lost` and `words` (sentences), `provenance`, `figures` and `theory_figures`, `tables`, `sections` (which of
+them make up a section), `page` (HTML, by `page.html`), `output` (files).
 """
 
 from collections.abc import Sequence

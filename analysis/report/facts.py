@@ -9,8 +9,10 @@ import numpy as np
 from analysis.report.reading import RunFiles, floats, known
 from analysis.report.theory_figures import stack
 from analysis.store.forms import Matrix
-from analysis.store.study_forms import ForecastFile, GapsFile, KernelFigures, SummaryFile
+from analysis.store.study_forms import ForecastFile, GapsFile, KernelFigures, KernelSeed, SummaryFile
 
+SAME_SIZE = 1.5
+"""Factor, up or down, within which a forecast's size counts as right."""
 CLIP = 1.0
 """Largest loss that a bound counts, where `gaps.json` doesn't say."""
 METHOD = "ntkcl"
@@ -69,17 +71,20 @@ class KernelFacts:
     """What kernels say, over all seeds, pairs and tasks.
 
     Attributes:
+        checkpoints: which were computed.
         first: mean inter/intra ratio at the first checkpoint.
         last: the same at the last.
         unrelated: what unrelated tasks would give at the last.
-        same: what another sample of the same tasks would give at the last.
-        drift: mean relative change of a task's kernel from one checkpoint to the next.
+        same: what another sample of the same tasks would give at the last; None where no task's probes can tell.
+        drift: mean relative change of a task's kernel from each of the checkpoints to the next.
         dimension: mean effective dimension of a task's kernel at the last checkpoint.
-        alignment: mean alignment of a task's kernel with its targets there.
+        alignment: mean alignment of a task's kernel with its targets there; None as `same`.
         closest: the pair of tasks (from 0) with the largest ratio at the last checkpoint of the first seed.
         closest_ratio: that ratio.
+        too_few: whether there are tasks of whose probes no two are of one class.
     """
 
+    checkpoints: tuple[int, ...]
     first: float | None
     last: float | None
     unrelated: float | None
@@ -89,6 +94,21 @@ class KernelFacts:
     alignment: float | None
     closest: tuple[int, int] | None
     closest_ratio: float | None
+    too_few: bool
+
+    @property
+    def drift_over(self) -> str:
+        """From which checkpoints to which the drift is, for people.
+
+        Example:
+            >>> of = lambda *checkpoints: KernelFacts(checkpoints, *[None] * 9, False).drift_over
+            >>> of(0, 1, 2), of(0, 4, 8)
+            ('per task learned', 'from each of the checkpoints 0, 4, 8 to the next')
+        """
+        numbers = self.checkpoints
+        if numbers == tuple(range(numbers[0], numbers[-1] + 1)):
+            return "per task learned"
+        return f"from each of the checkpoints {', '.join(map(str, numbers))} to the next"
 
 
 def kernel_facts(summary: SummaryFile) -> KernelFacts:
@@ -96,20 +116,40 @@ def kernel_facts(summary: SummaryFile) -> KernelFacts:
     seeds = list(summary.seeds.values())
     first, last = [seed.first for seed in seeds], [seed.last for seed in seeds]
     drift = mean(value for seed in seeds for figures in seed.checkpoints.values() for value in figures.drift)
+    # Where no two probes are of one class, likeness within classes can't be told: such a task doesn't count
+    same = mean(
+        value
+        for seed in seeds
+        for t, row in enumerate(seed.last.same_task_ratio)
+        for k, value in enumerate(row)
+        if k > t and seed.classes_told[t] and seed.classes_told[k]
+    )
     # Above the diagonal only: the matrix is symmetric, and a task's ratio with itself is 1
     tasks, ratios = seeds[0].tasks, np.triu(np.nan_to_num(floats(last[0].inter_intra_ratio)), 1)
     several = len(tasks) > 1
     t, k = divmod(int(np.argmax(ratios)), len(tasks))  # place in the flattened matrix to row and column
     return KernelFacts(
+        tuple(sorted({number for seed in seeds for number in seed.checkpoints})),
         mean(value for figures in first for value in pairs_of(figures.inter_intra_ratio)),
         mean(value for figures in last for value in pairs_of(figures.inter_intra_ratio)),
         mean(value for figures in last for value in pairs_of(figures.unrelated_ratio)),
-        mean(value for figures in last for value in pairs_of(figures.same_task_ratio)),
+        same,
         drift,
         mean(value for figures in last for value in figures.effective_dimension),
-        mean(value for figures in last for value in figures.target_alignment),
+        mean_alignment(seeds, last),
         (tasks[t], tasks[k]) if several else None, float(ratios[t, k]) if several else None,
+        any(seed.too_few for seed in seeds),
     )  # fmt: skip
+
+
+def mean_alignment(seeds: Sequence[KernelSeed], at: Sequence[KernelFigures]) -> float | None:
+    """Mean target alignment over the tasks whose probes can tell, at a checkpoint of each seed."""
+    return mean(
+        value
+        for seed, figures in zip(seeds, at, strict=True)
+        for value, told in zip(figures.target_alignment, seed.classes_told, strict=True)
+        if told
+    )
 
 
 OVER_CHECKPOINTS: dict[str, Callable[[KernelFigures], Iterable[float | None]]] = {
@@ -146,6 +186,8 @@ class GapFacts:
         network_total: squared error of the network after all tasks.
         network_forgetting: what later tasks added to the network's.
         laziness: median relative error of the first-order model of a task's training.
+        resting: tasks in whose training nothing moved beyond rounding.
+        unmatched: tasks on which the learner couldn't go as far as the network.
         loo_error: median relative error of leave-one-out against the learned test loss.
         bounds: how many of the bounds are below the clipped loss, and of how many.
         identity: largest relative difference between the sum of the parts and the error itself.
@@ -158,6 +200,8 @@ class GapFacts:
     network_total: float | None
     network_forgetting: float | None
     laziness: float | None
+    resting: int
+    unmatched: int
     loo_error: float | None
     bounds: tuple[int, int]
     identity: float | None
@@ -175,6 +219,7 @@ def gap_facts(gaps: GapsFile) -> GapFacts:
         mean(gap.forgetting for gap in earlier), mean(cross),
         mean(gap.network.total for gap in every), mean(gap.network.forgetting for gap in earlier),
         median(gap.laziness.relative_error for gap in every),
+        sum(gap.laziness.moved is False for gap in every), sum(gap.matched is False for gap in every),
         median(relative(gap.loo, gap.learned_test_loss) for gap in every),
         (sum(value < clip_of(gaps) for value in bounds), len(bounds)),
         max(known(relative(gap.total, gap.direct) for gap in every), default=None),
@@ -196,14 +241,27 @@ def relative(value: float | None, truth: float | None) -> float | None:
     return abs(value - truth) / abs(truth) if value is not None and truth else None
 
 
+def quotient(value: float | None, of: float | None) -> float | None:
+    """One number over another; None where it has no meaning.
+
+    Example:
+        >>> quotient(3.0, 2.0), quotient(1.0, 0.0), quotient(None, 1.0)
+        (1.5, None, None)
+    """
+    return value / of if value is not None and of else None
+
+
 @dataclass(frozen=True)
 class ForecastFacts:
     """How good the forecast was, over all seeds and pairs.
 
     Attributes:
         pairs: how many.
+        still: in how many of them nothing moved beyond rounding; these count nowhere below.
         cosine: median cosine between the predicted and the measured drift.
         error: median relative error of the drift.
+        size: median over pairs of the predicted drift's length over the measured one's.
+        loss_size: length of all predicted loss changes, as a vector, over that of the measured ones.
         correlation: of predicted and measured loss changes.
         worst: old and new task (from 0, or its name) of the largest relative error.
         worst_error: that error.
@@ -211,8 +269,11 @@ class ForecastFacts:
     """
 
     pairs: int
+    still: int
     cosine: float | None
     error: float | None
+    size: float | None
+    loss_size: float | None
     correlation: float | None
     worst: tuple[int, int | str] | None
     worst_error: float | None
@@ -220,24 +281,37 @@ class ForecastFacts:
 
     @property
     def verdict(self) -> str | None:
-        """`holds`, `direction` (only), `no`, or None where there is nothing to judge by."""
+        """`holds`, `direction` (only), `no`, `still` where nothing moved, or None where there is nothing to judge by.
+
+        A forecast holds if direction, correlation and size all do: the lengths of drifts and of loss changes differ by
+        a factor of `SAME_SIZE` at most.
+        """
+        if self.pairs and self.still == self.pairs:
+            return "still"
         if self.cosine is None or self.error is None:
             return None
-        if self.cosine >= 0.9 and self.error <= 0.5 and (self.correlation is None or self.correlation >= 0.8):
+        sized = all(ratio is None or 1 / SAME_SIZE <= ratio <= SAME_SIZE for ratio in (self.size, self.loss_size))
+        related = self.correlation is None or self.correlation >= 0.8
+        if self.cosine >= 0.9 and self.error <= 0.5 and related and sized:
             return "holds"
         return "direction" if self.cosine >= 0.6 else "no"
 
 
 def forecast_facts(forecast: ForecastFile) -> ForecastFacts:
     """Reduce `forecast.json` to a few numbers."""
-    pairs = [pair for seed in forecast.seeds.values() for pair in seed.pairs]
+    every = [pair for seed in forecast.seeds.values() for pair in seed.pairs]
+    pairs = [pair for pair in every if pair.moved is not False]
     change = [(pair.predicted_loss_change, pair.measured_loss_change) for pair in pairs]
+    complete = [(a, b) for a, b in change if a is not None and b is not None]
     judged = [(pair.relative_error, pair) for pair in pairs if pair.relative_error is not None]
     # By the error alone: pairs with equal errors can't be compared
     error, worst = max(judged, key=lambda one: one[0], default=(None, None))
     return ForecastFacts(
-        len(pairs), median(pair.cosine for pair in pairs), median(pair.relative_error for pair in pairs),
+        len(every), len(every) - len(pairs),
+        median(pair.cosine for pair in pairs), median(pair.relative_error for pair in pairs),
+        median(quotient(pair.predicted_norm, pair.measured_norm) for pair in pairs),
+        quotient(*(float(np.linalg.norm(side)) for side in zip(*complete, strict=True))) if complete else None,
         correlation([a for a, _ in change], [b for _, b in change]),
         (worst.old, worst.new) if worst else None, error,
-        mean(a - b for a, b in change if a is not None and b is not None),
+        mean(a - b for a, b in complete),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from analysis.plots.kernels import (
     ratio_panel,
     share_panel,
     spectrum_panel,
+    task_ticks,
 )
 from analysis.report.reading import TaskKernel
 from analysis.store.study_forms import KernelFigures
@@ -23,8 +24,6 @@ from ntkcl_jax.plots.style import COLOURS, label, style
 
 SIZE = (4.6, 3.5)
 """Inches: 10-point text is then about 10 pixels high on a phone."""
-FEW = 8
-"""Tasks that a legend still names."""
 CLASSES = 24
 """Classes up to which the ticks of a heatmap name them."""
 LABELS = {m.name: (m.title, m.unit) for m in MEASURES if m.column and m.kind != "pair"}
@@ -64,16 +63,17 @@ def kernel_heatmap(kernel: TaskKernel, names: Sequence[str], low: float) -> Figu
         for start, _ in edges[1:]:
             axes.axhline(start - 0.5, color="white", lw=width, alpha=shade)
             axes.axvline(start - 0.5, color="white", lw=width, alpha=shade)
-    middle = [(start + stop - 1) / 2 for start, stop in blocks]
-    axes.set_xticks(middle, [str(kernel.tasks[start] + 1) for start, _ in blocks])
+    shown = [blocks[i] for i in task_ticks(len(blocks))]
+    middle = [(start + stop - 1) / 2 for start, stop in shown]
+    axes.set_xticks(middle, [str(kernel.tasks[start] + 1) for start, _ in shown])
     axes.set_xlabel("probe images of task")
     if len(groups) <= CLASSES:
         at = [(start + stop - 1) / 2 for start, stop in groups]
-        shown = [kernel.labels[start] for start, _ in groups]
-        axes.set_yticks(at, [label(names[c], 10) if c < len(names) else str(c) for c in shown], fontsize=9)
+        classes = [kernel.labels[start] for start, _ in groups]
+        axes.set_yticks(at, [label(names[c], 10) if c < len(names) else str(c) for c in classes], fontsize=9)
         axes.set_ylabel("class")
     else:
-        axes.set_yticks(middle, [str(kernel.tasks[start] + 1) for start, _ in blocks])
+        axes.set_yticks(middle, [str(kernel.tasks[start] + 1) for start, _ in shown])
         axes.set_ylabel("task")
     # Lines at the edge must not widen the axes; the first row stays at the top
     axes.set(xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5))
@@ -118,20 +118,8 @@ def spectrum_figure(
     )
     if limits:
         axes.set_ylim(*limits)
-    _tasks_legend(figure, axes, tasks)
+    legend_below(figure, axes)
     return figure
-
-
-def _tasks_legend(figure: Figure, axes: Axes, tasks: Sequence[int]) -> None:
-    if len(tasks) <= FEW:
-        legend_below(figure, axes)
-        return
-    handles, names = axes.get_legend_handles_labels()  # first, middle and last name the scale of colours
-    chosen = sorted({0, len(handles) // 2, len(handles) - 1}) if handles else []
-    figure.legend(
-        [handles[i] for i in chosen], [names[i] for i in chosen], loc="outside lower center", ncols=3, frameon=False,
-        fontsize=9,
-    )  # fmt: skip
 
 
 @style()
@@ -143,7 +131,7 @@ def line_figure(checkpoints: Mapping[str, Any], tasks: Sequence[int], name: str)
     axes.set(title=label(measure.title, 48), ylabel=label(measure.unit, 48))
     if name == "drift":
         axes.set_ylim(bottom=0)
-    _tasks_legend(figure, axes, tasks)
+    legend_below(figure, axes)
     return figure
 
 

@@ -21,6 +21,7 @@ from ntkcl_jax.errors import user_path
 from ntkcl_jax.readouts.base import is_linear
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.terminal.tables import short_name
+from ntkcl_jax.training.readout_run import tasks_stored
 
 PREFERRED = ("trace", "full", "diagonal", "pseudo")
 """Which of several stored kernels is shown."""
@@ -160,8 +161,8 @@ def _chosen(run: Path, config: ConfigFile) -> dict[str, dict[int, str]]:
     for method in config.config.methods:
         pair = config.config.pair(method)
         for seed, scenario in config.scenarios.items() if pair.readout != HEAD else ():
-            paths = (folder.readout(seed, t, *pair) / "meta.json" for t in reversed(range(len(scenario.task_sizes))))
-            facts = next((facts for path in paths if (facts := read_form(path, ReadoutFacts))), None)
+            done = tasks_stored(folder, seed, pair, len(scenario.task_sizes))
+            facts = read_form(folder.readout(seed, done - 1, *pair) / "meta.json", ReadoutFacts) if done else None
             if facts and facts.says:
                 found.setdefault(method, {})[seed] = clean(facts.says, SAID_LENGTH)
     return found

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from analysis.plots.kernels import task_colour
-from analysis.report.figures import FEW, legend_below, new_figure
+from analysis.plots.kernels import task_colour, task_key, task_ticks
+from analysis.report.figures import legend_below, new_figure
 from analysis.report.reading import floats, known
 from analysis.store.forms import Numbers
 from analysis.store.study_forms import Budget, ForecastPair, Gap, LearningCurve
@@ -48,9 +48,12 @@ def budget_figure(budgets: Sequence[Budget], tasks: Sequence[int], title: str, l
     """
     figure, axes = new_figure((4.6, 4.0))
     later = sorted({k for budget in budgets for k in budget.interplay})
-    looks: dict[str, tuple[str, dict[str, Any]]] = {"own": ("left after learning it", {"color": "#444444"})}
+    looks: dict[str, tuple[str | None, dict[str, Any]]] = {"own": ("left after learning it", {"color": "#444444"})}
+    # Many later tasks would make a legend longer than the figure; a few of them name the colours
+    keys = [task_key(i, later) for i in range(len(later))]
     looks |= {
-        f"from {k + 1}": (f"from task {k + 1}", {"color": task_colour(i, len(later))}) for i, k in enumerate(later)
+        f"from {k + 1}": (key and f"from {key}", {"color": task_colour(i, len(later))})
+        for i, (k, key) in enumerate(zip(later, keys, strict=True))
     }
     plain = {"edgecolor": GREY, "linewidth": 0.6}
     looks["cross_own"] = ("own × later", {"facecolor": "#dddddd", "hatch": "///", **plain})
@@ -62,13 +65,11 @@ def budget_figure(budgets: Sequence[Budget], tasks: Sequence[int], title: str, l
         values = np.array([parts.get(name, 0.0) for parts in stacks])
         # Two stacks from zero, since cross terms may be negative: the diamond shows what they add up to
         base = np.where(values >= 0, top, bottom)
-        # Many later tasks would make a legend longer than the figure; their colours keep the order
-        named = text if name in ("own", "cross_own", "cross_between") or len(later) <= FEW else None
-        axes.bar(at, values, bottom=base, width=0.66, label=named, **look)
+        axes.bar(at, values, bottom=base, width=0.66, label=text, **look)
         top, bottom = top + np.maximum(values, 0), bottom + np.minimum(values, 0)
     axes.plot(at, floats([budget.total for budget in budgets]), "D", color="black", mfc="white", ms=5, label="sum")
     axes.axhline(0, color=GREY, lw=0.8)
-    axes.set_xticks(at, [str(t + 1) for t in tasks])
+    axes.set_xticks(task_ticks(len(tasks)), [str(tasks[i] + 1) for i in task_ticks(len(tasks))])
     axes.set(title=title, xlabel="task", ylabel="squared error per image", ylim=limits)
     legend_below(figure, axes)
     return figure
@@ -106,7 +107,7 @@ def forecast_figure(pairs: Sequence[ForecastPair]) -> Figure:
     axes.axvline(0, color="#cccccc", lw=0.7, zorder=0)
     for i, k in enumerate(new):
         chosen = np.array([pair.new == k for pair in pairs])
-        axes.scatter(x[chosen], y[chosen], s=26, color=task_colour(i, len(new)), label=_new_name(k, len(new)), zorder=3)
+        axes.scatter(x[chosen], y[chosen], s=26, color=task_colour(i, len(new)), label=_new_name(i, new), zorder=3)
     # [n, n] distances between points, infinite to themselves: only one with room around it gets a number
     gaps = np.hypot(x[:, None] - x, y[:, None] - y) + np.where(np.eye(len(x)), np.inf, 0.0)
     for a, b, t, gap in zip(x, y, old, gaps.min(axis=1), strict=True):
@@ -119,8 +120,12 @@ def forecast_figure(pairs: Sequence[ForecastPair]) -> Figure:
     return figure
 
 
-def _new_name(new: int | str, count: int) -> str | None:
-    return None if count > FEW else f"by task {new + 1}" if isinstance(new, int) else f"by {label(new, 16)}"
+def _new_name(index: int, new: Sequence[int | str]) -> str | None:
+    """Key of what was learnt, among all that was, as `task_key` chooses."""
+    if task_key(index, range(len(new))) is None:
+        return None
+    what = new[index]
+    return f"by task {what + 1}" if isinstance(what, int) else f"by {label(what, 16)}"
 
 
 @style()

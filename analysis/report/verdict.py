@@ -1,14 +1,21 @@
 """The verdict: a few sentences in plain words, each computed from the run's numbers."""
 
-import math
-
-from analysis.report.facts import KernelFacts, by_method, forecast_facts, gap_facts, kernel_facts, shown_method
-from analysis.report.lost import UNCOUNTED, Amount, lost_facts, split_says
+from analysis.report.facts import (
+    SAME_SIZE,
+    ForecastFacts,
+    GapFacts,
+    KernelFacts,
+    by_method,
+    forecast_facts,
+    gap_facts,
+    kernel_facts,
+    shown_method,
+)
+from analysis.report.gains import Difference, forgetting, gain
+from analysis.report.lost import UNCOUNTED, lost_facts, split_says
 from analysis.report.reading import RunFiles, clean
-from analysis.store.forms import MethodResults
 from analysis.store.study_forms import GapsFile
 from ntkcl_jax.config.methods import HEAD
-from ntkcl_jax.terminal.budget import in_points
 
 UNKNOWN = "unknown"
 BASELINES = {
@@ -66,6 +73,19 @@ def points(value: float | None) -> str:
     return UNKNOWN if value is None else f"{100 * value + 1e-9:.1f} points"
 
 
+def with_error(found: Difference, *, size: bool = False) -> str:
+    """Write a difference with its standard error; its size alone, where the sentence says the direction.
+
+    Example:
+        >>> with_error(Difference(-0.032, 0.011)), with_error(Difference(-0.01, None), size=True)
+        ('-3.2 ± 1.1 points', '1.0 points (standard error unknown)')
+    """
+    value = points(abs(found.value) if size else found.value)
+    if found.error is None:
+        return f"{value} (standard error {UNKNOWN})"
+    return f"{value.removesuffix(' points')} ± {points(found.error)}"
+
+
 def verdict(files: RunFiles) -> list[str]:
     """Say in three to five sentences what the run achieved and what theory says about it."""
     sentences = [_accuracy(files), _forgetting(files), _kernels(files)]
@@ -93,39 +113,26 @@ def _accuracy(files: RunFiles) -> str:
     text += f" (mean of {seeds} seeds)" if seeds > 1 else ""
     others = [f"{method_name(name)} {percent(value)}" for name, value in final.items() if name != method]
     text += f"; {' and '.join(others)}." if others else "."
-    if "prototypes" not in summary or method == "prototypes":
+    found = None if method == "prototypes" else gain(files, method, "prototypes")
+    if found is None or found.error is None:
         return text
     what = "training" if files.config.config.pair(method).readout == HEAD else "its classifier"
-    return f"{text} {_gained(summary[method], summary['prototypes'], what)}"
-
-
-def _gained(made: MethodResults, frozen: MethodResults, what: str) -> str:
-    """Say what a method has gained over frozen prototypes at the end, as far as that is told from noise."""
-    gain = 100 * (made.final_accuracy.mean - frozen.final_accuracy.mean)
-    if made.lost is None or made.tasks != frozen.tasks:  # how many test images there are isn't known
-        return f"So {what} has {'gained' if gain >= 0 else 'cost'} {points(abs(gain) / 100)} of the final accuracy."
-    # As of separate images; of the same ones, which both have classified, it is less
-    accuracies, images = (made.final_accuracy, frozen.final_accuracy), sum(made.lost.test_images)
-    of_images = sum(max(one.mean * (1 - one.mean), 0.0) for one in accuracies) / images
-    of_seeds = sum((one.std or 0.0) ** 2 / one.n for one in accuracies)
-    error = 100 * math.sqrt(max(of_images, of_seeds))
-    found = Amount(abs(gain), error, gain)
-    if not found.beyond_noise:
-        change = f"{in_points(gain)} ± {in_points(error)} points"
-        return f"What {what} changed of the final accuracy ({change}) is nothing beyond noise."
-    return f"So {what} has {'gained' if gain > 0 else 'cost'} {found} points of the final accuracy."
+    if not found.told:
+        return f"{text} What {what} changed of it ({with_error(found)}) is nothing beyond noise."
+    return f"{text} So {what} has {'gained' if found.value > 0 else 'cost'} {with_error(found, size=True)}."
 
 
 def _forgetting(files: RunFiles) -> str:
     made = files.results.summary[shown_method(files)] if files.results else None
-    if made is None or made.forgetting.mean is None:
-        return "How much it forgot isn't known: that takes results of at least two tasks."
-    if facts := lost_facts(made):
+    if made is not None and (facts := lost_facts(made)):
         return split_says(facts)
-    fell = "fell" if made.forgetting.mean >= 0 else "rose"
+    found = forgetting(files, shown_method(files)) if files.results else None
+    if found is None:
+        return "How much it forgot isn't known: that takes results of at least two tasks."
+    fell = "fell" if found.value >= 0 else "rose"
     return (
-        f"Accuracy on an earlier task {fell} by {points(abs(made.forgetting.mean))} on average between its best and "
-        f"the end. {UNCOUNTED}"
+        f"Accuracy on an earlier task {fell} by {with_error(found, size=True)} on average between its best and the "
+        f"end. {UNCOUNTED}"
     )
 
 
@@ -133,7 +140,7 @@ def _kernels(files: RunFiles) -> str:
     if not files.summary:
         return "What its kernels say isn't known yet: they haven't been computed."
     facts = kernel_facts(files.summary)
-    drift = "" if facts.drift is None else f" A task's kernel changed by {percent(facts.drift)} per task learned" + (
+    drift = "" if facts.drift is None else f" A task's kernel changed by {percent(facts.drift)} {facts.drift_over}" + (
         ", close to the constant kernel that theory assumes." if facts.drift < 0.1
         else ", too much for a theory of constant kernels." if facts.drift > 0.5
         else ", so theory of constant kernels is only approximate."
@@ -146,16 +153,22 @@ def closeness(facts: KernelFacts) -> str:
     if facts.last is None:
         return "With a single task there is no interplay between tasks to see in the kernels."
     low, high = facts.unrelated, facts.same
-    share = "share directions"
+    share = "share directions" if high is not None or not facts.too_few else "may share directions"
     # A ratio says little by itself: see where it lies between floor and ceiling (docs/theory.md, section 4)
     if low is not None and high is not None and high > low:
         between = (facts.last - low) / (high - low)
         steps = ((0.15, "hardly share any directions"), (0.6, "share part of their directions"))
         share = next((words for limit, words in steps if between < limit), "share most of their directions")
-    return (
+    said = (
         f"In the kernels, tasks {share}: the inter-task kernel is {number(facts.last, 2)} of the intra-task ones, "
-        f"where unrelated tasks would give {number(low, 2)} and a second sample of the same task {number(high, 2)}."
+        f"where unrelated tasks would give {number(low, 2)}"
     )
+    if high is None and facts.too_few:
+        return (
+            f"{said}. What a second sample of the same task would give can't be told: no two probe images are of one "
+            "class; compute kernels with a larger --per-task."
+        )
+    return f"{said} and a second sample of the same task {number(high, 2)}."
 
 
 def methods_says(files: RunFiles) -> str:
@@ -177,17 +190,32 @@ def _gaps(gaps: GapsFile) -> str:
     facts = gap_facts(gaps)
     if facts.total is None or facts.forgetting is None:
         return "With a single task, theory's error is that of learning it alone: nothing came later."
-    return (
+    text = (
         f"For theory's learner, later tasks added {number(facts.forgetting, 2)} to an earlier task's squared error "
         f"(mean error at the end {number(facts.total, 2)}); for the network they added "
         f"{number(facts.network_forgetting, 2)}."
     )
+    if facts.unmatched:
+        text += (
+            f" The two can't be compared: on {unmatched(facts, gaps)} the network went farther than the learner can."
+        )
+    return text
+
+
+def unmatched(facts: GapFacts, gaps: GapsFile) -> str:
+    """On how many tasks the learner couldn't be matched with the network."""
+    return f"{facts.unmatched} of {len(gaps.every)} tasks"
 
 
 def _forecast(files: RunFiles) -> str:
     if not files.forecast:
         return "Whether forgetting can be forecast here isn't known yet: no forecast was made."
     facts = forecast_facts(files.forecast)
+    if facts.verdict == "still":
+        return (
+            "Nothing moved: of all pairs of tasks, forecast and measured drift are within the rounding of float32 "
+            "outputs, so there was nothing to forecast."
+        )
     ending = {
         "holds": "holds",
         "direction": "holds in direction, but not in size",
@@ -196,6 +224,16 @@ def _forecast(files: RunFiles) -> str:
     }[facts.verdict]
     related = "" if facts.correlation is None else f", correlation of loss changes {cosine(facts.correlation)}"
     return (
-        f"The forecast made before each task {ending}: over {facts.pairs} pairs of tasks the median cosine of the "
-        f"predicted drift is {cosine(facts.cosine)} and its median relative error {number(facts.error, 2)}{related}."
+        f"The forecast made before each task {ending}: over {facts.pairs - facts.still} pairs of tasks the median "
+        f"cosine of the predicted drift is {cosine(facts.cosine)} and its median relative error "
+        f"{number(facts.error, 2)}{related}. {sizes(facts)}"
     )
+
+
+def sizes(facts: ForecastFacts) -> str:
+    """How large the forecast is beside what happened, and what counts as right."""
+    parts = [(facts.size, "drifts"), (facts.loss_size, "loss changes")]
+    told = " and ".join(f"{what} {number(ratio, 2)} times" for ratio, what in parts if ratio is not None)
+    if not told:
+        return "How large it is beside what happened can't be told."
+    return f"It makes {told} as large as they were; between {1 / SAME_SIZE:.2f} and {SAME_SIZE:.2f} counts as right."

@@ -11,12 +11,14 @@ from analysis.report.facts import (
     gap_facts,
     kernel_facts,
     mean,
+    mean_alignment,
     median,
     relative,
     shown_method,
 )
+from analysis.report.gains import falls
 from analysis.report.reading import RunFiles, TaskKernel, clean, floats, known
-from analysis.report.verdict import closeness, cosine, number, percent, points
+from analysis.report.verdict import closeness, cosine, number, percent, sizes, unmatched, with_error
 from analysis.store.forms import Numbers
 from analysis.store.study_forms import ForecastFile, GapsFile, LearningCurve, SummaryFile
 
@@ -70,8 +72,8 @@ CAPTIONS = {
     ),
     "drift": Caption(
         "Per task and checkpoint: how many directions the kernel uses (effective dimension), how well its strongest "
-        "directions match the labels (alignment, 1 is perfect), and how much the kernel changed since the checkpoint "
-        "before (drift, 0 is not at all).",
+        "directions match the labels (alignment, 1 is perfect), and how much the kernel changed since the last "
+        "computed checkpoint (drift, 0 is not at all).",
         "Alignment that doesn't fall for old tasks, and a drift well below 0.1: then one kernel describes training, "
         "and the forecasts below can be trusted.",
     ),
@@ -121,17 +123,19 @@ def accuracy_says(files: RunFiles) -> str:
     """Where accuracy fell, and what most of the errors are."""
     if not files.results:
         return ""
-    matrix = floats(files.results.summary[shown_method(files)].accuracy_matrix.mean)
-    last = matrix[-1]
-    # From the diagonal down: above it a task isn't learned yet. The last row counts, so no fall is negative
-    falls = [(float(matrix[t:, t].max() - last[t]), t) for t in range(len(last))]
+    method = shown_method(files)
+    last = floats(files.results.summary[method].accuracy_matrix.mean)[-1]
     text = f"The final accuracies of single tasks lie between {percent(last.min())} and {percent(last.max())}"
     if len(last) < 2:
         return text + "."
-    fall, worst = max(falls)
-    if fall <= 0:
+    found = falls(files, method)
+    worst = max(range(len(found)), key=lambda t: found[t].value)
+    if found[worst].value <= 0:
         return text + "; no task fell below its best."
-    return f"{text}; task {worst + 1} fell most, by {points(fall)} from its best to the end."
+    if not found[worst].told:
+        most = with_error(found[worst])
+        return f"{text}; no task fell below its best by more than chance explains, at most by {most}."
+    return f"{text}; task {worst + 1} fell most, by {with_error(found[worst])} from its best to the end."
 
 
 def kernels_says(kernels: tuple[TaskKernel, ...]) -> str:
@@ -161,10 +165,11 @@ def ratios_says(summary: SummaryFile) -> str:
     if facts.closest is None or facts.first is None or facts.last is None:
         return text
     t, k = facts.closest
-    return (
-        f"{text} Over training the mean ratio {went(facts.first, facts.last)}. The closest pair at the end is tasks "
-        f"{t + 1} and {k + 1} ({number(facts.closest_ratio, 2)})."
-    )
+    pair = f"tasks {t + 1} and {k + 1} ({number(facts.closest_ratio, 2)})."
+    if len(facts.checkpoints) == 1:
+        # What was computed once neither stayed nor changed
+        return f"{text} The closest pair is {pair}"
+    return f"{text} Over training the mean ratio {went(facts.first, facts.last)}. The closest pair at the end is {pair}"
 
 
 def went(first: float | None, last: float | None) -> str:
@@ -191,20 +196,26 @@ def spectra_says(summary: SummaryFile) -> str:
 
 def drift_says(summary: SummaryFile) -> str:
     """Drift, and how alignment and effective dimension moved."""
-    seeds = summary.seeds.values()
-    alignment = went(
-        mean(value for seed in seeds for value in seed.first.target_alignment),
-        mean(value for seed in seeds for value in seed.last.target_alignment),
-    )
-    dimension = went(
-        mean(value for seed in seeds for value in seed.first.effective_dimension),
-        mean(value for seed in seeds for value in seed.last.effective_dimension),
-    )
+    seeds, facts = list(summary.seeds.values()), kernel_facts(summary)
+    ends = [seed.first for seed in seeds], [seed.last for seed in seeds]
+    dimensions = [mean(value for figures in at for value in figures.effective_dimension) for at in ends]
+    alignments = [mean_alignment(seeds, at) for at in ends]
     drifts = known(value for seed in seeds for figures in seed.checkpoints.values() for value in figures.drift)
-    text = f"On average over tasks, alignment {alignment} and the effective dimension {dimension}."
+    # What was computed at one checkpoint is there, and neither stayed nor changed
+    moved = went if len(facts.checkpoints) > 1 else lambda _, last: f"is {number(last, 2)}"
+    alignment = "" if facts.alignment is None else f"alignment {moved(*alignments)} and "
+    text = f"On average over tasks, {alignment}the effective dimension {moved(*dimensions)}."
+    if facts.too_few:
+        text += (
+            " Where no two probe images are of one class, alignment can't tell how alike images of a class are, and "
+            "such tasks aren't counted; compute kernels with a larger --per-task."
+        )
     if not drifts:
         return text + " With one checkpoint there is no drift."
-    return text + f" Kernels changed by {percent(mean(drifts))} per task on average, {percent(max(drifts))} at most."
+    return (
+        f"{text} Kernels changed by {percent(mean(drifts))} {facts.drift_over} on average, {percent(max(drifts))} at "
+        "most."
+    )
 
 
 def gaps_says(gaps: GapsFile) -> str:
@@ -222,6 +233,13 @@ def gaps_says(gaps: GapsFile) -> str:
     if facts.identity is not None:
         off = f"to {number(facts.identity, 1)} of it" if facts.identity else "exactly"
         text += f" The parts add up to the error itself {off}."
+    if facts.unmatched:
+        text += (
+            f" The ridge couldn't be matched on {unmatched(facts, gaps)}: the network's step is out of the learner's "
+            "reach even with the smallest ridge, so their errors can't be compared there."
+        )
+    if facts.resting:
+        text += f" In training on {facts.resting} of {len(gaps.every)} tasks nothing moved beyond rounding."
     if facts.laziness is not None:
         text += (
             f" A first-order model of each task's training is off by {percent(facts.laziness, 0)} (median), so this "
@@ -258,12 +276,18 @@ def bounds_says(gaps: GapsFile) -> str:
 def forecast_says(forecast: ForecastFile) -> str:
     """Quality over pairs, the worst pair, and on which side the forecast errs."""
     facts = forecast_facts(forecast)
+    moving = facts.pairs - facts.still
+    if not moving:
+        return "Nothing moved: forecast and measured drift are within the rounding of float32 outputs in every pair."
     text = (
-        f"Over {facts.pairs} {'pair' if facts.pairs == 1 else 'pairs'} of tasks, the median cosine between the "
+        f"Over {moving} {'pair' if moving == 1 else 'pairs'} of tasks, the median cosine between the "
         f"predicted and the measured drift of the outputs is {cosine(facts.cosine)}, the median relative error "
         f"{number(facts.error, 2)}"
     )
     text += f", and loss changes correlate at {cosine(facts.correlation)}." if facts.correlation is not None else "."
+    text += f" {sizes(facts)}"
+    if facts.still:
+        text += f" In {facts.still} further pairs nothing moved beyond rounding."
     if facts.worst is not None:
         old, new = facts.worst
         under = f"task {new + 1}" if isinstance(new, int) else clean(new)

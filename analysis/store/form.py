@@ -10,6 +10,8 @@ Numbers = tuple[Number, ...]
 Matrix = tuple[Numbers, ...]
 Index = Annotated[int, Meta(ge=0, lt=10**9)]
 """A seed, task or checkpoint; as a key its digits."""
+Count = Annotated[int, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Form(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from msgspec import ValidationError, convert
 
 from analysis.errors import StoreError
-from analysis.store.form import Form, Index, Matrix, Number, Numbers, check_shape
+from analysis.store.form import Count, Form, Fraction, Index, Matrix, Number, Numbers, check_shape
 from analysis.store.lost_forms import Lost, LostOfTasks, LostOverSeeds
 from ntkcl_jax.config import codec
 from ntkcl_jax.config.methods import Method
@@ -56,8 +56,8 @@ class UsedData(Form, frozen=True, kw_only=True):
     """
 
     class_names: tuple[str, ...]
-    train_images: int | None = None
-    test_images: int | None = None
+    train_images: Count | None = None
+    test_images: Count | None = None
     fingerprint: str | None = None
 
 
@@ -152,13 +152,13 @@ class OverSeeds(Form, frozen=True, kw_only=True):
 
 
 class FinalOverSeeds(OverSeeds, frozen=True, kw_only=True):
-    """A number that every method has.
+    """An accuracy that every method has.
 
     Attributes:
         mean: over seeds.
     """
 
-    mean: float
+    mean: Fraction
 
 
 class VectorOverSeeds(Form, frozen=True, kw_only=True):
@@ -267,9 +267,11 @@ class SeedResults(Form, frozen=True, kw_only=True):
 
     Attributes:
         forgetting: as in `MethodResults`.
+        final_accuracy: the same.
     """
 
     forgetting: Number
+    final_accuracy: Number = None
 
 
 class ReadoutFacts(Form, frozen=True, kw_only=True):
@@ -350,7 +352,7 @@ def made_of(value: Any, form: type[Read]) -> Read:
 
     Example:
         >>> made_of({"forgetting": 0.1, "other": 1}, SeedResults)
-        SeedResults(forgetting=0.1)
+        SeedResults(forgetting=0.1, final_accuracy=None)
         >>> made_of({"forgetting": "0.1"}, SeedResults)
         Traceback (most recent call last):
         ValueError: forgetting: expected `float | null`, got `str`

@@ -64,7 +64,7 @@ class KernelFigures(Form, frozen=True, kw_only=True):
         same_task_ratio: T x T, what another sample of the same tasks would give.
         effective_dimension: T, directions.
         target_alignment: T, cosine of kernel and targets.
-        drift: T, ‖ΔΘ‖ / ‖Θ‖ since the checkpoint before.
+        drift: T, ‖ΔΘ‖ / ‖Θ‖ since the last computed checkpoint.
         spectrum: T, largest eigenvalues of the task's own kernel, descending.
         groups: by name.
     """
@@ -85,10 +85,12 @@ class KernelSeed(Form, frozen=True, kw_only=True):
     Attributes:
         tasks: whose images were probed.
         checkpoints: figures by checkpoint, 0 before training and t + 1 after task t.
+        too_few: tasks of whose probes no two are of one class.
     """
 
     tasks: tuple[Index, ...]
     checkpoints: dict[Index, KernelFigures]
+    too_few: tuple[Index, ...] = ()
 
     @property
     def first(self) -> KernelFigures:
@@ -99,6 +101,11 @@ class KernelSeed(Form, frozen=True, kw_only=True):
     def last(self) -> KernelFigures:
         """Figures of the last checkpoint."""
         return self.checkpoints[max(self.checkpoints)]
+
+    @property
+    def classes_told(self) -> list[bool]:
+        """Of each task, whether its probes can tell how alike images of one class are."""
+        return [task not in self.too_few for task in self.tasks]
 
     def __post_init__(self) -> None:
         """Check what types can't say."""
@@ -257,11 +264,13 @@ class Laziness(Form, frozen=True, kw_only=True):
         relative_error: of the outputs' change.
         cosine: of both changes.
         drift_norm: root mean square over images of the network's change.
+        moved: whether either change is above rounding; None in a file that is older than it.
     """
 
     relative_error: Number
     cosine: Number
     drift_norm: Number
+    moved: bool | None = None
 
 
 class Gap(Budget, frozen=True, kw_only=True):
@@ -273,6 +282,8 @@ class Gap(Budget, frozen=True, kw_only=True):
         outputs: of the network, k.
         ridge: λ.
         ridge_fraction: the same over the kernel's mean diagonal.
+        matched: whether the learner goes as far as the network; None where that wasn't asked for, or isn't told.
+        ridge_note: what a reader has to know of the ridge.
         trace: of the kernel.
         complexity: Rademacher complexity.
         radius: of the learner's step.
@@ -289,6 +300,8 @@ class Gap(Budget, frozen=True, kw_only=True):
     outputs: int
     ridge: Number
     ridge_fraction: Number
+    matched: bool | None = None
+    ridge_note: str = ""
     trace: Number
     complexity: Number
     radius: Radius
@@ -392,6 +405,8 @@ class ForecastPair(Form, frozen=True, kw_only=True):
         relative_error: of the drift.
         predicted_norm: root mean square over images of the predicted drift.
         measured_norm: the same of the measured one.
+        rounding: what either may be without that anything moved; None in a file that is older than it.
+        moved: whether one of them is more; None where nothing was measured.
         predicted_loss_change: by the predicted drift.
         measured_loss_change: by training.
         ntk_drift: ‖ΔΘ‖ / ‖Θ‖ of the old task's kernel.
@@ -412,6 +427,8 @@ class ForecastPair(Form, frozen=True, kw_only=True):
     ntk_drift: Number
     true_step: Quality | None = None
     trapezoid: Quality | None = None
+    rounding: Number = None
+    moved: bool | None = None
     concentration: Concentration | None = None
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from analysis import measures
-from analysis.errors import RecordError
-from analysis.kernels import Precision, tiled
+from analysis.errors import RecordError, TooLargeError
+from analysis.kernels import Outputs, Precision, tiled
 from analysis.kernels.empirical import default_precision, empirical_ntk
-from analysis.kernels.functions import Function, Params, Shape, check_images, check_params, inspect
+from analysis.kernels.functions import Function, Groups, Params, Shape, check_images, check_params, inspect
 from analysis.kernels.health import check_kernel
 from analysis.kernels.planner import Plan, plan
 from analysis.plots.kernels import checkpoint_name, save_figures
@@ -34,6 +34,7 @@ from analysis.store import (
 )
 from analysis.store.files import write_json, write_text
 from analysis.studies import summary
+from analysis.studies.fitting import explained, most_per_task
 from analysis.studies.request import Request
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import user_path
@@ -119,17 +120,33 @@ class Session:
             finished = found is not None and record and self.store.path(found).exists()
             # One plan for all: function and shapes are the same at every checkpoint and seed
             if not finished and (planned is None or (tile and tile != planned.tile)):
-                planned = plan(
-                    fn, params, probes.images, len(probes.images), None,
-                    outputs=self.request.outputs, groups=groups, precision=self.precision, way=self.request.way,
-                    tile=tile, memory_bytes=self.request.memory_bytes,
-                    devices=1 if self.mesh is None else self.mesh.size, mesh=self.mesh,
-                )  # fmt: skip
+                planned = self._plan(fn, params, probes, groups, tile)
             # A finished kernel's spec has to have its own tile to be found
             size = planned.tile if planned and not finished else tile
             assert size is not None
             yield Job(self._spec(seed, checkpoint, probes, shape, size, fn, params), fn, params, shape, probes,
                       None if finished else planned, self.precision)  # fmt: skip
+
+    def _plan(self, fn: Function, params: Params, probes: Probes, groups: Groups, tile: int | None) -> Plan:
+        """Plan the kernel of all probes; where it doesn't fit, say which `--per-task` does."""
+        request, tasks = self.request, len(probes.tasks)
+
+        def attempt(per_task: int, outputs: Outputs = request.outputs) -> Plan:
+            return plan(
+                fn, params, probes.images, per_task * tasks, None,
+                outputs=outputs, groups=groups, precision=self.precision, way=request.way, tile=tile,
+                memory_bytes=request.memory_bytes, devices=1 if self.mesh is None else self.mesh.size, mesh=self.mesh,
+            )  # fmt: skip
+
+        try:
+            return attempt(request.per_task)
+        except TooLargeError as error:
+            otherwise = "or leave --tile out" if request.tile else ""
+            if request.outputs in ("full", "diagonal"):
+                # The kernel of images instead of images times outputs: the largest saving that any option brings
+                most = most_per_task(lambda n: attempt(n, "trace"), request.per_task + 1)
+                otherwise = f"with --outputs trace {most} do" if most else otherwise
+            raise explained(error, attempt, request.per_task, otherwise=otherwise) from error
 
     def probes(self, seed: int, record: bool = True) -> Probes:
         """The probe images of a seed."""
@@ -241,6 +258,7 @@ class Session:
             if specs:
                 seeds[str(seed)] = {
                     "tasks": list(probes.tasks),
+                    "too_few": summary.too_few(probes.labels, probes.offsets, probes.tasks),
                     **self.records.facts(seed),
                     "checkpoints": self._checkpoints(stored, specs, probes),
                 }
@@ -250,6 +268,7 @@ class Session:
     def _checkpoints(self, stored: Any, specs: list[KernelSpec], probes: Probes) -> dict[str, Any]:
         # Kernels come by checkpoint, all of the same probes, so that each can be compared with the one before
         before: measures.Checkpoint | None = None
+        last: int | None = None
         figures: dict[str, Any] = {}
         for spec in specs:
             kernel = stored.stored(spec.seed, spec.checkpoint, spec.outputs)
@@ -257,14 +276,17 @@ class Session:
                 kernel.matrix(), spec.offsets, probes.labels,
                 self.records.parameters(spec.seed, spec.checkpoint, spec.head),
                 spec.head == "scores", {name: kernel.matrix(name) for name in spec.groups},
+                float(np.finfo("float32" if spec.precision == "float32" else "float64").eps),
             )  # fmt: skip
             health = {name: value for name, value in kernel.health.items() if name != "recomputed"}
             figures[str(spec.checkpoint)] = {
+                # Not always the one before: only what was computed can be compared with
+                "compared_with": last,
                 **summary.summarise(now, before, self.measures),
                 "health": summary.task_health(now, health),
                 "kernel_health": kernel.health,
             }
-            before = now
+            before, last = now, spec.checkpoint
         return figures
 
 

@@ -18,16 +18,19 @@ WHY: dict[Study, str] = {
     "gaps": "it is theory's learner itself, ridge regression on all tasks at once, and later tasks add no interplay",
     "forecasts": "its features don't move and its classifier takes no steps, so that there is no drift to forecast",
 }
+COMMANDS: dict[Study, str] = {"gaps": "ntk-analysis gaps", "forecasts": "ntk-analysis forecast"}
+NONE: dict[Study, str] = {"gaps": "interplay of its own to split", "forecasts": "drift of its own to forecast"}
 
 
 def refusal(study: Study, method: str) -> str:
     """One line on a method that a study isn't about.
 
     Example:
-        >>> refusal("gaps", "l2p"), refusal("gaps", "ntkcl-ridge")
-        ('gaps are of method ntkcl; got l2p', 'gaps are of method ntkcl; got ntkcl-ridge: what moves below it is ntkcl')
-        >>> refusal("forecasts", "multilevel")[:67]
-        'forecasts are of methods ntkcl and sequential; got multilevel: its '
+        >>> refusal("gaps", "l2p"), refusal("forecasts", "multilevel")[:67]
+        ('gaps are of method ntkcl; got l2p', 'forecasts are of methods ntkcl and sequential; got multilevel: its ')
+        >>> said = refusal("forecasts", "ntkcl-ridge")
+        >>> said.endswith("; what moves its features is ntkcl, which `ntk-analysis forecast RUN` is about")
+        True
     """
     why = reason_for(study, method)
     return f"{study} are of {ABOUT[study]}; got {method}{': ' if why else ''}{why}"
@@ -54,5 +57,11 @@ def reason_for(study: Study, method: str) -> str:
     if pair.readout not in RIDGES:
         return ""
     if pair.learner not in STILL:
-        return f"what moves below it is {pair.learner}"
+        about = f"`{COMMANDS[study]} RUN` is about"
+        if pair.learner != "ntkcl":
+            about = f"has kernels alone: `ntk-analysis kernels RUN --method {pair.learner}`"
+        return (
+            f"its classifier is solved anew after each task and takes no steps, so that there is no {NONE[study]}; "
+            f"what moves its features is {pair.learner}, which {about}"
+        )
     return f"{WHY[study]}; `ntk-analysis kernels RUN --method {method}` has its kernels, results.json its accuracies"

@@ -80,7 +80,8 @@ class GapsRequest:
     theorem."""
     ridge: float | Literal["matched", "loo"] = "matched"
     """Ridge of theory's learner: with `matched` it moves the parameters just as far as the network moved them, so that
-    the two can be compared; `loo` has the least leave-one-out error; or a fraction of the kernel's mean diagonal."""
+    the two can be compared, or says that it can't go so far; `loo` has the least leave-one-out error; or a fraction of
+    the kernel's mean diagonal."""
     confidence: float = 0.05
     """Chance δ with which a bound may fail, for all tasks together."""
 

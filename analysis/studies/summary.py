@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,45 @@ def group_figures(part: Float[np.ndarray, "n n *k"], now: Checkpoint) -> dict[st
         "centred_target_alignment": [aligned(samples[s, s], now.labels[s]) for s in now.images],
         "stream_alignment": aligned(samples, now.labels),
     }
+
+
+def too_few(labels: Int[np.ndarray, "n"], offsets: Sequence[int], tasks: Sequence[int]) -> list[int]:
+    """Tasks of whose images no two are of one class, so that nothing tells how alike images of a class are.
+
+    Alignment then compares a kernel with the identity, and a second sample of the task would be one of other classes.
+
+    Example:
+        >>> too_few(np.array([0, 1, 2, 2]), (0, 2, 4), (3, 5))
+        [3]
+    """
+    parts = zip(tasks, itertools.pairwise(offsets), strict=True)
+    return [task for task, (start, stop) in parts if len(np.unique(labels[start:stop])) == stop - start]
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    r"""What has to be known beside the tables: to what drift is, and which tasks have too few probe images.
+
+    Example:
+        >>> seeds = {"0": {"too_few": [1], "checkpoints": {"0": {"compared_with": None}, "4": {"compared_with": 0}}}}
+        >>> print("\n".join(notes({"per_task": 4, "seeds": seeds})))
+        Drift of seed 0 is since the last computed checkpoint: 4 since 0.
+        Seed 0, task 2: no two of the 4 probe images are of one class, so that target alignment and the ratio of a task
+        to itself say nothing of classes; take twice as many images as a task has classes (--per-task).
+    """
+    told = []
+    for seed, part in summary["seeds"].items():
+        since = [(int(c), figures["compared_with"]) for c, figures in part["checkpoints"].items()]
+        far = [f"{c} since {before}" for c, before in since if before is not None and before != c - 1]
+        if far:
+            told.append(f"Drift of seed {seed} is since the last computed checkpoint: {', '.join(far)}.")
+        if part["too_few"]:
+            tasks = ", ".join(str(task + 1) for task in part["too_few"])
+            told.append(
+                f"Seed {seed}, task{'s' * (len(part['too_few']) > 1)} {tasks}: no two of the {summary['per_task']} "
+                "probe images are of one class, so that target alignment and the ratio of a task\nto itself say "
+                "nothing of classes; take twice as many images as a task has classes (--per-task)."
+            )
+    return told
 
 
 def aligned(samples: Float[np.ndarray, "n n"], labels: Int[np.ndarray, "n"]) -> float | None:

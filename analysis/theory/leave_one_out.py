@@ -70,6 +70,16 @@ class RidgeChoice:
     fractions: tuple[float, ...]
     errors: tuple[float, ...]
 
+    @property
+    def decided(self) -> bool:
+        """Whether the errors chose: False where all are equal, as for residuals of zeros; the smallest ridge is taken.
+
+        Example:
+            >>> choose_ridge(np.ones((2, 2)), np.zeros(2)).decided, choose_ridge(np.ones((2, 2)), np.ones(2)).decided
+            (False, True)
+        """
+        return max(self.errors) > min(self.errors)
+
 
 def stored(
     kernel: Modes | Float[np.ndarray, "m m"], residual: Float[np.ndarray, "..."], ridge: float, outputs: int = 1

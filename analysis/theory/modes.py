@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.errors import FunctionError
-from analysis.measures.spectrum import symmetrise, threshold
+from analysis.measures.spectrum import rounding, symmetrise, threshold
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Modes:
     """Φ = U diag(s) Uᵀ.
 
     Attributes:
-        values: all eigenvalues s, descending; those below n * eps * s_max are exactly zero.
+        values: all eigenvalues s, descending; those below n * eps * s_max are exactly zero, eps of the kernel's type.
         vectors: eigenvectors U, one column for each.
     """
 
@@ -49,11 +49,12 @@ class Modes:
         return self.vectors @ (coordinates.T * weights).T
 
 
-def modes(kernel: Float[np.ndarray, "m m"]) -> Modes:
+def modes(kernel: Float[np.ndarray, "m m"], eps: float | None = None) -> Modes:
     """Decompose a kernel: symmetrised, eigenvalues below n * eps * s_max set to zero (docs/theory.md, section 5).
 
     Args:
         kernel: intra-task kernel, as a matrix (`analysis.measures.sample_major` lays an empirical NTK out as one).
+        eps: rounding of its sums; None: that of its own type.
 
     Raises:
         FunctionError: not a symmetric, finite, positive semi-definite matrix.
@@ -64,7 +65,7 @@ def modes(kernel: Float[np.ndarray, "m m"]) -> Modes:
         (array([3., 1.]), array([1.414214, 0.      ]))
     """
     values, vectors = np.linalg.eigh(symmetrise(kernel))
-    return Modes(threshold(values)[::-1], vectors[:, ::-1])
+    return Modes(threshold(values, rounding(kernel) if eps is None else eps)[::-1], vectors[:, ::-1])
 
 
 def dual_coefficients(

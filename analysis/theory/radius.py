@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 
 from analysis.measures.spectrum import SMALL_RIDGE
-from analysis.theory.modes import Modes, positive
+from analysis.theory.modes import Modes, non_negative, positive
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,17 @@ def matched_ridge(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], 
     """Find the ridge at which ridge regression moves the parameters by a given length: the λ of B(λ) = length.
 
     It makes theory's learner comparable with a network that stopped early: both have gone equally far. B falls with λ;
-    a length beyond what rounding lets any ridge reach gives the smallest ridge, 1e-10 of the largest eigenvalue.
+    a length beyond what rounding lets any ridge reach gives the smallest ridge, 1e-10 of the largest eigenvalue, and no
+    length at all (a network that stayed where it was) the largest, 1e10 of it. `radius` says how far a ridge goes:
+    compare it with the length.
 
     Args:
         decomposed: modes of the task's intra-task kernel.
         residual: targets minus what the model said before the task, stacked sample by sample.
-        length: of the step, above 0.
+        length: of the step, 0 or more.
 
     Raises:
-        FunctionError: a length that isn't positive and finite, a kernel or a residual of zeros, or an unfit one.
+        FunctionError: a length that is negative or not finite, a kernel of zeros, or an unfit residual.
 
     Example:
         >>> from analysis.theory.modes import modes
@@ -82,16 +84,17 @@ def matched_ridge(decomposed: Modes, residual: Float[np.ndarray, "m *outputs"], 
         >>> round(matched_ridge(found, np.array([4.0, 1.0]), radius(found, np.array([4.0, 1.0]), 0.7).exact), 9)
         0.7
     """
-    length = positive("the length of the step", length)
+    length = non_negative("the length of the step", length)
     largest = positive("the largest eigenvalue", float(decomposed.values[0]))
-    size = positive("the residual's length", float(np.linalg.norm(residual)))
-    low, high = SMALL_RIDGE * largest, size * np.sqrt(largest) / length  # B <= ‖r‖ sqrt(s_max) / λ
+    low, high = SMALL_RIDGE * largest, largest / SMALL_RIDGE
 
     def excess(log_ridge: float) -> float:
         return radius(decomposed, residual, np.exp(log_ridge)).exact - length
 
-    if high <= low or excess(np.log(low)) <= 0:
-        # B falls with λ: what the smallest ridge doesn't reach, none does
+    # B falls with λ: what the smallest ridge doesn't reach none does, and below the largest's step there is rounding
+    if length and excess(np.log(low)) <= 0:
         return low
+    if not length or excess(np.log(high)) >= 0:
+        return high
     # In the logarithm, since the bracket spans many powers of ten
     return float(np.exp(brentq(excess, np.log(low), np.log(high), xtol=1e-12)))

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import command_line
+from experiments.commands import command_line, write_into
 from experiments.first_task.measure import measured
 from experiments.first_task.tables import Record, Table, more_tables, tables
 from experiments.sweep.cells import Cell
@@ -31,7 +31,6 @@ from experiments.sweep.command import with_files
 from experiments.sweep.settings import parse_changes
 from experiments.sweep.streams import stream_config
 from experiments.sweep.tables import markdown
-from experiments.theory_curves import write_into
 from ntkcl_jax.errors import ConfigError, DataError, NtkclError
 from ntkcl_jax.runs.folder import provenance
 from ntkcl_jax.terminal.console import USER_ERROR

@@ -30,7 +30,8 @@ from experiments.sweep.settings import parse_changes
 from experiments.sweep.streams import one_stream
 from ntkcl_jax.config.registry import PLAIN
 from ntkcl_jax.errors import ConfigError, NtkclError
-from ntkcl_jax.terminal.console import INTERRUPTED, TERMINATED, USER_ERROR, Terminated
+from ntkcl_jax.terminal.console import INTERRUPTED, TERMINATED, USER_ERROR
+from ntkcl_jax.terminal.stopping import Terminated, stop_when_told
 
 CELL = "NTKCL_SWEEP_CELL"
 """Variable that names a process's cell; its words stay those that were typed, since its run folder notes them."""
@@ -213,7 +214,7 @@ def _terminate(*_: object) -> None:
 
 def main() -> None:
     """Run this process's command line; Ctrl-C and SIGTERM end its cells, which can be taken up again."""
-    signal.signal(signal.SIGTERM, _terminate)
+    stop_when_told(_terminate)
     try:
         code = run(sys.argv[1:])
     except NtkclError as error:

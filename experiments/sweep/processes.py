@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 
 from experiments.sweep.cells import DONE, ELSEWHERE, FAILED, Cell, note_failure, status
-from ntkcl_jax.terminal.console import TERMINATED, Terminated
+from ntkcl_jax.terminal.console import TERMINATED
+from ntkcl_jax.terminal.stopping import Terminated
 
 TICK_S = 0.1
 LOOK_AGAIN_S = 15.0

@@ -293,7 +293,9 @@ class Learner(ABC):
 
     def shapes(self) -> dict[str, dict[str, jax.ShapeDtypeStruct]]:
         """Names, shapes and types of what a checkpoint keeps, the same after every task; nothing is computed."""
-        return jax.eval_shape(lambda: self.start(jax.random.key(0), {}).stored)
+        # The types of a run, whatever whoever reads it has switched on
+        with jax.enable_x64(False):
+            return jax.eval_shape(lambda: self.start(jax.random.key(0), {}).stored)
 
     def finish(self, state: LearnerState, task: Task, views: Views) -> LearnerState:
         """End a task; its classes count as seen from here on."""

@@ -18,6 +18,8 @@ from ntkcl_jax.plots.style import COLOURS, GREY, label, save, style
 from ntkcl_jax.terminal.budget import known_budget
 from ntkcl_jax.terminal.tables import percent, summary_of
 
+TASK_LABEL = 28
+"""Signs of a task's name beside its row."""
 _MARKERS = "osD^vPX"
 _RIGHT, _WRONG = "#0072B2", "#D55E00"
 
@@ -98,19 +100,20 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     matrix = summaries[method]["accuracy_matrix"]["mean"]
     tasks = len(matrix)
     values = np.array([[np.nan if v is None else 100 * v for v in row] for row in matrix], dtype=float)
-    names = [label(name, 16) for name in task_names[:tasks]]
+    names = [label(task_label(name), TASK_LABEL) for name in task_names[:tasks]]
     names += [f"task {k + 1}" for k in range(len(names), tasks)]
     side = max(3.2, 0.62 * tasks)
-    figure = Figure(figsize=(side + 2.2, 0.75 * side + 1.6), layout="constrained")
+    longest = max(map(len, names))
+    # The names beside the rows need a width of their own
+    figure = Figure(figsize=(side + max(2.2, 0.84 + 0.085 * longest), 0.75 * side + 1.6), layout="constrained")
     axes = figure.add_subplot()
     # Scale fixed and beyond 100: equal colours mean equal accuracies in all figures, and numbers stay legible
     axes.imshow(np.ma.masked_invalid(values), cmap="Blues", vmin=0, vmax=125, aspect="auto")
     for t, k in zip(*np.nonzero(np.isfinite(values)), strict=True):
         shade = "white" if values[t, k] > 75 else "black"
         axes.text(k, t, f"{values[t, k]:.1f}", ha="center", va="center", color=shade, fontsize=9)
-    longest = max(map(len, names))
-    steep = longest * 0.085 > side / tasks  # labels wider than their cells
-    axes.set_xticks(range(tasks), names, rotation=40 if steep else 0, ha="right" if steep else "center")
+    wide = longest * 0.085 > side / tasks  # than their cells: the rows have the names
+    axes.set_xticks(range(tasks), [str(t + 1) for t in range(tasks)] if wide else names)
     axes.set_yticks(range(tasks), [f"{t + 1}: {name}" for t, name in enumerate(names)])
     axes.set(xlabel="test images of task", ylabel="after learning task")
     axes.tick_params(length=0)
@@ -274,3 +277,21 @@ def _apart(wanted: Sequence[float], *, gap: float, low: float, high: float) -> l
     for after, i in zip([None, *reversed(order)], reversed(order), strict=False):
         placed[i] = min(placed[i], high if after is None else placed[after] - gap)
     return placed
+
+
+def task_label(name: str, limit: int = TASK_LABEL) -> str:
+    """Shorten a task's name, a list of classes, by whole words; how many classes they are stays.
+
+    Example:
+        >>> task_label("tench goldfish shark ray cock hen … (20 classes)"), task_label("0 1")
+        ('tench … (20 classes)', '0 1')
+        >>> task_label("aeroplane automobile helicopter"), task_label("a" * 40) == "a" * 40
+        ('aeroplane automobile …', True)
+    """
+    if len(name) <= limit:
+        return name
+    classes, _, count = name.partition(" … ")
+    words, end = classes.split(), f" … {count}".rstrip()
+    fitting = [kept for kept in range(1, len(words)) if len(" ".join(words[:kept]) + end) <= limit]
+    # A single word that is too long is left to `label`
+    return " ".join(words[: max(fitting)]) + end if fitting else name

@@ -81,7 +81,12 @@ def _no_traces() -> Generator[None]:
     was = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
-    sys.unraisablehook = lambda _: None  # its storage tells it that orbax, failing, has closed the event loop
+
+    def note(unraisable: "sys.UnraisableHookArgs") -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):  # a request to stop, which mustn't be lost
+            hook(unraisable)
+
+    sys.unraisablehook = note  # its storage tells it that orbax, failing, has closed the event loop
     try:
         yield
     finally:

@@ -148,7 +148,8 @@ class RecordedTask(TaskImages):
         Scores have one column per class of the run, in the order in which the classes arrive; classes not seen by
         `frozen` get the lowest score that there is. It is compiled once for each number of images.
         """
-        return _apply(self.learner, trainable, frozen, jnp.asarray(images), output)
+        with jax.enable_x64(False):  # as the run itself computed, whatever is switched on here
+            return _apply(self.learner, trainable, frozen, jnp.asarray(images), output)
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,9 @@ class RecordedRun:
             )
         folder = RunFolder(self.path)
         paths = [folder.task(seed, task, when, self.learner.name) for when in ("before", "after")]
-        trees = [jax.device_put(dict(checkpoint.load(path, self.like)[0])) for path in paths]  # compiles nothing
-        backbone = self.context.backbone_of(seed)
+        with jax.enable_x64(False):  # in float64 a random backbone would be another one
+            trees = [jax.device_put(dict(checkpoint.load(path, self.like)[0])) for path in paths]  # compiles nothing
+            backbone = self.context.backbone_of(seed)
         # Buffers differ too: the task's end moves means, prototypes and anchor
         before, after = (LearnerState(x["trainable"], Frozen(backbone, x["buffers"])) for x in trees)
         return RecordedTask(self, task, seed, before.trainable, after.trainable, after.frozen, before.frozen)

@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,14 +10,11 @@ from ntkcl_jax.devices.host_memory import keep_freed_memory
 from ntkcl_jax.devices.memory import exhausted
 from ntkcl_jax.errors import reason
 from ntkcl_jax.terminal.progress import plain_text
+from ntkcl_jax.terminal.stopping import Terminated, stop_when_told
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + the signal's number, as shells have it: SIGINT, SIGTERM
 TERMINATED = 143
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM)."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Program:
 
     def main(self) -> None:
         """Run the process's own command line, and end the process."""
-        signal.signal(signal.SIGTERM, _terminate)
+        stop_when_told()
         keep_freed_memory()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
@@ -99,8 +95,3 @@ class Program:
             sys.stderr.flush()
             os._exit(code)
         sys.exit(code)
-
-
-def _terminate(*_: object) -> None:
-    # As an exception, so that `with` and `finally` clean up as after Ctrl-C: batch systems end jobs this way
-    raise Terminated

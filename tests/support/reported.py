@@ -23,6 +23,8 @@ from ntkcl_jax.training.metrics import TaskEvaluation, aggregate, summarise
 from tests.support.stored import HEALTH
 
 K, P = 3, 40
+TEST_IMAGES = 2000
+"""Of a task: enough for a difference of a few points to be told from chance."""
 VERSIONS = {"jax": "0.12", "python": "3.12"}
 
 
@@ -36,26 +38,28 @@ def config(tasks: int, seeds: Sequence[int], class_names: Sequence[str], preset:
     return {
         "format": RUN_FORMAT, "config": {"preset": preset, "seeds": list(seeds), "methods": ["ntkcl", "sequential"]},
         "weights": {"name": "nano", "sha256": "9a43dfbb"}, "versions": VERSIONS, "machine": "a machine",
-        "data": {"fingerprint": "eb6c", "class_names": list(class_names), "train_images": 80, "test_images": 40},
+        "data": {"fingerprint": "eb6c", "class_names": list(class_names), "train_images": 80,
+                 "test_images": TEST_IMAGES * tasks},
         "scenarios": {str(seed): scenario for seed in seeds}, "git": {"commit": "c6e5204e", "modified": True},
         "command": ["ntkcl", "train", preset],
     }  # fmt: skip
 
 
 def flags(right: int) -> str:
-    """Answers to 20 images, the first ones right."""
-    return packed(np.arange(20) < right)
+    """Answers to a task's test images, the first ones right."""
+    return packed(np.arange(TEST_IMAGES) < right)
 
 
 def results(tasks: int, seeds: Sequence[int], names: Sequence[str], preset: str) -> dict[str, Any]:
     def of_seed(seed: int, loss: int) -> dict[str, Any]:
-        right = [tuple(max(20 - loss * (t - k) - seed, 0) for k in range(t + 1)) for t in range(tasks)]
+        part = TEST_IMAGES // 20
+        right = [tuple(part * max(20 - loss * (t - k) - seed, 0) for k in range(t + 1)) for t in range(tasks)]
         evaluations = [
             TaskEvaluation(
-                task=t, images=(20,) * (t + 1), correct=correct, correct_task=20 * (t + 1),
+                task=t, images=(TEST_IMAGES,) * (t + 1), correct=correct, correct_task=TEST_IMAGES * (t + 1),
                 right=[flags(n) for n in correct],
-                # Of what a later task took, one image was lost among the old classes already
-                right_among_old=[flags(max(n, right[t - 1][k] - 1)) for k, n in enumerate(correct[:-1])],
+                # Of what a later task took, a twentieth of the images was lost among the old classes already
+                right_among_old=[flags(max(n, right[t - 1][k] - part)) for k, n in enumerate(correct[:-1])],
             )
             for t, correct in enumerate(right)
         ]  # fmt: skip

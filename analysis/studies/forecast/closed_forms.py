@@ -8,10 +8,11 @@ import numpy as np
 
 from analysis import measures
 from analysis.errors import PlanError
-from analysis.kernels.empirical import empirical_ntk
+from analysis.kernels.empirical import default_precision
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records
 from analysis.records.outputs import Params, centred_scores, targets
+from analysis.studies.fitting import kernel_of
 from analysis.studies.request import ForecastRequest
 from analysis.theory.filters import stable_rate
 from analysis.theory.modes import modes
@@ -69,7 +70,8 @@ def closed_form_step(records: Records, seed: int, task: int, per_task: int, requ
     fn, params = centred_scores(records, seed, task)
     model = Linearized(fn, params, probes.images[:2])
     residual = targets(probes.labels, model.outputs) - model.values(probes.images)
-    found = modes(measures.sample_major(empirical_ntk(fn, params, probes.images)))
+    theta = measures.sample_major(kernel_of(fn, params, probes.images, per_task))
+    found = modes(theta, float(np.finfo(default_precision()).eps))
     # `absolute_ridge` takes positive fractions only
     ridge = measures.absolute_ridge(found.values, request.ridge) if request.ridge else 0.0
     g = found.values + ridge

@@ -109,8 +109,8 @@ def forecast_file(run: str | Path, request: ForecastRequest) -> Path:
     return user_path(run) / "analysis" / f"{name}.json"
 
 
-def choose(records: Records, seed: int, request: ForecastRequest) -> Probes:
-    """Test images of all finished tasks of a seed.
+def choose(records: Records, seed: int, request: ForecastRequest, record: bool = True) -> Probes:
+    """Test images of all finished tasks of a seed; the choice is written down unless that isn't wanted.
 
     Raises:
         RecordError: too few tasks or images.
@@ -122,4 +122,4 @@ def choose(records: Records, seed: int, request: ForecastRequest) -> Probes:
             f"{len(tasks)}; train first"
         )
     smallest = min(len(records.task(seed, task).labels_of("test")) for task in tasks)
-    return records.probes(seed, request.per_task or min(smallest, MOST_IMAGES))
+    return records.probes(seed, request.per_task or min(smallest, MOST_IMAGES), record=record)

@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from analysis import measures
-from analysis.kernels.empirical import empirical_ntk
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records
 from analysis.records.outputs import Params, centred_scores, difference, mean_step, targets
 from analysis.records.probes import Probes
+from analysis.studies.fitting import kernel_of
 from analysis.studies.forecast.closed_forms import closed_form_step
 from analysis.studies.forecast.pairs import Drifts, pair
 from analysis.studies.request import ForecastRequest
@@ -52,12 +52,17 @@ class Kernels:
             fn, params = centred_scores(self.records, self.seed, checkpoint)
             # Outputs of the scores: the classes learnt so far
             classes = self.records.run.context.scenarios[self.seed].offsets[len(self.records.tasks(self.seed))]
-            n = max(1, min(KERNEL_IMAGES, KERNEL_ROWS // classes))
-            theta = empirical_ntk(fn, params, self.probes.images[self.probes.rows(task)][:n])
+            images = self.probes.images[self.probes.rows(task)][: kernel_images(classes)]
+            theta = kernel_of(fn, params, images, len(images))
             # New tasks come in order, each asking for the checkpoints before and after it: older ones aren't met again
             self._known = {at: kernel for at, kernel in self._known.items() if at[0] >= checkpoint - 1}
             self._known[checkpoint, task] = measures.sample_major(theta)
         return self._known[checkpoint, task]
+
+
+def kernel_images(classes: int) -> int:
+    """Most images of a task whose kernel is computed, for scores of so many classes."""
+    return max(1, min(KERNEL_IMAGES, KERNEL_ROWS // classes))
 
 
 def run_step(records: Records, seed: int, task: int, stage: Stage) -> Params:

@@ -15,8 +15,9 @@ from jaxtyping import Float
 
 from analysis.errors import RecordError
 from analysis.kernels.linearized import Linearized
+from analysis.measures.error_bars import paired_error
 from analysis.records.checkpoints import Evaluate, Records
-from analysis.records.outputs import accuracy, centred_scores, mean_step, targets
+from analysis.records.outputs import centred_scores, mean_step, right, targets
 from analysis.records.probes import Probes
 from analysis.studies.forecast.pairs import Drifts, pair
 from analysis.studies.twin import LinearNTKCL, fit_twin, step_of
@@ -95,7 +96,7 @@ def forecast_new(
     Yields:
         One entry for each old task; see `pair`. Besides: `accuracy` on its probes now, `predicted_accuracy_change`
         by drift alone (among the old classes), and `predicted_accuracy_change_with_new` when the new classes, with
-        the prototypes that the twin gives them, compete as well.
+        the prototypes that the twin gives them, compete as well; `..._error` is the standard error of either.
 
     Raises:
         AnalysisError: a damaged checkpoint.
@@ -139,11 +140,15 @@ def forecast_new(
     for old in probes.tasks:
         rows = probes.rows(old)
         known = probes.labels[rows]
-        now = accuracy(values[rows], known)
+        now = right(values[rows], known)
+        changed = {
+            "predicted_accuracy_change": right(values[rows] + drift[rows], known),
+            "predicted_accuracy_change_with_new": right(competing[rows], known),
+        }
         yield pair(old, name, Drifts(values[rows], wanted[rows], drift[rows])) | {
-            "accuracy": now,
-            "predicted_accuracy_change": accuracy(values[rows] + drift[rows], known) - now,
-            "predicted_accuracy_change_with_new": accuracy(competing[rows], known) - now,
+            "accuracy": float(now.mean()),
+            **{of: float(then.mean() - now.mean()) for of, then in changed.items()},
+            **{f"{of}_error": paired_error(now, then) for of, then in changed.items()},
         }
 
 

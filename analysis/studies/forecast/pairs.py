@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis import measures
-from analysis.records.outputs import half_squared
+from analysis.records.outputs import drift_floor, half_squared, root_mean_square
 from analysis.theory.concentration import concentration
 from analysis.theory.forgetting import Comparison, compare
 from analysis.theory.modes import modes
@@ -49,16 +49,33 @@ class Drifts:
         return half_squared(self.before + drift, self.wanted) - half_squared(self.before, self.wanted)
 
 
-def pair(old: int, new: int | str, drifts: Drifts) -> dict[str, Any]:
+def pair(old: int, new: int | str, drifts: Drifts, largest: float = 1.0) -> dict[str, Any]:
     """The entry of `forecast.json` for an old and a new task; what wasn't measured is None.
+
+    Where forecast and measured drift are both within rounding (`moved` is False), their cosine, error and modes mean
+    nothing and are None too.
+
+    Args:
+        old: the old task.
+        new: the new one, or the name of new data.
+        drifts: of the old task's outputs.
+        largest: size of an output before what all outputs share is taken out, of which rounding is a part.
 
     Example:
         >>> zero, one = np.zeros((1, 2)), np.array([[0.0, 1.0]])
         >>> entry = pair(0, 1, Drifts(zero, one, predicted=one, measured=2 * one))
         >>> entry["cosine"], entry["relative_error"], entry["predicted_loss_change"], entry["measured_norm"]
         (1.0, 0.5, -0.5, 2.0)
+        >>> still = pair(0, 1, Drifts(zero, one, predicted=-1e-8 * one, measured=1e-7 * one))
+        >>> still["moved"], still["cosine"], still["relative_error"]
+        (False, None, None)
     """
     drift, measured = drifts.predicted, drifts.measured
+    floor = drift_floor(drift.shape[1], largest)
+    moved = None if measured is None else max(map(root_mean_square, (drift, measured))) > floor
+    if moved is False:
+        # Two roundings beside each other: that a forecast holds, or doesn't, can't be read off them
+        measured = None
     found = compared(drift, measured)
     # Modes are those of a drift that happened, in a kernel that was computed
     known = drifts.kernel is not None and measured is not None
@@ -69,9 +86,11 @@ def pair(old: int, new: int | str, drifts: Drifts) -> dict[str, Any]:
         "cosine": found.cosine if found else None,
         "relative_error": found.relative_error if found else None,
         "predicted_norm": root_mean_square(drift),
-        "measured_norm": None if measured is None else root_mean_square(measured),
+        "measured_norm": None if drifts.measured is None else root_mean_square(drifts.measured),
+        "rounding": floor,
+        "moved": moved,
         "predicted_loss_change": drifts.loss_change(drift),
-        "measured_loss_change": drifts.loss_change(measured),
+        "measured_loss_change": drifts.loss_change(drifts.measured),
         "ntk_drift": _kernel_drift(drifts.kernel, drifts.kernel_after),
         "true_step": quality(drifts.true_step, measured),
         "trapezoid": quality(drifts.trapezoid, measured),
@@ -90,16 +109,6 @@ def quality(
     """Cosine and relative error of a drift; None unless both are there."""
     found = compared(drift, measured)
     return None if found is None else {"cosine": found.cosine, "relative_error": found.relative_error}
-
-
-def root_mean_square(drift: Float[np.ndarray, "n k"]) -> float:
-    """Root of the mean over images of the drift's squared length.
-
-    Example:
-        >>> root_mean_square(np.array([[3.0, 4.0], [0.0, 5.0]]))
-        5.0
-    """
-    return float(np.sqrt(np.square(drift).sum(axis=1).mean()))
 
 
 def concentrated(
@@ -146,14 +155,16 @@ def _kernel_drift(before: np.ndarray | None, after: np.ndarray | None) -> float 
 
 
 def correlation(pairs: list[dict[str, Any]]) -> float | None:
-    """Pearson correlation of forecast and measured loss changes; None for fewer than 3 pairs or without variation.
+    """Pearson correlation of forecast and measured loss changes of pairs in which something moved.
+
+    None for fewer than 3 of them or without variation.
 
     Example:
         >>> changes = [(1.0, 2.0), (2.0, 4.0), (3.0, 6.0)]
         >>> correlation([{"predicted_loss_change": a, "measured_loss_change": b} for a, b in changes])
         1.0
     """
-    both = [(p["predicted_loss_change"], p["measured_loss_change"]) for p in pairs]
+    both = [(p["predicted_loss_change"], p["measured_loss_change"]) for p in pairs if p.get("moved") is not False]
     values = np.array([(a, b) for a, b in both if b is not None], np.float64)
     # Two points always lie on a line
     if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():

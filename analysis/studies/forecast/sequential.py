@@ -133,7 +133,9 @@ def _pair(old: int, new: int, images: np.ndarray, inputs: np.ndarray, made: Trai
     start = images @ weights[new]
     predicted, measured = made.drift(images @ inputs.T), images @ (weights[new + 1] - weights[new])
     # Squared error isn't this baseline's loss: what `pair` says of losses is replaced below
-    entry = pair(old, new, Drifts(start, np.zeros_like(start), predicted, measured))
+    # Logits have no largest size of their own: what rounding is a part of is theirs here
+    largest = float(np.abs(images @ weights[new + 1]).max())
+    entry = pair(old, new, Drifts(start, np.zeros_like(start), predicted, measured), largest)
     loss = CrossEntropy(labels, np.arange(start.shape[1]) < seen)
     changes = {
         f"{name}_loss_change": loss_change(loss, start, drift)
@@ -143,7 +145,10 @@ def _pair(old: int, new: int, images: np.ndarray, inputs: np.ndarray, made: Trai
     return (
         entry
         | changes
-        | {"ntk_drift": 0.0, "concentration": concentrated(images @ images.T, measured, of_samples=True)}
+        | {
+            "ntk_drift": 0.0,
+            "concentration": concentrated(images @ images.T, measured, of_samples=True) if entry["moved"] else None,
+        }
     )
 
 

@@ -1,9 +1,11 @@
 """A forecast for people: the table of pairs, and what it says in plain words."""
 
-from collections.abc import Mapping
-from statistics import median
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
+from analysis.measures.error_bars import is_told, of_mean, over_seeds
 from ntkcl_jax.terminal.progress import plain_text
 
 LAZY = ((0.1, "lazy: nearly linear in its parameters over a task"), (0.3, "mostly lazy: first order holds roughly"))
@@ -55,13 +57,22 @@ def verdict(made: Mapping[str, Any]) -> str:
     """How good the forecast is, and how lazy the run."""
     pairs = [pair for part in made["seeds"].values() for pair in part["pairs"]]
     errors = _known(pairs, "relative_error")
-    cosines = _known(pairs, "cosine")
+    # A forecast that is zero throughout has no direction
+    cosine = median(_known(pairs, "cosine") or [math.nan])
+    still = sum(pair["moved"] is False for pair in pairs)
     if not errors:
-        return "Nothing moved, so there is nothing to compare."
+        return (
+            "Nothing moved: forecast and measured drift are both within the rounding of float32 outputs."
+            if still == len(pairs)
+            else "Nothing moved that could be compared."
+        )
+    sizes = [p["predicted_norm"] / p["measured_norm"] for p in pairs if p["moved"] and p["measured_norm"]]
     lines = [
         f"The forecast misses the drift by {_share(median(errors))} in the middle ({_share(min(errors))} to "
-        f"{_share(max(errors))}), at a cosine of {median(cosines):.4f}."
+        f"{_share(max(errors))}), at a cosine of {cosine:.4f} and {median(sizes):.2f} times its size."
     ]
+    if still:
+        lines.append(f"In {still} of {len(pairs)} pairs nothing moved beyond rounding; they aren't compared.")
     if made["loss_change_correlation"] is not None:
         lines.append(f"Forecast and measured loss changes correlate at {made['loss_change_correlation']:.3f}.")
     # Pairs of which the step is known and in which something moved
@@ -82,20 +93,21 @@ def verdict(made: Mapping[str, Any]) -> str:
 
 
 def new_verdict(made: Mapping[str, Any]) -> str:
-    """One sentence: what training on the new images would cost.
+    """What training on the new images would do to the accuracy on old tasks, with standard errors.
 
     Example:
-        >>> pair = {"accuracy": 0.9, "predicted_accuracy_change": -0.1, "predicted_accuracy_change_with_new": -0.2,
-        ...         "predicted_loss_change": 0.01, "old": 0}
+        >>> names = ("predicted_accuracy_change", "predicted_accuracy_change_with_new")
+        >>> pair = {"accuracy": 0.9, names[0]: -0.01, names[1]: -0.2, "predicted_loss_change": 0.01, "old": 0}
+        >>> pair |= {f"{name}_error": 0.03 for name in names}
         >>> print(new_verdict({"new_data": {"classes": ["owl"]}, "seeds": {"0": {"names": ["cat"], "pairs": [pair]}}}))
-        Training on 1 new class next would change the accuracy on old tasks by -10.0 points through drift and by -20.0
-        points with the new class competing (mean over tasks); most on task 1, cat.
+        Training on 1 new class next would change the accuracy on old tasks by -1.0 ± 3.0 points through drift
+        (no change that these images tell) and by -20.0 ± 3.0 points with the new class competing (means over tasks,
+        ± their standard error); most on task 1, cat.
     """
     parts = list(made["seeds"].values())
     pairs = [(pair, part["names"][pair["old"]]) for part in parts for pair in part["pairs"]]
     drift, both = (
-        _points(sum(p[name] for p, _ in pairs) / len(pairs))
-        for name in ("predicted_accuracy_change", "predicted_accuracy_change_with_new")
+        _mean_change(parts, name) for name in ("predicted_accuracy_change", "predicted_accuracy_change_with_new")
     )
     # Of equal accuracies the one whose loss grows most
     worst, name = min(
@@ -103,11 +115,30 @@ def new_verdict(made: Mapping[str, Any]) -> str:
     )
     count = len(made["new_data"]["classes"])
     classes = "class" if count == 1 else "classes"
+    most = f"; most on task {worst['old'] + 1}, {plain_text(name)}" if is_told(*both) else ""
     return (
-        f"Training on {count} new {classes} next would change the accuracy on old tasks by {drift} points through "
-        f"drift and by {both}\npoints with the new {classes} competing (mean over tasks); most on task "
-        f"{worst['old'] + 1}, {plain_text(name)}."
+        f"Training on {count} new {classes} next would change the accuracy on old tasks by {_change(*drift)} through "
+        f"drift\n{_untold(*drift)}and by {_change(*both)} with the new {classes} competing {_untold(*both)}(means over "
+        f"tasks,\n± their standard error){most}."
     )
+
+
+def _mean_change(parts: Sequence[Mapping[str, Any]], name: str) -> tuple[float, float]:
+    """Mean over seeds and tasks of a change of accuracy, and its standard error."""
+    means = [fmean(pair[name] for pair in part["pairs"]) for part in parts]
+    # Seeds may share images: the error of one seed's mean is no smaller for there being several
+    of_images = max(of_mean([pair[f"{name}_error"] for pair in part["pairs"]]) for part in parts)
+    error = over_seeds(means, of_images)
+    assert error is not None
+    return fmean(means), error
+
+
+def _change(value: float, error: float) -> str:
+    return f"{_points(value)} ± {100 * error:.1f} points"
+
+
+def _untold(value: float, error: float) -> str:
+    return "" if is_told(value, error) else "(no change that these images tell) "
 
 
 def _known(pairs: list[Mapping[str, Any]], name: str) -> list[float]:

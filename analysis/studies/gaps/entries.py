@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.records.outputs import half_squared, targets
+from analysis.records.outputs import drift_floor, half_squared, root_mean_square, targets
 from analysis.studies.gaps.learner import Images, Stage
 from analysis.studies.request import GapsRequest
 from analysis.theory.complexity import contraction, generalization_bound, rademacher_complexity
@@ -27,6 +27,8 @@ GRID = 2.0**-10
 """First radius of the bound's grid, fixed before any data; smaller radii count as this one."""
 DRAWS = 8
 """Random training sets for each point of a learning curve."""
+MATCHED = 1e-2
+"""Part of the network's step that the matched learner's may lack; the step is computed in float32."""
 FRACTIONS = (0.125, 0.25, 0.5, 0.75)
 """Sizes of these training sets, as parts of a task's training images."""
 
@@ -140,6 +142,7 @@ def _learnt(stage: Stage, theory: Course, at: int, images: Images, request: Gaps
         "outputs": k,
         "ridge": stage.ridge,
         "ridge_fraction": stage.ridge_fraction,
+        **ridge_says(request.ridge, stage.ridge_decided, stage.network_step_length, stage.step_length),
         "radius": {"exact": found.exact, "quadratic": found.quadratic, "a_priori": found.a_priori,
                    "step": stage.step_length},
         "trace": trace,
@@ -151,6 +154,37 @@ def _learnt(stage: Stage, theory: Course, at: int, images: Images, request: Gaps
         "gcv": 0.5 * block_gcv(stage.decomposed, stage.residual.ravel(), stage.ridge, k),
         "health": stage.health,
     }  # fmt: skip
+
+
+def ridge_says(wanted: float | str, decided: bool, network: float, learner: float) -> dict[str, Any]:
+    """Whether the ridge is what was asked for: `matched` (None where that wasn't) and `ridge_note`, why it isn't.
+
+    The learner can't go as far as a network whose step is longer than that of the smallest ridge; what it then does
+    says nothing of a network that went farther.
+
+    Args:
+        wanted: the request's ridge.
+        decided: whether leave-one-out errors tell ridges apart.
+        network: length of the network's step.
+        learner: length of the learner's.
+
+    Example:
+        >>> ridge_says("matched", True, 768.0, 6.1)["matched"], ridge_says("matched", True, 6.1, 6.1)["matched"]
+        (False, True)
+    """
+    if wanted == "loo" and not decided:
+        return {"matched": None, "ridge_note": "every ridge has the same leave-one-out error, so the smallest is taken"}
+    if wanted != "matched":
+        return {"matched": None, "ridge_note": ""}
+    if not network:
+        return {"matched": True, "ridge_note": "training moved nothing, so theory's learner stays where it is too"}
+    if learner >= (1 - MATCHED) * network:
+        return {"matched": True, "ridge_note": ""}
+    return {
+        "matched": False,
+        "ridge_note": f"the network's step of {network:.3g} is out of the learner's reach: with the smallest ridge it "
+        f"goes {learner:.3g}",
+    }
 
 
 def standing(request: GapsRequest) -> dict[str, Any]:
@@ -188,7 +222,8 @@ def curve(stage: Stage, unseen: Float[np.ndarray, "m k"]) -> dict[str, Any]:
     # Leave-one-out needs two images
     sizes = sorted({max(2, round(part * n)) for part in FRACTIONS})
     eta, power = population_modes(stage.decomposed, residual, k)
-    ridge = choose_ridge(stage.decomposed, residual, k).ridge
+    choice = choose_ridge(stage.decomposed, residual, k)
+    ridge = choice.ridge
     # The task's number is the seed: prediction and measurement draw the same subsets
     drawn = (sizes, DRAWS, stage.task, ridge, k)
     left_out = subset_leave_one_out(stage.intra, residual, *drawn)
@@ -198,6 +233,7 @@ def curve(stage: Stage, unseen: Float[np.ndarray, "m k"]) -> dict[str, Any]:
     plain = [eigenlearning(eta, power, size * k, ridge) for size in sizes]
     return {
         "ridge": ridge,
+        "ridge_decided": choice.decided,
         "sizes": sizes,
         "finite_population": [0.5 * point.unseen_error for point in predicted],
         "eigenlearning": [0.5 * point.generalization_error for point in plain],
@@ -207,9 +243,16 @@ def curve(stage: Stage, unseen: Float[np.ndarray, "m k"]) -> dict[str, Any]:
     }
 
 
-def _laziness(stage: Stage, images: Images) -> dict[str, float | None]:
-    """How far the network's own change on its task's unseen images is from first order."""
+def _laziness(stage: Stage, images: Images) -> dict[str, float | bool | None]:
+    """How far the network's own change on its task's unseen images is from first order; None where nothing moved."""
     rows = images.unseen[stage.task]
-    found = compare(stage.linear_drift[rows], stage.network_drift[rows])
-    length = float(np.sqrt(np.square(stage.network_drift[rows]).sum(axis=1).mean()))
-    return {"relative_error": found.relative_error, "cosine": found.cosine, "drift_norm": length}
+    linear, measured = stage.linear_drift[rows], stage.network_drift[rows]
+    length = root_mean_square(measured)
+    moved = max(length, root_mean_square(linear)) > drift_floor(measured.shape[1])
+    found = compare(linear, measured)
+    return {
+        "relative_error": found.relative_error if moved else None,
+        "cosine": found.cosine if moved else None,
+        "drift_norm": length,
+        "moved": moved,
+    }

@@ -14,11 +14,12 @@ from jaxtyping import Float, Float32, Int
 
 from analysis import measures
 from analysis.errors import HealthError, RecordError
-from analysis.kernels.empirical import empirical_ntk
+from analysis.kernels.empirical import default_precision
 from analysis.kernels.linearized import Linearized, step_length
 from analysis.records.checkpoints import Records
 from analysis.records.outputs import Params, centred_scores, difference, targets
 from analysis.records.probes import Probes
+from analysis.studies.fitting import kernel_of
 from analysis.studies.request import MIN_PER_TASK, GapsRequest, Side
 from analysis.theory.leave_one_out import choose_ridge
 from analysis.theory.modes import Modes, dual_coefficients, modes
@@ -59,6 +60,7 @@ class Stage:
         decomposed: modes of `intra`.
         ridge: λ.
         ridge_fraction: λ over the mean diagonal.
+        ridge_decided: whether leave-one-out errors tell ridges apart; True where nobody asked them.
         residual: targets minus what the learner said before, on the training images.
         step_length: how far the learner moved the parameters.
         drift: what it changes on all images.
@@ -75,6 +77,7 @@ class Stage:
     decomposed: Modes
     ridge: float
     ridge_fraction: float
+    ridge_decided: bool
     residual: Float[np.ndarray, "n k"]
     step_length: float
     drift: Float[np.ndarray, "all k"]
@@ -85,18 +88,19 @@ class Stage:
     health: dict[str, float]
 
 
-def gather(records: Records, seed: int, request: GapsRequest) -> Images:
-    """Choose the images: class-balanced, fixed by the seed, recorded in the run.
+def gather(records: Records, seed: int, request: GapsRequest, record: bool = True) -> Images:
+    """Choose the images: class-balanced, fixed by the seed, recorded in the run unless that isn't wanted.
 
     Raises:
         RecordError: a task has fewer images than that.
     """
     n = request.per_task or _most(records, seed, request.side)
     if request.side == "train":
-        parts = [(records.probes(seed, n, side="train"), slice(0, n)), (records.probes(seed, n), slice(0, n))]
+        chosen = [records.probes(seed, n, side=side, record=record) for side in ("train", "test")]
+        parts = [(probes, slice(0, n)) for probes in chosen]
     else:
         # Two halves of one set of probes, so that no image is in both
-        both = records.probes(seed, 2 * n)
+        both = records.probes(seed, 2 * n, record=record)
         parts = [(both, slice(0, n)), (both, slice(n, 2 * n))]
     # Places in the concatenation below: training images of all tasks, then unseen ones of all tasks
     trained, unseen = (
@@ -167,11 +171,12 @@ def stages(records: Records, seed: int, images: Images, request: GapsRequest) ->
         own_length = step_length({path: own_step[path] for path in trainable})
         n = len(rows)
         # By what trains only; training and unseen images in one call, so that rows are computed once
-        theta = empirical_ntk(fn, trainable, images.pixels[np.concatenate([rows, images.unseen[task]])])
+        both = images.pixels[np.concatenate([rows, images.unseen[task]])]
+        theta = kernel_of(fn, trainable, both, n, least=MIN_PER_TASK)
         intra, cross = measures.sample_major(theta[:n, :n]), measures.sample_major(theta[n:, :n])
-        decomposed = modes(intra)
+        decomposed = modes(intra, float(np.finfo(default_precision()).eps))
         residual = wanted[rows] - learner[rows]
-        ridge = _ridge(request.ridge, decomposed, residual.ravel(), k, own_length)
+        ridge, decided = _ridge(request.ridge, decomposed, residual.ravel(), k, own_length)
         alpha = dual_coefficients(decomposed, residual.ravel(), ridge).reshape(n, k)
         pulled = model.step(images.pixels[rows], alpha)
         # The pullback has a part for the running mean, along which this learner doesn't step
@@ -183,8 +188,9 @@ def stages(records: Records, seed: int, images: Images, request: GapsRequest) ->
         now = next_model.values(images.pixels)
         yield Stage(
             task=task, intra=intra, cross=cross, decomposed=decomposed, ridge=ridge,
-            ridge_fraction=ridge / float(decomposed.values.mean()), residual=residual, step_length=step_length(step),
-            drift=drift, network_before=network, network_drift=now - network, network_step_length=own_length,
+            ridge_fraction=ridge / float(decomposed.values.mean()), ridge_decided=decided, residual=residual,
+            step_length=step_length(step), drift=drift, network_before=network,
+            network_drift=now - network, network_step_length=own_length,
             linear_drift=model.change(images.pixels, own_step), health=health,
         )  # fmt: skip
         # The next checkpoint was loaded and evaluated already
@@ -197,12 +203,14 @@ def _ridge(
     residual: Float[np.ndarray, "nk"],
     k: int,
     length: float,
-) -> float:
+) -> tuple[float, bool]:
+    """The ridge, and whether it was decided by what was to decide it."""
     if wanted == "loo":
-        return choose_ridge(decomposed, residual, k).ridge
+        choice = choose_ridge(decomposed, residual, k)
+        return choice.ridge, choice.decided
     if wanted == "matched":
-        return matched_ridge(decomposed, residual, length)
-    return measures.absolute_ridge(decomposed.values, wanted)
+        return matched_ridge(decomposed, residual, length), True
+    return measures.absolute_ridge(decomposed.values, wanted), True
 
 
 def check(

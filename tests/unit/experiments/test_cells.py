@@ -24,7 +24,7 @@ from experiments.sweep.rows import lines, method_rows
 from ntkcl_jax import preset
 from ntkcl_jax.config.codec import to_json
 from ntkcl_jax.errors import ConfigError, DataError, RunFolderError
-from ntkcl_jax.terminal.console import Terminated
+from ntkcl_jax.terminal.stopping import Terminated
 
 ROOT = Path(experiments.__file__).parents[1]
 CHILD = """

@@ -114,6 +114,16 @@ def test_classes_not_seen_yet_score_lowest(run: RecordedRun) -> None:
     assert scores[:, 3:].max() < scores[:, :3].min()
 
 
+def test_a_run_reads_the_same_where_float64_is_switched_on(path: Path, run: RecordedRun) -> None:
+    task = run.task(1)
+    scores = np.asarray(task.apply_fn(task.after, task.frozen, task.test_images))
+    with jax.enable_x64(True):
+        again = load_run(path, arrays=tiny.arrays()).task(1)
+        wide = again.apply_fn(again.after, again.frozen, again.test_images)
+    assert {name: value.dtype for name, value in again.after.items()} == {n: v.dtype for n, v in task.after.items()}
+    np.testing.assert_array_equal(np.asarray(wide), scores)
+
+
 def images_of(task: RecordedTask, side: str) -> tuple[np.ndarray, np.ndarray]:
     return (task.test_images, task.test_labels) if side == "test" else (task.train_images, task.train_labels)
 

@@ -12,7 +12,7 @@ from jaxtyping import TypeCheckError
 
 import analysis
 from analysis import composite, empirical_ntk
-from analysis.errors import AnalysisError, FunctionError, PlanError
+from analysis.errors import AnalysisError, FunctionError, PlanError, TooLargeError
 from tests.support.dense import examples, mlp, relative_error
 
 FN, PARAMS = mlp()
@@ -194,7 +194,8 @@ def test_coupled_rows_that_a_head_of_zeros_hid_are_refused_once_it_is_trained() 
     ],
 )
 def test_options_that_mean_nothing_or_do_not_fit_are_refused(options: dict[str, Any], words: list[str]) -> None:
-    refused(PlanError, *words, call=lambda: empirical_ntk(FN, PARAMS, X, **options))
+    error = TooLargeError if "memory_bytes" in options and "way" not in options else PlanError
+    refused(error, *words, call=lambda: empirical_ntk(FN, PARAMS, X, **options))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_nothing_is_counted_and_no_other_function_is_hurt_by_a_refusal() -> None
     seen: list[tuple[int, int]] = []
     before = empirical_ntk(FN, PARAMS, X)
     note = {"advance": lambda done, total: seen.append((done, total))}
-    refused(PlanError, call=lambda: empirical_ntk(FN, PARAMS, X, memory_bytes=10, **note))
+    refused(TooLargeError, call=lambda: empirical_ntk(FN, PARAMS, X, memory_bytes=10, **note))
     assert not seen
     np.testing.assert_array_equal(empirical_ntk(FN, PARAMS, X), before)
 

@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import TypeCheckError
 
 from analysis.errors import AnalysisError, FunctionError, PlanError
+from analysis.kernels import neural_tangents_backend
 from analysis.kernels.neural_tangents_backend import neural_tangents_ntk
 from analysis.kernels.neural_tangents_compat import load
 from tests.support.dense import attention_net, dense_ntk, examples, mlp, reduced, relative_error
@@ -151,6 +152,20 @@ def test_structured_derivatives_refuse_what_they_cannot_take_in_one_line():
         neural_tangents_ntk(apply_fn, params, x, implementation="structured_derivatives")
     assert "\n" not in str(caught.value)
     assert relative_error(neural_tangents_ntk(apply_fn, params, x), dense_ntk(apply_fn, params, x)) < 1e-5
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, KeyError, AttributeError])
+def test_a_fault_of_its_own_is_not_blamed_on_the_function(monkeypatch, error):
+    def broken(*_):
+        raise error("module 'jax' has no attribute 'core'")
+
+    monkeypatch.setattr(neural_tangents_backend, "_kernel", lambda *_: broken)
+    apply_fn, params = mlp()
+    for implementation in ("jacobian_contraction", "ntk_vector_products"):
+        with pytest.raises(error, match="no attribute"):
+            neural_tangents_ntk(apply_fn, params, examples(3, (5,)), implementation=implementation)
+    with pytest.raises(error if error is AttributeError else FunctionError, match="no attribute"):
+        neural_tangents_ntk(apply_fn, params, examples(3, (5,)), implementation="structured_derivatives")
 
 
 @pytest.mark.parametrize(

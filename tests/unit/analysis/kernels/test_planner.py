@@ -69,7 +69,7 @@ def test_no_plan_is_below_the_floor():
 
 
 def test_too_little_memory_is_one_line_with_numbers_and_remedies():
-    with pytest.raises(PlanError, match=r"needs .* 1 kB may be used: choose outputs trace.*sketched.*disk") as error:
+    with pytest.raises(PlanError, match=r"needs .* 1 kB may be used: choose outputs trace.*sketched_ntk") as error:
         at(1000)
     assert "\n" not in str(error.value)
 

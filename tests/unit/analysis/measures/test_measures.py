@@ -10,6 +10,7 @@ from jaxtyping import TypeCheckError
 
 from analysis import measures as m
 from analysis.errors import FunctionError
+from analysis.theory.modes import modes
 from tests.support.task_pairs import TaskPair, f4, generators, orthogonal, pairs, positive, random_pair
 
 PAIR, TARGETS = f4()
@@ -126,6 +127,20 @@ def test_rounding_below_the_threshold_counts_as_no_dimension():
     assert m.effective_dimension(eigenvalues, tiny) == pytest.approx(6, abs=1e-10)
     clipped = np.clip(np.linalg.eigvalsh(jacobian @ jacobian.T), 0, None)
     assert m.effective_dimension(clipped, tiny) > 10  # what clipping negatives alone would give
+
+
+def test_a_kernel_summed_in_float32_is_cut_where_its_own_rounding_begins():
+    """Six directions: what float32 leaves of the other 54 is above float64's threshold and below its own."""
+    jacobian = NEW(1).standard_normal((60, 6)).astype(np.float32)
+    kernel = jacobian @ jacobian.T
+    assert kernel.dtype == np.float32
+    wide = kernel.astype(np.float64)
+    assert np.count_nonzero(m.spectrum(wide)) > 12  # as if its sums had been float64's
+    assert np.count_nonzero(m.spectrum(kernel)) == np.count_nonzero(modes(kernel).values) == 6
+    eps = float(np.finfo(np.float32).eps)
+    assert np.count_nonzero(modes(wide, eps).values) == 6
+    read = m.Checkpoint(wide, (0, 60), np.zeros(60, int), 6, False, {}, eps)
+    assert np.count_nonzero(read.spectra[0]) == len(read.row_spaces[0].singular_values) == 6
 
 
 def test_noise_directions_are_cut_before_they_look_aligned():

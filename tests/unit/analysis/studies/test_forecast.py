@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,13 +17,14 @@ from analysis.cli import NTK_ANALYSIS
 from analysis.errors import AnalysisError, PlanError, RecordError
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records, open_run
-from analysis.records.outputs import centred_scores, mean_step, targets
+from analysis.records.outputs import centred_scores, drift_floor, mean_step, root_mean_square, targets
 from analysis.store.forms import read_form
 from analysis.store.study_forms import ForecastFile
-from analysis.studies.forecast import compute_forecast, forecast_file, told
+from analysis.studies.forecast import compute_forecast, forecast_cost, forecast_file, told
 from analysis.studies.forecast.closed_forms import closed_form_step, procedure_of
 from analysis.studies.forecast.network import run_step, task_drifts
 from analysis.studies.forecast.new_data import next_task, read_new
+from analysis.studies.forecast.pairs import Drifts, correlation, pair
 from analysis.studies.forecast.sequential import own_training
 from analysis.studies.request import ForecastRequest
 from ntkcl_jax.data import steps_per_epoch
@@ -77,6 +79,42 @@ def test_in_a_nearly_linear_run_the_forecast_is_what_happened(made: dict[str, An
         assert p["predicted_loss_change"] == pytest.approx(p["measured_loss_change"], rel=0.1)
         assert 0 < p["ntk_drift"] < 0.1
     assert "This run is lazy" in told(made)
+
+
+def drifts(predicted: float, measured: float) -> Drifts:
+    """Forecast and measured drift of these sizes, in directions that have nothing to do with each other."""
+    rng, zero, kernel = np.random.default_rng(3), np.zeros((8, 5)), np.eye(40)
+    units = (x / root_mean_square(x) for x in rng.standard_normal((2, 8, 5)))
+    forecast, truth = (size * x for size, x in zip((predicted, measured), units, strict=True))
+    return Drifts(zero, zero, forecast, truth, forecast, truth, kernel, 2 * kernel)
+
+
+def test_rounding_is_not_compared_with_rounding() -> None:
+    floor = drift_floor(5)
+    entry = pair(0, 1, drifts(0.5 * floor, 0.9 * floor))
+    assert entry["moved"] is False and entry["rounding"] == floor
+    assert [entry[name] for name in ("cosine", "relative_error", "true_step", "concentration")] == [None] * 4
+    assert entry["measured_norm"] == pytest.approx(0.9 * floor) and entry["measured_loss_change"] is not None
+    for sizes in ((0.5 * floor, 2 * floor), (2 * floor, 0.5 * floor)):  # either that moves is told
+        told_apart = pair(0, 1, drifts(*sizes))
+        assert told_apart["moved"] and abs(told_apart["cosine"]) < 0.5
+    made = {"method": "ntkcl", "procedure": "run", "loss_change_correlation": correlation([entry] * 3)}
+    assert made["loss_change_correlation"] is None
+    assert told({**made, "seeds": {"0": {"pairs": [entry]}}}).endswith("within the rounding of float32 outputs.")
+    mixed = told({**made, "seeds": {"0": {"pairs": [entry, told_apart]}}})
+    assert "In 1 of 2 pairs nothing moved" in mixed and "4.00 times its size" in mixed
+
+
+def test_the_floor_is_above_what_float32_leaves_of_a_score_and_far_below_a_drift(records: Records, made: dict) -> None:
+    probes = records.probes(0, 8)
+    images = probes.images[probes.rows(0)]
+    fn, params = centred_scores(records, 0, 1, with_mean=True)
+    double, wide = centred_scores(records, 0, 1, dtype="float64")
+    with jax.enable_x64(True):
+        exact = np.asarray(evaluated(double, wide, images))
+    off = root_mean_square(Linearized(fn, params, images[:2]).values(images) - exact)
+    assert 0 < off < drift_floor(7) / 2
+    assert all(p["moved"] and min(p["measured_norm"], p["predicted_norm"]) > 30 * drift_floor(7) for p in pairs(made))
 
 
 @pytest.mark.slow
@@ -266,6 +304,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert NTK_ANALYSIS.run(["forecast", str(run), "--quiet", *options]) == 2
     told_to = capsys.readouterr()
     assert told_to.out == "" and told_to.err.count("\n") == 1 and words in told_to.err
+
+
+def test_a_dry_run_counts_passes_and_writes_nothing(
+    run: Path, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(passes=1.5, peak_bytes=2e9, memory_bytes=4e9)  # of the planner, which has tests of its own
+    monkeypatch.setattr("analysis.studies.forecast.cost.planned", lambda *_: found)
+    path = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(path / "analysis", ignore_errors=True)
+    lines = forecast_cost(path)
+    # Two later tasks of 2 x 9 images in batches of 4, two epochs; old tasks' 8 probes: one, then two of them
+    assert "20 steps of 4 images" in lines[1] and f"{3 * (8 + 16):,} forward passes" in lines[2]
+    # The first task's kernel at checkpoints 1, 2 and 3, the second's at 2 and 3
+    assert lines[3].startswith(f"Jacobian passes: {5 * 8 * 7 * 3 // 2} backward ones") and "memory: 2 GB" in lines[4]
+    assert str(path / "analysis" / "forecast.json") in lines[-1]
+    closed = forecast_cost(path, ForecastRequest(procedure="ridge", per_task=4))
+    assert f"Jacobian passes: {(5 * 4 + 2 * 4) * 7 * 3 // 2} backward" in closed[2] and "2 over 4" in closed[2]
+    assert "none" in forecast_cost(path, ForecastRequest(method="sequential"))[1]
+    assert "10 steps" in forecast_cost(path, ForecastRequest(new_data=more))[1]
+    assert not (path / "analysis").exists()
 
 
 def test_a_run_without_finished_tasks_is_refused(run: Path, more: Path, tmp_path: Path) -> None:

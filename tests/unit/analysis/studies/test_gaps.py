@@ -1,5 +1,6 @@
 """Gaps of a run: theory's learner is the one of the definition, in dense float64; the network's split is its own."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +11,20 @@ import numpy as np
 import pytest
 
 from analysis.cli import NTK_ANALYSIS
-from analysis.errors import AnalysisError, PlanError, RecordError
+from analysis.errors import AnalysisError, PlanError, RecordError, TooLargeError
+from analysis.kernels.planner import Plan
 from analysis.records.checkpoints import Records, open_run
 from analysis.records.outputs import centred_scores, half_squared, targets
 from analysis.store.forms import read_form
 from analysis.store.study_forms import GapsFile
-from analysis.studies.gaps import compute_gaps, gaps_table
+from analysis.studies.fitting import kernel_of
+from analysis.studies.gaps import compute_gaps, gaps_cost, gaps_table
+from analysis.studies.gaps.entries import ridge_says
 from analysis.studies.gaps.learner import check, gather
 from analysis.studies.request import GapsRequest
+from ntkcl_jax.methods.ntkcl import MEAN
+from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.training.run import train
 from tests.support import streams as tiny
 from tests.support.dense import dense_jacobian, evaluated
@@ -143,6 +150,51 @@ def test_a_matched_learner_goes_as_far_as_the_network(run: Path, records: Record
         assert entry["radius"]["step"] == pytest.approx(length, rel=1e-4)
 
 
+@pytest.fixture
+def still(run: Path, tmp_path: Path) -> Path:
+    """The run as if nothing but its first task had moved the adaptation, as with a later learning rate of 0."""
+    path = Path(shutil.copytree(run, tmp_path / "still"))
+    folder = RunFolder(path)
+    first, _ = checkpoint.load(folder.task(0, 0, "after", "ntkcl"))
+    for task, when in itertools.product((1, 2), ("before", "after")):
+        trees, meta = checkpoint.load(folder.task(0, task, when, "ntkcl"))
+        for tree, kept in (("trainable", lambda name: not name.startswith("proxy/")), ("buffers", is_mean)):
+            trees[tree] |= {name: value for name, value in first[tree].items() if kept(name)}
+        checkpoint.save(folder.task(0, task, when, "ntkcl"), trees, meta)
+    return path
+
+
+def is_mean(name: str) -> bool:
+    return name.startswith(MEAN)
+
+
+def test_where_the_network_stayed_theorys_learner_stays_and_nothing_is_judged_by_rounding(still: Path) -> None:
+    made = compute_gaps(still, GapsRequest(per_task=N), quiet=True, arrays=tiny.arrays())
+    moving, *resting = made["seeds"]["0"]["by_task"]
+    assert moving["matched"] and moving["ridge_note"] == "" and moving["laziness"]["moved"]
+    for entry in resting:
+        assert entry["network"]["step"] == 0 and entry["radius"]["step"] < 1e-6
+        assert entry["learned_train_loss"] == pytest.approx(entry["train_loss"], rel=1e-6)
+        assert entry["matched"] and "stays where it is" in entry["ridge_note"]
+        assert entry["laziness"] == {"relative_error": None, "cosine": None, "drift_norm": 0.0, "moved": False}
+    assert "Ridge of seed 0, task 3: training moved nothing" in gaps_table(made)
+    read = read_form(still / "analysis" / "gaps.json", GapsFile)
+    assert read is not None and [gap.matched for gap in read.every] == [True] * 3
+
+
+def test_a_ridge_that_could_not_be_matched_says_so(found: list[dict[str, Any]]) -> None:
+    def said(step: float, ridge: float | str = "matched", decided: bool = True) -> dict[str, Any]:
+        return ridge_says(ridge, decided, 767.8, step)
+
+    assert said(767.0) == {"matched": True, "ridge_note": ""}
+    short = said(6.1)
+    assert short["matched"] is False and "step of 768 is out of the learner's reach" in short["ridge_note"]
+    assert said(6.1, ridge="loo") == said(6.1, ridge=0.1) == {"matched": None, "ridge_note": ""}
+    assert "every ridge has the same" in said(6.1, ridge="loo", decided=False)["ridge_note"]
+    table = gaps_table({"seeds": {"0": {"by_task": [found[0] | short, found[1]]}}})
+    assert table.splitlines()[-1] == f"Ridge of seed 0, task 1: {short['ridge_note']}."
+
+
 def test_the_ridge_by_leave_one_out_is_the_best_of_its_neighbours(run: Path) -> None:
     best = gaps(run, ridge="loo")[0]
     assert best["loo"] <= gaps(run, ridge=best["ridge_fraction"] * 10**0.5)[0]["loo"]
@@ -217,6 +269,32 @@ def test_what_a_run_does_not_have_is_said_in_one_line(run: Path, tmp_path: Path)
     shutil.rmtree(begun / "checkpoints" / "ntkcl" / "seed0" / "task0" / "after")
     with pytest.raises(RecordError, match="no finished task"):
         gaps(begun)
+
+
+def test_a_dry_run_counts_passes_and_writes_nothing(run: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(run, tmp_path / "dry"))
+    shutil.rmtree(path / "analysis", ignore_errors=True)
+    lines = gaps_cost(path, GapsRequest(per_task=N), arrays=tiny.arrays())
+    assert lines[0].startswith("gaps of 3 tasks (1 seeds): theory's learner has 4 images")
+    assert lines[1].startswith(f"Jacobian passes: {3 * 2 * N * K} backward ones")
+    assert "memory: " in lines[3] and str(path / "analysis" / "gaps.json") in lines[4]
+    assert not (path / "analysis").exists()
+
+
+def test_gaps_that_do_not_fit_name_images_that_do(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(fn: Any, params: Any, images: Any, count: int = 16, **_: Any) -> Plan:
+        if count > 12:
+            raise TooLargeError("8 GB are needed", "take less")
+        return object.__new__(Plan)
+
+    monkeypatch.setattr("analysis.studies.fitting.plan", plan)
+    monkeypatch.setattr("analysis.studies.fitting.empirical_ntk", plan)
+    with pytest.raises(PlanError, match=r"^8 GB are needed: --per-task 6 fits$"):
+        gaps_cost(run, GapsRequest(per_task=8), arrays=tiny.arrays())
+    with pytest.raises(PlanError, match=r"^8 GB are needed: --per-task 6 fits$"):
+        kernel_of(np.sin, np.zeros(1), np.zeros((16, 1, 1, 1), np.float32), per_task=8)
+    with pytest.raises(PlanError, match=r"^8 GB are needed: not even --per-task 7 fits$"):
+        kernel_of(np.sin, np.zeros(1), np.zeros((16, 1, 1, 1), np.float32), per_task=8, least=7)
 
 
 def test_the_command_ends_with_code_2_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

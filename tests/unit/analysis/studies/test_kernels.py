@@ -9,17 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import analysis
 from analysis.cli import NTK_ANALYSIS
-from analysis.errors import AnalysisError, PlanError, RecordError, StoreError
+from analysis.errors import AnalysisError, PlanError, RecordError, StoreError, TooLargeError
+from analysis.kernels.planner import Plan
 from analysis.records.checkpoints import open_run
 from analysis.store.forms import read_form
 from analysis.store.study_forms import SummaryFile
-from analysis.studies.kernels import compute_kernels, dry_run
+from analysis.studies.kernels import Session, compute_kernels, dry_run
 from ntkcl_jax.cli import NTKCL
 from ntkcl_jax.training.run import train
 from tests.support import plugins
@@ -95,6 +97,8 @@ def test_every_checkpoint_has_every_figure(analysed: Path) -> None:
     read = read_form(analysed / "analysis" / "summary.json", SummaryFile)
     assert read is not None and list(read.seeds[0].checkpoints) == [0, 1, 2, 3]
     assert list(checkpoints) == ["0", "1", "2", "3"]
+    assert [figures["compared_with"] for figures in checkpoints.values()] == [None, 0, 1, 2]
+    assert made["seeds"]["0"]["too_few"] == [0]  # three images of three classes
     for number, figures in checkpoints.items():
         for name in ("inter_intra_ratio", "kernel_norm", "unrelated_ratio", "same_task_ratio", "overlap"):
             assert np.shape(figures[name]) == (3, 3)
@@ -189,6 +193,31 @@ def test_an_impossible_request_leaves_nothing(run: Path, tmp_path: Path, request
         compute_kernels(path, analysis.Request(**{"per_task": 3} | request_), quiet=True, arrays=tiny.arrays())
     assert "\n" not in str(caught.value)
     assert not (path / "analysis" / "kernels").exists()
+
+
+@pytest.mark.parametrize(
+    ("memory", "asked", "says"),
+    [
+        (49 * 15**2, {}, "28224 B are needed: --per-task 5 fits; with --outputs trace 8 do"),
+        (400, {}, "28224 B are needed: not even --per-task 1 fits; with --outputs trace 6 do"),
+        (5, {"tile": 2}, "28224 B are needed: not even --per-task 1 fits; or leave --tile out"),
+        (400, {"outputs": "trace"}, "576 B are needed: --per-task 6 fits"),
+    ],
+)
+def test_a_kernel_that_is_too_large_names_images_of_a_task_that_do(
+    run: Path, monkeypatch: pytest.MonkeyPatch, memory: int, asked: dict[str, Any], says: str
+) -> None:
+    def plan(fn: Any, params: Any, images: Any, count: int, columns: None, *, outputs: str, **_: Any) -> Plan:
+        size = count**2 * (49 if outputs == "full" else 1)
+        if size > memory:
+            raise TooLargeError(f"{size} B are needed", "take less")
+        return object.__new__(Plan)
+
+    monkeypatch.setattr("analysis.studies.kernels.plan", plan)
+    session = Session(run, analysis.Request(per_task=8, groups="none", **asked), tiny.arrays())
+    with pytest.raises(PlanError) as caught:
+        next(session.jobs([(0, 3)], record=False))
+    assert str(caught.value) == says
 
 
 def test_no_run_and_no_finished_task_are_told_apart(tmp_path: Path) -> None:

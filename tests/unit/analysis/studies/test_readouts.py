@@ -262,7 +262,9 @@ def test_studies_of_training_say_why_a_readout_has_none(run: Path, capsys: pytes
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and about in said
         assert "`ntk-analysis kernels RUN --method multilevel` has its kernels" in said
-    with pytest.raises(PlanError, match=r"got ease/ridge: what moves below it is ease$"):
+    with pytest.raises(
+        PlanError, match=r"ease/ridge: its classifier .* features is ease, .*kernels RUN --method ease`$"
+    ):
         analysis.GapsRequest(method="ease/ridge")
     for study, compute in (("gaps", analysis.compute_gaps), ("forecasts", analysis.compute_forecast)):
         refused(

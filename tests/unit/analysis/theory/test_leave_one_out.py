@@ -145,6 +145,12 @@ def test_the_ridge_chosen_is_the_one_that_retraining_would_choose():
     assert choice.ridge == absolute_ridge(spectrum(kernel), choice.fraction)
 
 
+def test_a_ridge_that_no_error_chose_is_marked():
+    nothing = choose_ridge(KERNEL, np.zeros(20))
+    assert nothing.fraction == min(nothing.fractions) and not nothing.decided
+    assert choose_ridge(KERNEL, TARGET).decided
+
+
 def test_noise_asks_for_a_larger_ridge_than_none():
     rng = NEW(4)
     kernel = random_kernel(rng, 40, 200)

@@ -126,4 +126,13 @@ def test_a_step_longer_than_any_ridge_allows_gets_the_smallest_ridge() -> None:
     longest = radius(found, residual, 1e-12).exact
     assert matched_ridge(found, residual, 2 * longest) == 4.0 * 1e-10
     with pytest.raises(FunctionError, match="length of the step"):
-        matched_ridge(found, residual, 0.0)
+        matched_ridge(found, residual, -1.0)
+
+
+def test_no_step_at_all_gets_the_largest_ridge_which_moves_nothing() -> None:
+    found, residual = modes(np.diag([4.0, 1.0])), np.array([1.0, 1.0])
+    assert matched_ridge(found, residual, 0.0) == 4.0 / 1e-10
+    assert matched_ridge(found, residual, 1e-14) == 4.0 / 1e-10  # shorter than even that ridge's step
+    assert radius(found, residual, 4.0 / 1e-10).exact < 1e-10
+    assert matched_ridge(found, np.zeros(2), 0.0) == 4.0 / 1e-10
+    assert matched_ridge(found, np.zeros(2), 1.0) == 4.0 * 1e-10  # nothing to learn: no ridge goes anywhere
