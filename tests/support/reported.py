@@ -5,10 +5,12 @@ As a script, it writes one: python -m tests.support.reported RUN
 Kernels come from random Jacobians, the parts of every squared error from random residuals, so that sums are right.
 """
 
+import base64
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,54 @@ def made_run(
     write(run / "analysis/gaps.json", gaps(tasks, seeds, names))
     write(run / "analysis/forecast.json", forecast(tasks, seeds, names))
     return run
+
+
+def evaluation(rows: list[list[int]], t: int, images: int) -> TaskEvaluation:
+    """After task t; of what it took, the greater half was lost among the old classes already."""
+    now = rows[t]
+    between = [max(n, n + (rows[t - 1][k] - n) // 2) for k, n in enumerate(now[:-1])]
+    right, among_old = ([packed(np.arange(images) < n) for n in counts] for counts in (now, between))
+    return TaskEvaluation(t, (images,) * (t + 1), tuple(now), sum(now), right=right, right_among_old=among_old)
+
+
+def of_counts(right: list[list[int]], seeds: int = 1, images: int = 20) -> dict[str, Any]:
+    """A method's summary of equal seeds, from right answers: the greater half of each loss is drift."""
+    made = summarise([evaluation(right, t, images) for t in range(len(right))])
+    return aggregate([made] * seeds)
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    """Change what a JSON file holds."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+class Page(HTMLParser):
+    """Tags, texts and images of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def pictures(self) -> list[bytes]:
+        sources = [str(attrs["src"]) for tag, attrs in self.tags if tag == "img"]
+        return [
+            base64.b64decode(source.removeprefix("data:image/svg+xml;base64,"), validate=True) for source in sources
+        ]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import re
 from copy import deepcopy
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,18 +10,10 @@ from hypothesis import strategies as st
 from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.terminal.budget import adding_up, budget_cells
 from ntkcl_jax.terminal.tables import accuracy_table, percent, short_name, summary_of
-from ntkcl_jax.training.budget import packed
-from ntkcl_jax.training.metrics import SPLIT, TaskEvaluation, aggregate, summarise
+from ntkcl_jax.training.metrics import SPLIT, aggregate, summarise
+from tests.support.reported import evaluation
 
 HOSTILE = "a|b $x_{1} \\frac{ <b>*_`[l](u)\x1b[2J\n漢字"
-
-
-def evaluation(rows: list[list[int]], t: int, images: int) -> TaskEvaluation:
-    """After task t; of what it took, the greater half was lost among the old classes already."""
-    now = rows[t]
-    between = [max(n, n + (rows[t - 1][k] - n) // 2) for k, n in enumerate(now[:-1])]
-    right, among_old = ([packed(np.arange(images) < n) for n in counts] for counts in (now, between))
-    return TaskEvaluation(t, (images,) * (t + 1), tuple(now), sum(now), right=right, right_among_old=among_old)
 
 
 def results_of(per_seed: dict[str, list[list[list[int]]]], names: list[str], images: int = 10) -> dict:
