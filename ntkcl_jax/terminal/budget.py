@@ -30,7 +30,7 @@ def adding_up(total: float, parts: Sequence[float], digits: int = 1) -> list[flo
         ValueError: the parts aren't those of the sum.
 
     Example:
-        >>> adding_up(0.0588, [0.0554, 0.0034]), adding_up(0.0590, [0.0555, 0.0035])
+        >>> adding_up(0.0588, [0.0556, 0.0032]), adding_up(0.0588, [0.05545, 0.00335])
         ([5.9, 5.6, 0.3], [5.9, 5.6, 0.3])
         >>> adding_up(0.01, [0.01, 0.0])
         [1.0, 1.0, 0.0]
@@ -76,7 +76,7 @@ def budget_cells(summary: Mapping[str, Any], *, several: bool) -> list[str]:
         several: whether any method of the run has several seeds.
 
     Example:
-        >>> mean = {"lost": 0.0588, "competition": 0.0554, "drift": 0.0034}
+        >>> mean = {"lost": 0.0588, "competition": 0.0556, "drift": 0.0032}
         >>> mean |= {"lost_error": 0.006, "competition_error": 0.005, "drift_error": 0.004}
         >>> budget_cells({"forgetting_budget": {"mean": mean, "std": None, "n": 1}}, several=False)
         ['5.9 ± 0.6', '5.6 ± 0.5', '0.3 ± 0.4']
