@@ -117,8 +117,8 @@ def lost_says(files: RunFiles) -> str:
     said = [split_says(facts)]
     if facts.competition.beyond_noise:
         said.append(
-            "What went to competition is still right among the old classes: protecting weights can't cure that, a "
-            "better readout or better features can."
+            "What went to competition is still right among the old classes: it takes a better readout, better features "
+            "or training that doesn't favour its own classes, not protected weights."
         )
     said += _of_drift(facts, still_network=files.config.config.pair(method).learner in UNMOVED)
     others = files.results.summary
