@@ -17,6 +17,7 @@ from analysis.store.study_forms import (
     LearningCurve,
     SummaryFile,
 )
+from analysis.store.what_if_forms import Outcome, WhatIfFile
 
 Value = str | float | None
 Rows = Sequence[Sequence[Value]]
@@ -290,3 +291,18 @@ def of_forecast(forecast: ForecastFile, name: str, title: str) -> Table:
             rows.append([*([seed] if several else []), pair.old + 1, new, *numbers])
     header = [*(["seed"] if several else []), "old task", "new task", *PAIR_COLUMNS]
     return Table(name, title, header, rows)
+
+
+def of_what_if(what_if: WhatIfFile) -> Table:
+    """Every point of a what-if, means over later tasks and seeds."""
+    mean, rows = what_if.mean, []
+    for i, rate in enumerate(what_if.rates):
+        for j, epochs in enumerate(what_if.epochs):
+            numbers = [
+                getattr(part, name)[i][j] for part in (mean.points, mean.spared) for name in Outcome.__struct_fields__
+            ]
+            which = (rate, epochs) == (what_if.own.rate, what_if.own.epochs)
+            rows.append([rate, epochs, "yours" if which else "", *numbers])
+    names = ["accuracy, all seen", "old tasks", "new task", "loss change, old tasks", "loss change, new task"]
+    header = ["later rate", "epochs", "whose", *names, *(f"{name}, projected" for name in names)]
+    return Table("what_if", "Expected at other later rates, mean over later tasks", header, rows)
