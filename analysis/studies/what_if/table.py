@@ -3,6 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+ALONE = (
+    "Each task is asked about by itself, from your run's checkpoint before it: what adds up over tasks isn't counted."
+)
+"""What every table has to say of itself."""
+
 
 def told(made: Mapping[str, Any]) -> str:
     """The table and the sentences below it."""
@@ -44,7 +49,7 @@ def table(made: Mapping[str, Any]) -> str:
 
 def verdict(made: Mapping[str, Any]) -> str:
     """Whether another later rate would have been better, and whether to believe the sizes."""
-    return "\n".join(filter(None, (better(made), price(made), doubt(made))))
+    return "\n".join(filter(None, (better(made), ALONE, price(made), doubt(made))))
 
 
 def better(made: Mapping[str, Any]) -> str:
