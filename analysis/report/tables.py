@@ -302,7 +302,21 @@ def of_what_if(what_if: WhatIfFile) -> Table:
                 getattr(part, name)[i][j] for part in (mean.points, mean.spared) for name in Outcome.__struct_fields__
             ]
             which = (rate, epochs) == (what_if.own.rate, what_if.own.epochs)
-            rows.append([rate, epochs, "yours" if which else "", *numbers])
+            # Whole runs are of the run's own epochs
+            end = what_if.end.accuracy[i] if epochs == what_if.own.epochs else None
+            rows.append([rate, epochs, "yours" if which else "", end, *numbers])
     names = ["accuracy, all seen", "old tasks", "new task", "loss change, old tasks", "loss change, new task"]
-    header = ["later rate", "epochs", "whose", *names, *(f"{name}, projected" for name in names)]
-    return Table("what_if", "Expected at other later rates, mean over later tasks", header, rows)
+    header = [
+        "later rate",
+        "epochs",
+        "whose",
+        "accuracy at the run's end",
+        *names,
+        *(f"{name}, projected" for name in names),
+    ]
+    return Table(
+        "what_if",
+        "Expected at other later rates: at the run's end, and of one later task at a time (mean)",
+        header,
+        rows,
+    )

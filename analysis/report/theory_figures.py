@@ -127,8 +127,8 @@ def _new_name(new: int | str, count: int) -> str | None:
 
 @style()
 def what_if_figure(what_if: WhatIfFile) -> Figure:
-    """Draw the accuracies that later rates are expected to give, at the run's own epochs."""
-    figure, axes = new_figure((4.6, 4.0))
+    """Draw the accuracies that later rates are expected to give, at the run's own epochs: of a task, and at the end."""
+    figure, axes = new_figure((4.6, 4.2))
     j, rates = what_if.epochs.index(what_if.own.epochs), what_if.rates
     places = np.arange(len(rates))
     for number, title, colour in (
@@ -140,8 +140,9 @@ def what_if_figure(what_if: WhatIfFile) -> Figure:
             axes.plot(places, 100 * values, line, ms=3.5, lw=1.5, color=colour, label=name)
         measured = floats(getattr(what_if.mean.measured, number))
         axes.plot(rates.index(what_if.own.rate), 100 * measured, "x", ms=8, mew=2, color=colour)
-    best = what_if.best
-    axes.plot(rates.index(best.rate), 100 * best.accuracy, "*", ms=11, color=COLOURS[0], label=_best_name(what_if))
+    ends, best = floats(what_if.end.accuracy), what_if.best_course
+    axes.plot(places, 100 * ends, "s-", ms=3.5, lw=1.5, color="black", label="run's end, all")
+    axes.plot(rates.index(best.rate), 100 * best.accuracy, "*", ms=12, color="black", label="best")
     axes.plot([], [], "--", color=GREY, label="projected")
     axes.plot([], [], "x", color=GREY, ls="", label="measured")
     axes.axvline(rates.index(what_if.own.rate), color=GREY, lw=1, ls=":")
@@ -151,11 +152,6 @@ def what_if_figure(what_if: WhatIfFile) -> Figure:
     axes.set(title="other later rates", xlabel="later learning rate", ylabel="expected accuracy, %")
     legend_below(figure, axes)
     return figure
-
-
-def _best_name(what_if: WhatIfFile) -> str:
-    best = what_if.best
-    return "best" if best.epochs == what_if.own.epochs else f"best ({best.epochs} epochs)"
 
 
 @style()

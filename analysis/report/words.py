@@ -89,10 +89,11 @@ CAPTIONS = {
         "Points on the dashed line. Right of zero and below the line: more was forgotten than was forecast.",
     ),
     "what_if": Caption(
-        "At the checkpoint before each later task, the accuracy that other learning rates are expected to give, mean "
-        "over later tasks: on old tasks, the new one, and all of them. The run's own step is rescaled mode by mode of "
-        "the new task's kernel; dashed: without the directions that old tasks feel most. The dotted line is the run's "
-        "own rate, crosses what it measured.",
+        "Accuracies that other later rates are expected to give. Black: on all tasks at the run's end, had every later "
+        "task been trained at that rate. In colour: one later task at a time, from the run's own checkpoint before it, "
+        "mean over later tasks: on old tasks, the new one, and all of them; dashed: without the directions that old "
+        "tasks feel most. The run's own step is rescaled mode by mode of the new task's kernel. The dotted line is the "
+        "run's own rate, crosses are what it measured.",
         "Crosses on the lines: then the rest can be believed. Flat lines: the rate hardly matters. Dashed lines above "
         "full ones: what is forgotten lies in few directions, and projecting them away would cost the new task little.",
     ),

@@ -5,7 +5,7 @@ Accuracies are fractions from 0 to 1, losses half squared errors of centred scor
 
 from typing import ClassVar
 
-from analysis.store.forms import Form, Matrix, Number, check_shape
+from analysis.store.forms import Form, Matrix, Number, Numbers, check_shape
 from analysis.store.study_forms import STUDY_FORMAT, Positive, Study
 
 
@@ -45,6 +45,20 @@ class Outcomes(Form, frozen=True, kw_only=True):
     new_loss_change: Matrix
 
 
+class Ends(Form, frozen=True, kw_only=True):
+    """The same at each rate, where the whole run would have ended; null where training diverges.
+
+    Attributes:
+        accuracy: as in `Outcome`.
+        old_accuracy: likewise.
+        new_accuracy: of the last task.
+    """
+
+    accuracy: Numbers
+    old_accuracy: Numbers
+    new_accuracy: Numbers
+
+
 class WhatIfMean(Form, frozen=True, kw_only=True):
     """Means over later tasks and seeds.
 
@@ -76,12 +90,14 @@ class BestPoint(Point, frozen=True, kw_only=True):
 
     Attributes:
         accuracy: expected there.
+        own_accuracy: at the run's own point.
         gain: over the run's own point.
         error: standard error of the gain.
         told: whether the gain is more than noise.
     """
 
     accuracy: float
+    own_accuracy: float
     gain: float
     error: float
     told: bool
@@ -97,7 +113,9 @@ class WhatIfFile(Study, frozen=True, kw_only=True):
         own: the run's own point.
         directions: how many `spared` leaves out.
         mean: over later tasks and seeds.
-        best: point.
+        best: point, of one later task at a time.
+        end: of the whole run, mean over seeds.
+        best_course: the same had all later tasks been trained at that rate.
         reliable: whether the run was linear enough for sizes to be believed.
         first_order_error: relative, of the run's own step.
         kernel_drift: mean relative change of old tasks' kernels.
@@ -111,15 +129,19 @@ class WhatIfFile(Study, frozen=True, kw_only=True):
     directions: int
     mean: WhatIfMean
     best: BestPoint
+    end: Ends
+    best_course: BestPoint
     reliable: bool
     first_order_error: Number = None
     kernel_drift: Number = None
 
     def __post_init__(self) -> None:
         """Check what types can't say."""
-        for point in (self.own, self.best):
+        for point in (self.own, self.best, self.best_course):
             if point.rate not in self.rates or point.epochs not in self.epochs:
-                raise ValueError("own and best: expected points of the grid")
+                raise ValueError("own, best and best_course: expected points of the grid")
+        for number in Ends.__struct_fields__:
+            check_shape(f"end.{number}", getattr(self.end, number), len(self.rates))
         for name in ("points", "spared"):
             for number in Outcome.__struct_fields__:
                 values = getattr(getattr(self.mean, name), number)

@@ -180,6 +180,9 @@ def what_if() -> dict[str, Any]:
         "mean": {"points": plain[0], "spared": plain[1], "measured": own}, "reliable": True,
         "best": {"rate": rates[at[0]], "epochs": epochs[at[1]], "accuracy": best, "own_accuracy": own["accuracy"],
                  "gain": best - own["accuracy"], "error": 0.001, "told": True},
+        "end": {name: [0.95, 0.94, 0.92, None] for name in ("accuracy", "old_accuracy", "new_accuracy")},
+        "best_course": {"rate": 0.0, "epochs": 2, "accuracy": 0.95, "own_accuracy": 0.92, "gain": 0.03, "error": 0.01,
+                        "told": True},
         "first_order_error": 0.2, "kernel_drift": 0.05, "versions": VERSIONS, "commit": "c6e5204e",
     }  # fmt: skip
 

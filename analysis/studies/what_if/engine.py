@@ -19,6 +19,7 @@ from analysis.studies.forecast.engine import choose
 from analysis.studies.forecast.table import LAZY
 from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import ForecastRequest, WhatIfRequest
+from analysis.studies.what_if.course import Course
 from analysis.studies.what_if.look import Seen, TaskLook, look
 from analysis.studies.what_if.steps import Grid, objective_of
 from analysis.theory.what_if import best_point, paired_gain
@@ -28,6 +29,8 @@ from ntkcl_jax.terminal.progress import Progress
 
 LOSS = "half squared error of centred scores"
 """The loss that is told of: it isn't the one that trains."""
+PARTS = ("points", "spared", "measured", "course")
+"""What is told of each later task: every point, the same projected, what was measured, and at each rate so far."""
 FAR = 0.15
 """Mean change of old tasks' kernels under a new one from which on forecasts are known to be too large."""
 
@@ -40,7 +43,7 @@ class Numbers:
         accuracy: share of the test images of all tasks seen that are named right among all classes seen.
         old_accuracy: of those of the earlier tasks.
         new_accuracy: of those of the new one.
-        old_loss_change: against a rate of zero, of the earlier tasks' images.
+        old_loss_change: of the earlier tasks' images, against a rate of zero; of whole runs against the run's own.
         new_loss_change: the same of the new one's.
     """
 
@@ -51,10 +54,10 @@ class Numbers:
     new_loss_change: Float[np.ndarray, "*points"]
 
     @classmethod
-    def of(cls, seen: Seen, still: Seen, old: int) -> "Numbers":
-        """Of images of which the first `old` are the earlier tasks', beside what a rate of zero leaves."""
+    def of(cls, seen: Seen, base: Float[np.ndarray, "n"], old: int) -> "Numbers":
+        """Of images of which the first `old` are the earlier tasks', beside losses to compare theirs with."""
         right = np.where(np.isfinite(seen.loss), seen.right, np.nan)
-        change = seen.loss - still.loss[0, 0]
+        change = seen.loss - base
         return cls(
             right.mean(axis=-1),
             right[..., :old].mean(axis=-1), right[..., old:].mean(axis=-1),
@@ -83,7 +86,8 @@ def compute_what_if(
 ) -> dict[str, Any]:
     """Ask at the checkpoint before each later task what other learning rates and epochs would have done.
 
-    Each later task is asked about by itself, from the run's own checkpoint before it.
+    Each later task is asked about by itself, from the run's own checkpoint before it; then what the other steps of
+    all later tasks add up to.
 
     Args:
         run: folder of a finished or running run.
@@ -93,7 +97,8 @@ def compute_what_if(
 
     Returns:
         What `RUN/analysis/what_if.json` holds: for each seed and later task, at every point of the grid, accuracies
-        and loss changes, the same for the projected step, and what was measured; their means; and the best point.
+        and loss changes, the same for the projected step, and what was measured; their means and the best point; and
+        where the whole run would have ended at each rate, and at which one best.
 
     Raises:
         AnalysisError: the run, the request, the images or memory don't allow it; nothing is written.
@@ -101,11 +106,11 @@ def compute_what_if(
     request = request or WhatIfRequest()
     records = open_ntkcl(run, "what-ifs", arrays)
     grid = Grid.of(records.run.config, request.rates, request.epochs)
-    seeds, every, looks = {}, [], []
+    seeds, every, looks, lasts = {}, [], [], []
     with Progress(quiet) as progress:
         for seed in request.seeds or records.seeds:
             probes = choose(records, seed, ForecastRequest(per_task=request.per_task))
-            found = []
+            found, course = [], Course(records.run.num_tasks - 1, records.run.config.model.section_weights)
             for task in probes.tasks[1:]:
                 name = (
                     f"seed {seed} · what if task {task + 1}/{records.run.num_tasks} · {records.task(seed, task).name}"
@@ -114,18 +119,20 @@ def compute_what_if(
                 steps = 0 if grid.own[0] else len(objective_of(records, seed, task, 1, grid.epochs[grid.own[1]]).shape)
                 with progress.stage(name, total=1 + steps) as stage:
                     try:
-                        made = look(records, seed, task, probes, grid, request.directions, stage)
+                        made = look(records, seed, task, probes, grid, request.directions, course, stage)
                     except NtkclError as error:
                         raise RecordError(str(error)) from error
                     stage.advance()
                 found.append(_entry(made, probes))
                 looks.append(made)
                 every.append(tuple(_numbers(made, probes)))
+            lasts.append(looks[-1])
             names = [records.task(seed, task).name for task in probes.tasks]
             seeds[str(seed)] = {"tasks": list(probes.tasks), "names": names, "by_task": found}
             # The same for every seed
             per_task = len(probes.images) // len(probes.tasks)
     means = [Numbers.mean(parts) for parts in zip(*every, strict=True)]
+    ends = Numbers.mean([list(_numbers(made, probes))[-1] for made in lasts])
     report = {
         "format": STUDY_FORMAT,
         "method": "ntkcl",
@@ -139,8 +146,10 @@ def compute_what_if(
         "known_rate": grid.known,
         **code_version_json(),
         "seeds": seeds,
-        "mean": {name: part.plain() for name, part in zip(("points", "spared", "measured"), means, strict=True)},
+        "mean": {name: part.plain() for name, part in zip(PARTS, means, strict=True)},
         "best": best_of(means[0], looks, grid, len(request.seeds or records.seeds)),
+        "end": ends.plain(),
+        "best_course": best_course(ends, lasts, grid),
         "first_order_error": median_error(looks),
         "kernel_drift": kernel_drift(user_path(run) / "analysis" / "forecast.json"),
     }
@@ -150,13 +159,14 @@ def compute_what_if(
 
 
 def _numbers(made: TaskLook, probes: Probes) -> Iterable[Numbers]:
-    old = probes.rows(made.task).start
-    return (Numbers.of(part, made.grid, old) for part in (made.grid, made.spared, made.measured))
+    old, still = probes.rows(made.task).start, made.grid.loss[0, 0]
+    yield from (Numbers.of(part, still, old) for part in (made.grid, made.spared, made.measured))
+    yield Numbers.of(made.course, made.measured.loss, old)
 
 
 def _entry(made: TaskLook, probes: Probes) -> dict[str, Any]:
     """What the file says of a later task."""
-    parts = zip(("points", "spared", "measured"), _numbers(made, probes), strict=True)
+    parts = zip(PARTS, _numbers(made, probes), strict=True)
     earlier = []
     for task in probes.tasks[: probes.tasks.index(made.task)]:
         rows = probes.rows(task)
@@ -193,6 +203,30 @@ def best_of(means: Numbers, looks: Sequence[TaskLook], grid: Grid, seeds: int) -
         "epochs": grid.epochs[at[1]],
         "accuracy": float(means.accuracy[at]),
         "own_accuracy": _plain(means.accuracy[grid.own]),
+        "gain": gain.value,
+        "error": gain.error,
+        "told": gain.told,
+    }
+
+
+def best_course(ends: Numbers, lasts: Sequence[TaskLook], grid: Grid) -> dict[str, Any]:
+    """The rate of the highest accuracy at the run's end, had every later task been trained at it, and its gain.
+
+    Against what the run measured, which is the course at its own rate.
+    """
+    at, _ = best_point(np.round(ends.accuracy, 9)[:, None], grid.rates)
+    sizes = [len(made.measured.right) for made in lasts]
+    gain = paired_gain(
+        np.concatenate([made.measured.right for made in lasts]),
+        np.concatenate([made.course.right[at] for made in lasts]),
+        np.arange(sum(sizes)),
+        np.concatenate([np.full(n, 1 / n / len(lasts)) for n in sizes]),
+    )
+    return {
+        "rate": grid.rates[at],
+        "epochs": grid.epochs[grid.own[1]],
+        "accuracy": float(ends.accuracy[at]),
+        "own_accuracy": float(ends.accuracy[grid.own[0]]),
         "gain": gain.value,
         "error": gain.error,
         "told": gain.told,

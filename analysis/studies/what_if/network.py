@@ -23,6 +23,21 @@ from ntkcl_jax.models.heads import unit
 
 
 @dataclass(frozen=True)
+class StreamFeatures:
+    """Hybrid features as a function of the trained parameters and of the running mean, which moves otherwise."""
+
+    learner: NTKCL
+
+    def __call__(
+        self, params: Tree, images: Float[Array, "n h w c"], *, frozen: Frozen, rest: Tree
+    ) -> Float[Array, "n e"]:
+        """Evaluate; `rest` are parameters on which features don't depend."""
+        mean = {path: value for path, value in params.items() if path.startswith(MEAN)}
+        moved = {path: value for path, value in params.items() if path not in mean}
+        return self.learner.features({**moved, **rest}, frozen._replace(buffers=frozen.buffers | mean), images)
+
+
+@dataclass(frozen=True)
 class EndFeatures:
     """Hybrid features at the task's end; equal for all tasks of a run, its arrays are arguments."""
 
@@ -63,7 +78,8 @@ class End:
     """A task's end, before it is trained: features to first order, scores exactly.
 
     Attributes:
-        features: first-order model of the hybrid features.
+        features: first-order model of the hybrid features, by `params` and the running mean of the end.
+        share: part of the trained streams in that mean; 0 after the run's last task.
         scores: centred scores with the prototypes that a rate of zero gives the new classes, of all outputs of the run.
         params: what trains and moves features.
         prototypes: (k, e) rows of the classes seen; the new ones are what a rate of zero gives.
@@ -72,11 +88,41 @@ class End:
     """
 
     features: Linearized
+    share: float
     scores: Partial
     params: Params
     prototypes: Float[np.ndarray, "k e"]
     offset: int
     weights: tuple[float, ...]
+
+    def apart(
+        self, images: Float[np.ndarray, "n h w c"], step: Params
+    ) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]:
+        """How features change to first order when the streams make a step, and when the mean makes all of it."""
+        means = {
+            path.replace("current/", MEAN, 1): value for path, value in step.items() if path.startswith("current/")
+        }
+        still, rest = ({path: np.zeros_like(value) for path, value in part.items()} for part in (step, means))
+        return self.features.change(images, step | rest), self.features.change(images, still | means)
+
+    def change(self, images: Float[np.ndarray, "n h w c"], step: Params) -> Float[np.ndarray, "n e"]:
+        """How a step changes features at the end, to first order: the mean takes its share of it."""
+        means = {
+            path.replace("current/", MEAN, 1): self.share * np.asarray(value)
+            for path, value in step.items()
+            if path.startswith("current/")
+        }
+        return self.features.change(images, step | means)
+
+    def step(self, images: Float[np.ndarray, "n h w c"], dual: Float[np.ndarray, "n e"]) -> Params:
+        """The step that a dual of features stands for, the transpose of `change`."""
+        found = self.features.step(images, dual)
+        return {
+            path: found[path] + self.share * found.get(path.replace("current/", MEAN, 1), 0)
+            if path.startswith("current/")
+            else found[path]
+            for path in self.params
+        }
 
     @property
     def classes(self) -> int:
@@ -173,23 +219,26 @@ def task_end(records: Records, seed: int, task: int, images: Float[np.ndarray, "
     rows = np.zeros((context.scenarios[seed].offsets[records.done(seed)], len(weights), old.shape[1] // len(weights)))
     rows[: len(prototypes)] = centred_rows(prototypes, weights)
     scores = Partial(EndScores(fn), rows=jnp.asarray(rows, jnp.float32), **arrays)
-    return End(Linearized(Partial(fn, **arrays), params, images), scores, params, prototypes, offset, weights)
+    mean = {path: x for path, x in fn.ended(params, frozen, share).buffers.items() if path.startswith(MEAN)}
+    features = Linearized(Partial(StreamFeatures(learner), frozen=frozen, rest=rest), {**params, **mean}, images)
+    return End(features, float(share), scores, params, prototypes, offset, weights)
 
 
-def measured_scores(
+def measured(
     records: Records, seed: int, task: int, images: Float[np.ndarray, "n h w c"]
-) -> Float[np.ndarray, "n k"]:
-    """Centred scores over the classes seen, of the network that training left.
+) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "k e"]]:
+    """Features and prototypes of the classes seen, of the network that training left.
 
     Raises:
         RecordError: a damaged checkpoint.
     """
     recorded, learner = records.task(seed, task), records.run.learner
     assert isinstance(learner, NTKCL)  # what this study is about
-    params = {path: value for path, value in recorded.after.items() if not path.startswith(HEAD)}
     rest = {path: value for path, value in recorded.after.items() if path.startswith(HEAD)}
-    # The mean is as the end has left it: the same program, with nothing to take in
-    fn = Partial(EndFeatures(learner), frozen=recorded.frozen, rest=rest, share=jnp.float32(0))
-    features = Linearized(fn, params, images[:2]).values(images)
+    params = {path: value for path, value in recorded.after.items() if path not in rest}
+    mean = {path: value for path, value in recorded.frozen.buffers.items() if path.startswith(MEAN)}
+    # The program that the task's end has
+    fn = Partial(StreamFeatures(learner), frozen=recorded.frozen, rest=rest)
+    features = Linearized(fn, {**params, **mean}, images[:2]).values(images)
     prototypes = np.asarray(recorded.frozen.buffers["prototypes/kernel"], np.float64)[: recorded.labels.stop]
-    return centred_cosines(features, prototypes, records.run.config.model.section_weights)
+    return features, prototypes

@@ -171,7 +171,7 @@ def task_steps(
     start = end.read(features[n:])
     residual = (targets(new.labels, k) - start).ravel()
     known = known_step(records, seed, task, end, grid, stage)
-    change = end.pushed(features, end.features.change(both, known))
+    change = end.pushed(features, end.change(both, known))
     z, values = decomposed.coordinates(residual), np.append(decomposed.values, 0.0)
     own = objective_of(records, seed, task, len(new.images), grid.epochs[grid.own[1]])
     # ⟨r, J δ⟩: what is learned of the residual
@@ -184,12 +184,11 @@ def task_steps(
     reference = replace(own, scale=scale).filters(values, [grid.known])[0]
     outside, points = rescaled(decomposed, change[n:].ravel(), reference, filters)
     duals, weights = compressed(points)
-    basis = [known, *(end.features.step(new.images, end.pulled(features[n:], dual.reshape(-1, k))) for dual in duals)]
+    basis = [known, *(end.step(new.images, end.pulled(features[n:], dual.reshape(-1, k))) for dual in duals)]
     # What each of them changes on the old images: the known one's is measured, the others' follows from the kernel
     moved = np.concatenate([change[:n].reshape(1, -1), duals @ cross.T])
     off = [
-        end.features.step(old.images, end.pulled(features[:n], beta.reshape(-1, k)))
-        for beta in felt(moved, held, directions)
+        end.step(old.images, end.pulled(features[:n], beta.reshape(-1, k))) for beta in felt(moved, held, directions)
     ]
     spared = [difference(step, part) for step, part in zip(basis, off, strict=True)]
     return TaskSteps(basis, spared, np.concatenate([outside[..., None], weights], axis=2), scale, matched)

@@ -199,15 +199,20 @@ def test_the_what_if_draws_every_rate_beside_what_was_measured_and_tells_only_ga
     lines = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 4]
     crosses = [y for line in axes.lines if line.get_marker() == "x" for y in line.get_ydata()]
     # Full and dashed lines of the new task, old ones and all; the made-up run measures what is expected of it
-    assert len(lines) == 6 and crosses == [lines[i][2] for i in (0, 2, 4)]
+    assert len(lines) == 7 and crosses == [lines[i][2] for i in (0, 2, 4)]
     assert lines[4][0] == pytest.approx(100 * (2 * 0.95 + 0.8) / 3)
+    assert lines[6][:3].tolist() == pytest.approx([95, 94, 92]) and np.isnan(lines[6][3])
     rows = part.tables[0].rows
-    assert len(rows) == 12 and rows[-1][3:] == [None] * 10 and [row[2] for row in rows].index("yours") == 7
-    assert "A later rate of 0.1 is expected to be better than yours: 92.5 % on all tasks seen, +0.3 ± 0.1" in part.says
+    assert len(rows) == 12 and rows[-1][3:] == [None] * 11 and [row[2] for row in rows].index("yours") == 7
+    assert "0.1 is expected to be best: 92.5 % on all tasks seen, +0.3 ± 0.1 points." in part.says
     edit(run / "analysis/what_if.json", lambda made: made["best"].update(told=False))
     edit(run / "analysis/what_if.json", lambda made: made.update(reliable=False))
     said = SECTIONS["what_if"][1](read_run(run)).says
-    assert "No later rate is better than yours beyond noise" in said and "Mistrust the sizes: to first order" in said
+    assert (
+        "none is better beyond noise" in said
+        and "instead of 92.0 %: +3.0 ± 1.0 points." in said
+        and "Mistrust the sizes: to first order" in said
+    )
 
 
 @pytest.mark.usefixtures("undrawn")

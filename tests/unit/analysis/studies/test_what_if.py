@@ -14,14 +14,15 @@ from analysis.errors import PlanError
 from analysis.kernels.empirical import empirical_ntk
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records
-from analysis.records.outputs import difference
+from analysis.records.outputs import difference, targets
 from analysis.store.forms import read_form
 from analysis.store.what_if_forms import WhatIfFile
 from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import WhatIfRequest
-from analysis.studies.what_if.engine import Numbers, best_of, compute_what_if
+from analysis.studies.what_if.course import Course
+from analysis.studies.what_if.engine import Numbers, best_course, best_of, compute_what_if
 from analysis.studies.what_if.look import Seen, TaskLook, look, outcomes
-from analysis.studies.what_if.network import End, measured_scores, task_end
+from analysis.studies.what_if.network import End, centred_cosines, measured, task_end
 from analysis.studies.what_if.steps import Grid, TaskSteps, chosen, objective_of, task_steps
 from analysis.studies.what_if.table import told
 from ntkcl_jax.config import RunConfig
@@ -58,6 +59,20 @@ def end(records: Records) -> End:
     return task_end(records, 0, 1, records.probes(0, 2).images)
 
 
+def measured_scores(records: Records, seed: int, task: int, images: np.ndarray) -> np.ndarray:
+    return centred_cosines(*measured(records, seed, task, images), records.run.config.model.section_weights)
+
+
+def no_course(records: Records) -> Course:
+    return Course(records.run.num_tasks - 1, records.run.config.model.section_weights)
+
+
+def average_of(end: End, labels: np.ndarray) -> np.ndarray:
+    """Makes class means of rows, as `look` does."""
+    classes = np.eye(end.classes - end.offset)[labels - end.offset]
+    return (classes / classes.sum(axis=0)).T
+
+
 @pytest.fixture(scope="module")
 def steps(records: Records, end: End) -> TaskSteps:
     with Progress(quiet=True).stage("", 1) as stage:
@@ -86,7 +101,7 @@ def test_the_end_of_a_task_is_the_network_itself_and_its_scores_are_those_of_its
     assert not scores.values(images)[:, 5:].any(), "classes to come have no score"
     # Its derivative, and the transpose of that
     step = difference(recorded.after, end.params)
-    change = end.pushed(features, end.features.change(images, step))
+    change = end.pushed(features, end.change(images, step))
     assert relative_error(change, scores.change(images, step)[:, :5]) < 1e-4
     dual = np.random.default_rng(0).standard_normal(change.shape)
     other = np.random.default_rng(1).standard_normal(features.shape)
@@ -100,12 +115,41 @@ def test_the_known_point_is_the_runs_own_step_and_zero_is_none(records: Records,
     np.testing.assert_allclose(steps.weights[GRID.own], [1.0] + [0.0] * (len(steps.basis) - 1), atol=1e-12)
     assert not steps.weights[0].any()
     images, new = records.probes(0, 8).images[:16], chosen(records, 0, 1)[1]
-    found = outcomes(end, images, new, steps.basis, steps.weights)
-    still = end.read(end.features.values(images))
+    both, features = np.concatenate([images, new.images]), end.features.values(images)
+    streams, means = (np.stack(part) for part in zip(*(end.apart(both, step) for step in steps.basis), strict=True))
+    # The mean of two tasks takes in half of the second's step
+    changes = streams + means / 2
+    np.testing.assert_allclose(changes[0], end.change(both, steps.basis[0]), atol=1e-6 * abs(changes[0]).max())
+    found = outcomes(end, features, changes, steps.weights, slice(16, len(both)), average_of(end, new.labels))
+    still = end.read(features)
     assert (found[0] == still).all(), "a rate of zero changes nothing, exactly"
-    measured = measured_scores(records, 0, 1, images)
-    assert relative_error(found[GRID.own] - still, measured - still) < 0.1
-    assert relative_error(found[1, 1] - still, measured - still) > 0.2, "half the rate is another point"
+    after = measured_scores(records, 0, 1, images)
+    assert relative_error(found[GRID.own] - still, after - still) < 0.1
+    assert relative_error(found[1, 1] - still, after - still) > 0.2, "half the rate is another point"
+    # Steps that features' duals stand for are the transpose of what steps change
+    dual = np.random.default_rng(0).standard_normal(features.shape)
+    back = end.step(images, dual)
+    product = sum(float((back[path] * np.asarray(own[path])).sum()) for path in own)
+    assert product == pytest.approx(float((end.change(images, own) * dual).sum()), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_the_course_of_a_run_is_that_of_another_run_at_that_rate(run: Path, records: Records) -> None:
+    later = replace(records.run.config.optimizer, later_learning_rate=0.05)
+    train(replace(records.run.config, optimizer=later), run.parent / "half", quiet=True)
+    other, course, probes = open_ntkcl(run.parent / "half", "what-ifs"), no_course(records), records.probes(0, 8)
+    with Progress(quiet=True).stage("", 1) as stage:
+        looks = [look(records, 0, task, probes, GRID, DIRECTIONS, course, stage) for task in (1, 2)]
+    for made in looks:
+        assert (made.course.loss[2] == made.measured.loss).all() and (made.course.right[2] == made.measured.right).all()
+        images = probes.images[: probes.rows(made.task).stop]
+        wanted = targets(probes.labels[: len(images)], 3 + 2 * made.task)
+        truth = Seen.of(measured_scores(other, 0, made.task, images), wanted)
+        change, forecast = truth.loss - made.measured.loss, made.course.loss[1] - made.measured.loss
+        assert relative_error(forecast, change) < 0.15
+        # One task alone isn't the course: what the task before would have done otherwise counts at the second
+        alone = made.grid.loss[1, 1] - made.grid.loss[2, 1]
+        assert (relative_error(alone, change) > 0.3) == (made.task == 2)
 
 
 @pytest.mark.slow
@@ -158,7 +202,10 @@ def test_the_file_holds_every_point_their_means_and_the_best(run: Path, made: di
         # To first order the run's own point is what it measured
         assert points["old_loss_change"][2, 1] == pytest.approx(part["measured"]["old_loss_change"], rel=0.3, abs=1e-4)
     assert made["best"]["accuracy"] == pytest.approx(np.max(made["mean"]["points"]["accuracy"]))
-    assert made["best"]["accuracy"] - made["best"]["own_accuracy"] == pytest.approx(made["best"]["gain"])
+    for best in (made["best"], made["best_course"]):
+        assert best["accuracy"] - best["own_accuracy"] == pytest.approx(best["gain"])
+    assert made["end"]["accuracy"][2] == pytest.approx(parts[-1]["measured"]["accuracy"])
+    assert read.end.accuracy == tuple(made["end"]["accuracy"]) and read.best_course.rate in read.rates
     assert made["reliable"] and "Mistrust" not in told(made) and "yours" in told(made)
     far = made | {"reliable": False, "first_order_error": 0.8, "kernel_drift": 0.4}
     assert "misses 80% of what it did to old tasks and old tasks' kernels moved by 40%" in told(far)
@@ -169,8 +216,10 @@ def test_a_run_that_stood_still_borrows_the_twins_step_and_is_measured_at_zero(r
 
     still = Grid((0.0, 0.1), (2,), (0, 0), 0.1)
     with Progress(quiet=True).stage("", 1) as stage:
-        found = look(records, 0, 1, records.probes(0, 8), still, DIRECTIONS, stage)
-        own = look(records, 0, 1, records.probes(0, 8), replace(still, own=(1, 0)), DIRECTIONS, stage)
+        found, own = (
+            look(records, 0, 1, records.probes(0, 8), grid, DIRECTIONS, no_course(records), stage)
+            for grid in (still, replace(still, own=(1, 0)))
+        )
     assert found.first_order is None and own.first_order is not None
     # The linearised twin of a nearly linear run does what the run did
     twin, ran = (part.grid.loss[1, 0] - part.grid.loss[0, 0] for part in (found, own))
@@ -212,7 +261,7 @@ def test_a_grid_holds_zero_and_the_runs_own_point_and_a_run_without_an_epoch_has
 def made_up_end() -> tuple[End, np.ndarray, np.ndarray]:
     """An end of a task without a network: three old classes and two new ones, two sections of four; ten features."""
     rng = np.random.default_rng(0)
-    end = End(None, None, {}, rng.standard_normal((5, 8)), 3, (0.3, 0.1))  # ty: ignore[invalid-argument-type]
+    end = End(None, 0.5, None, {}, rng.standard_normal((5, 8)), 3, (0.3, 0.1))  # ty: ignore[invalid-argument-type]
     return end, rng.standard_normal((10, 8)), rng.standard_normal((10, 8))
 
 
@@ -243,15 +292,37 @@ def test_where_training_diverges_nothing_is_told_and_the_best_point_is_among_the
     scores = np.stack([rng.standard_normal((12, 3)), rng.standard_normal((12, 3)), wanted, np.full((12, 3), np.nan)])
     seen = Seen.of(scores[:, None], wanted)
     assert not seen.right[3].any() and seen.right[2].all()
-    numbers = Numbers.of(seen, seen, 8)
+    numbers = Numbers.of(seen, seen.loss[0, 0], 8)
     plain = numbers.plain()
     assert plain["accuracy"][3] == [None] and plain["old_loss_change"][3] == [None] and plain["accuracy"][2] == [1.0]
     assert plain["old_loss_change"][0] == [0.0]
     assert plain["new_loss_change"][2][0] == pytest.approx(-seen.loss[0, 0, 8:].mean())
-    looks = [TaskLook(1, seen, seen, seen, None, 1.0, True)] * 2
+    ran, course = Seen.of(scores[1], wanted), Seen.of(scores, wanted)
+    looks = [TaskLook(1, seen, seen, ran, course, None, 1.0, True)] * 2
     grid = Grid((0.0, 0.1, 0.2, 0.4), (2,), (1, 0), 0.1)
     best = best_of(numbers, looks, grid, seeds=2)
     wrong = float(1 - seen.right[1].mean())
     assert (best["rate"], best["accuracy"]) == (0.2, 1.0) and best["gain"] == pytest.approx(wrong)
     # Two seeds of twelve images each
     assert best["error"] == pytest.approx(np.sqrt(wrong * (1 - wrong) / 24))
+    # The whole run: the same numbers without epochs, against what was measured
+    ends = Numbers.of(course, ran.loss, 8)
+    assert best_course(ends, looks, grid) == best
+
+
+def test_the_running_mean_of_a_course_is_the_average_of_streams_at_the_ends_of_tasks() -> None:
+    rng = np.random.default_rng(3)
+    # Five tasks; a feature is a number that follows the streams' sum of steps plus the mean's
+    steps = rng.standard_normal((5, 2, 3, 1))
+    slope, other = rng.standard_normal((2, 5, 1, 3, 1))
+    course, streams, averaged = Course(last=4, weights=(1.0,)), [np.zeros((2, 3, 1))], np.zeros((2, 3, 1))
+    for task in range(1, 5):
+        found = course.add(task, slope[task] * steps[task], other[task] * steps[task])
+        # Each task's step has its own slopes: of every stream, what each of them adds up to
+        streams.append(streams[-1] + slope[task] * steps[task])
+        if task < 4:
+            ends = [
+                sum((other[t] * steps[t] for t in range(1, end + 1)), np.zeros((2, 3, 1))) for end in range(task + 1)
+            ]
+            averaged = np.mean(ends, axis=0)
+        np.testing.assert_allclose(found, streams[-1] + averaged, atol=1e-12)
