@@ -14,6 +14,7 @@ Empirical neural tangent kernels of NTK-CL runs, exact and checked: what trainin
   kernels RUN      intra-task and inter-task kernels at every checkpoint, summary.json and figures in RUN/analysis
   gaps RUN         task-interplay and task-specific gap of each task, theory beside the network, in gaps.json
   forecast RUN     what each task made the network forget, said before it happened; --new-data: what would come next
+  whatif RUN       which later learning rate would have forgotten less, before training again, in what_if.json
   report RUN ...   everything about a run, or several side by side, in one HTML file; figures and tables beside it
 
 Each command explains itself: ntk-analysis COMMAND --help. A mistake that you can mend ends with exit code 2.
@@ -96,6 +97,20 @@ def forecast(args: list[str]) -> None:
     print(json.dumps(made) if options.json else f"{told(made)}\n\nforecast  {file}")
 
 
+def whatif(args: list[str]) -> None:
+    """Look at other learning rates."""
+    from analysis.options import WhatIf
+    from ntkcl_jax.terminal.parsing import parse
+
+    options = parse(WhatIf, "ntk-analysis whatif", args)
+    from analysis.studies.what_if.engine import compute_what_if
+    from analysis.studies.what_if.table import told
+
+    made = compute_what_if(options.run, options.request, quiet=options.quiet or options.json)
+    file = options.run / "analysis" / "what_if.json"
+    print(json.dumps(made) if options.json else f"{told(made)}\n\nwhat if   {file}")
+
+
 def report(args: list[str]) -> None:
     """Write the report."""
     from analysis.options import Report
@@ -110,7 +125,7 @@ def report(args: list[str]) -> None:
 NTK_ANALYSIS = Program(
     name="ntk-analysis",
     usage=USAGE,
-    commands={"kernels": kernels, "gaps": gaps, "forecast": forecast, "report": report},
+    commands={"kernels": kernels, "gaps": gaps, "forecast": forecast, "whatif": whatif, "report": report},
     resumable=("kernels",),
     errors=(AnalysisError, NtkclError),
     smaller="use fewer images (--per-task) or a machine with more memory",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from analysis.studies.request import ForecastRequest, GapsRequest, Request
+from analysis.studies.request import ForecastRequest, GapsRequest, Request, WhatIfRequest
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,23 @@ class Forecast:
     """No progress on the terminal."""
     json: bool = False
     """Print what the file holds instead of a table."""
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """Ask at the checkpoint before each later task what other learning rates and epochs would have done.
+
+    Accuracy and loss on old tasks and on the new one, from kernels and the run's own step, into
+    RUN/analysis/what_if.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, finished or still running."""
+    request: Annotated[WhatIfRequest, tyro.conf.arg(name="")] = field(default_factory=WhatIfRequest)
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what what_if.json holds instead of a table."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from analysis.store import KernelSpec, StoredKernel, analysis_folder, load_analy
 from analysis.store.files import read_json
 from analysis.store.forms import ConfigFile, Matrix, Numbers, ReadoutFacts, ResultsFile, check_shape, read_form
 from analysis.store.study_forms import ForecastFile, GapsFile, SummaryFile
+from analysis.store.what_if_forms import WhatIfFile
 from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.errors import user_path
 from ntkcl_jax.readouts.base import is_linear
@@ -66,6 +67,7 @@ class RunFiles:
         gaps: `analysis/gaps.json`.
         forecast: `analysis/forecast.json`.
         new_data: `analysis/forecast-NAME.json` by NAME.
+        what_if: `analysis/what_if.json`.
         kernels: of the first analysed seed, at its first and last checkpoint.
     """
 
@@ -80,6 +82,7 @@ class RunFiles:
     gaps: GapsFile | None = None
     forecast: ForecastFile | None = None
     new_data: dict[str, ForecastFile] = field(default_factory=dict)
+    what_if: WhatIfFile | None = None
     kernels: tuple[TaskKernel, ...] = ()
 
     @property
@@ -151,6 +154,7 @@ def read_run(run: Path) -> RunFiles:
         gaps=read_form(home / "gaps.json", GapsFile),
         forecast=read_form(home / "forecast.json", ForecastFile),
         new_data={name: made for name, made in new_data.items() if made},
+        what_if=read_form(home / "what_if.json", WhatIfFile),
         kernels=_kernels(run, method, summary) if summary else (),
     )
 

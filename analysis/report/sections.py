@@ -280,6 +280,15 @@ def forecast(files: RunFiles) -> Part:
     return Part(made, words.forecast_says(files.forecast), [shown, *others])
 
 
+def what_if(files: RunFiles) -> Part:
+    """Accuracies that other later rates would have given."""
+    if not files.what_if:
+        return Part(missing=command("ntk-analysis whatif", files))
+    alt = "Expected accuracy on old tasks, the new one and all of them against the later learning rate"
+    panel = Panel("what_if", alt, theory_figures.what_if_figure(files.what_if))
+    return Part([panel], words.what_if_says(files.what_if), [tables.of_what_if(files.what_if)])
+
+
 def methods(files: RunFiles) -> Part:
     """Kernels of all methods that have some, side by side; nothing where one has."""
     if not files.others:
@@ -307,6 +316,8 @@ def all_tables(files: RunFiles) -> list[Table]:
         made += tables.of_gaps(files.gaps)
     if files.forecast:
         made.append(tables.of_forecast(files.forecast, "forecast", ""))
+    if files.what_if:
+        made.append(tables.of_what_if(files.what_if))
     return made + [tables.of_forecast(one, f"forecast_{file_name(name)}", "") for name, one in files.new_data.items()]
 
 
@@ -320,6 +331,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
     "gaps": ("Where each task's error comes from", gaps),
     "bounds": ("Test loss: measured, estimated, bounded", bounds),
     "forecast": ("Can forgetting be forecast?", forecast),
+    "what_if": ("Which later learning rate would have been better?", what_if),
     "curves": ("What more images would bring", curves),
     "shares": ("Which parts of the network learn", shares),
 }
@@ -329,6 +341,6 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
 def sections_of(files: Sequence[RunFiles]) -> dict[str, tuple[str, Callable[[RunFiles], Part]]]:
     """The sections of a report: without what only NTK-CL has, with the methods' comparison, as the runs demand."""
     # Side by side, a section stands if one run has something to show in it
-    lacking = () if any(one.method == "ntkcl" for one in files) else ("gaps", "bounds", "forecast", "curves")
+    lacking = () if any(one.method == "ntkcl" for one in files) else ("gaps", "bounds", "forecast", "what_if", "curves")
     compared = {"methods": ("Kernels of all methods", methods)} if any(one.others for one in files) else {}
     return {key: part for key, part in SECTIONS.items() if key not in lacking} | compared

@@ -19,6 +19,7 @@ from analysis.store.study_forms import (
     LearningCurve,
     SummaryFile,
 )
+from analysis.store.what_if_forms import Outcome, WhatIfFile
 
 Value = str | float | None
 Rows = Sequence[Sequence[Value]]
@@ -329,3 +330,32 @@ def of_forecast(forecast: ForecastFile, name: str, title: str) -> Table:
             rows.append([*([seed] if several else []), pair.old + 1, new, *numbers])
     header = [*(["seed"] if several else []), "old task", "new task", *PAIR_COLUMNS]
     return Table(name, title, header, rows)
+
+
+def of_what_if(what_if: WhatIfFile) -> Table:
+    """Every point of a what-if, means over later tasks and seeds."""
+    mean, rows = what_if.mean, []
+    for i, rate in enumerate(what_if.rates):
+        for j, epochs in enumerate(what_if.epochs):
+            numbers = [
+                getattr(part, name)[i][j] for part in (mean.points, mean.spared) for name in Outcome.__struct_fields__
+            ]
+            which = (rate, epochs) == (what_if.own.rate, what_if.own.epochs)
+            # Whole runs are of the run's own epochs
+            end = what_if.end.accuracy[i] if epochs == what_if.own.epochs else None
+            rows.append([rate, epochs, "yours" if which else "", end, *numbers])
+    names = ["accuracy, all seen", "old tasks", "new task", "loss change, old tasks", "loss change, new task"]
+    header = [
+        "later rate",
+        "epochs",
+        "whose",
+        "accuracy at the run's end",
+        *names,
+        *(f"{name}, projected" for name in names),
+    ]
+    return Table(
+        "what_if",
+        "Expected at other later rates: at the run's end, and of one later task at a time (mean)",
+        header,
+        rows,
+    )

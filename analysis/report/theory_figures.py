@@ -12,6 +12,7 @@ from analysis.report.figures import legend_below, new_figure
 from analysis.report.reading import floats, known
 from analysis.store.forms import Numbers
 from analysis.store.study_forms import Budget, ForecastPair, Gap, LearningCurve
+from analysis.store.what_if_forms import WhatIfFile
 from ntkcl_jax.plots.style import COLOURS, GREY, label, style
 
 CURVES: Mapping[str, tuple[str, str, Callable[[LearningCurve], Numbers]]] = {
@@ -126,6 +127,35 @@ def _new_name(index: int, new: Sequence[int | str]) -> str | None:
         return None
     what = new[index]
     return f"by task {what + 1}" if isinstance(what, int) else f"by {label(what, 16)}"
+
+
+@style()
+def what_if_figure(what_if: WhatIfFile) -> Figure:
+    """Draw the accuracies that later rates are expected to give, at the run's own epochs: of a task, and at the end."""
+    figure, axes = new_figure((4.6, 4.2))
+    j, rates = what_if.epochs.index(what_if.own.epochs), what_if.rates
+    places = np.arange(len(rates))
+    for number, title, colour in (
+        ("new_accuracy", "new task", COLOURS[2]), ("old_accuracy", "old tasks", COLOURS[1]),
+        ("accuracy", "all seen", COLOURS[0]),
+    ):  # fmt: skip
+        for part, line, name in ((what_if.mean.points, "o-", title), (what_if.mean.spared, "--", None)):
+            values = floats([row[j] for row in getattr(part, number)])
+            axes.plot(places, 100 * values, line, ms=3.5, lw=1.5, color=colour, label=name)
+        measured = floats(getattr(what_if.mean.measured, number))
+        axes.plot(rates.index(what_if.own.rate), 100 * measured, "x", ms=8, mew=2, color=colour)
+    ends, best = floats(what_if.end.accuracy), what_if.best_course
+    axes.plot(places, 100 * ends, "s-", ms=3.5, lw=1.5, color="black", label="run's end, all")
+    axes.plot(rates.index(best.rate), 100 * best.accuracy, "*", ms=12, color="black", label="best")
+    axes.plot([], [], "--", color=GREY, label="projected")
+    axes.plot([], [], "x", color=GREY, ls="", label="measured")
+    axes.axvline(rates.index(what_if.own.rate), color=GREY, lw=1, ls=":")
+    # Rates are steps of a factor, and zero has no place on a logarithmic axis: each has its own
+    axes.set_xticks(places, [f"{rate:.3g}" for rate in rates], rotation=45 if len(rates) > 6 else 0)
+    axes.grid(alpha=0.25)
+    axes.set(title="other later rates", xlabel="later learning rate", ylabel="expected accuracy, %")
+    legend_below(figure, axes)
+    return figure
 
 
 @style()

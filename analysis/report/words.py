@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import to_builtins
 
 from analysis.plots.kernels import checkpoint_name
 from analysis.report.facts import (
@@ -21,6 +22,8 @@ from analysis.report.reading import RunFiles, TaskKernel, clean, floats, known
 from analysis.report.verdict import closeness, cosine, number, percent, sizes, unmatched, with_error
 from analysis.store.forms import Numbers
 from analysis.store.study_forms import ForecastFile, GapsFile, LearningCurve, SummaryFile
+from analysis.store.what_if_forms import WhatIfFile
+from analysis.studies.what_if.table import verdict as what_if_verdict
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,15 @@ CAPTIONS = {
         "name the old task, where there is room. In the table, errors shrink from column to column by what each adds: "
         "the step that training really took, then the Jacobians of both ends.",
         "Points on the dashed line. Right of zero and below the line: more was forgotten than was forecast.",
+    ),
+    "what_if": Caption(
+        "Accuracies that other later rates are expected to give. Black: on all tasks at the run's end, had every later "
+        "task been trained at that rate. In colour: one later task at a time, from the run's own checkpoint before it, "
+        "mean over later tasks: on old tasks, the new one, and all of them; dashed: without the directions that old "
+        "tasks feel most. The run's own step is rescaled mode by mode of the new task's kernel. The dotted line is the "
+        "run's own rate, crosses are what it measured.",
+        "Crosses on the lines: then the rest can be believed. Flat lines: the rate hardly matters. Dashed lines above "
+        "full ones: what is forgotten lies in few directions, and projecting them away would cost the new task little.",
     ),
     "curves": Caption(
         "The test loss that theory predicts for each number of training images, by three estimators; dots are kernel "
@@ -296,6 +308,11 @@ def forecast_says(forecast: ForecastFile) -> str:
         side = "more" if facts.bias > 0 else "less"
         text += f" On average it predicts {number(abs(facts.bias), 2)} {side} loss than was measured."
     return text
+
+
+def what_if_says(what_if: WhatIfFile) -> str:
+    """Whether another rate would have been better, beyond noise, and whether to believe it."""
+    return " ".join(what_if_verdict(to_builtins(what_if)).split())
 
 
 def curves_says(gaps: GapsFile) -> str:

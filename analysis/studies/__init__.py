@@ -1,1 +1,1 @@
-"""What the commands do: kernels, gaps, forecasts."""
+"""What the commands do: kernels, gaps, forecasts, what-ifs."""

@@ -7,8 +7,12 @@ from typing import Literal
 from ntkcl_jax.config.methods import Method
 from ntkcl_jax.errors import ConfigError
 
-Study = Literal["gaps", "forecasts"]
-ABOUT: dict[Study, str] = {"gaps": "method ntkcl", "forecasts": "methods ntkcl and sequential"}
+Study = Literal["gaps", "forecasts", "what-ifs"]
+ABOUT: dict[Study, str] = {
+    "gaps": "method ntkcl",
+    "forecasts": "methods ntkcl and sequential",
+    "what-ifs": "method ntkcl",
+}
 """Methods that each study is about."""
 RIDGES = ("ridge", "random-ridge", "ranpac", "layup", "multilevel")
 """Readouts that are ridge regression on all images learnt so far."""
@@ -17,6 +21,7 @@ STILL = ("frozen", "first-session")
 WHY: dict[Study, str] = {
     "gaps": "it is theory's learner itself, ridge regression on all tasks at once, and later tasks add no interplay",
     "forecasts": "its features don't move and its classifier takes no steps, so that there is no drift to forecast",
+    "what-ifs": "its features don't move, so that no learning rate makes it forget",
 }
 COMMANDS: dict[Study, str] = {"gaps": "ntk-analysis gaps", "forecasts": "ntk-analysis forecast"}
 NONE: dict[Study, str] = {"gaps": "interplay of its own to split", "forecasts": "drift of its own to forecast"}

@@ -144,3 +144,32 @@ class ForecastRequest:
             raise PlanError(f"procedure {self.procedure} is for method ntkcl; method sequential knows its own training")
         if self.new_data is not None and (self.procedure, self.method) != ("run", "ntkcl"):
             raise PlanError("new data go with method ntkcl and procedure run: its classes have no scores yet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIfRequest:
+    """Which other ways to train later tasks are looked at."""
+
+    seeds: tuple[int, ...] = ()
+    """Seeds of the run; all when empty."""
+    rates: tuple[float, ...] = ()
+    """Initial learning rates of later tasks, beside 0 and the run's own; by default from an eighth of its own to four
+    times (of the first task's rate, where its own is 0)."""
+    epochs: tuple[int, ...] = ()
+    """Passes over a later task's images, beside the run's own; by default half as many and twice. What a run is told,
+    `optimizer.epochs`, counts for its first task too."""
+    per_task: int | None = None
+    """Test images of each task; None: as many as every task has, 60 at most."""
+    directions: int = 20
+    """Directions of the parameters that a projected step leaves out: those that move the old tasks' images most."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        for rate in self.rates:
+            if not (math.isfinite(rate) and rate >= 0):
+                raise PlanError(f"expected learning rates of at least 0; got {rate}")
+        for name, value in (("epochs", min(self.epochs, default=1)), ("directions", self.directions)):
+            if value < 1:
+                raise PlanError(f"expected {name} of at least 1; got {value}")
+        if self.per_task is not None and self.per_task < 1:
+            raise PlanError(f"expected at least 1 image a task; got {self.per_task}")

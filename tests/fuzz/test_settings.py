@@ -48,7 +48,16 @@ COMMANDS = [
     ["train"], ["train", "digits"], ["train", "digits", "--rehearse"], ["train", "digits", "--run-dir", "r"], ["demo"],
     ["evaluate"], ["verify"], ["presets"], ["weights"], ["weights", "show"], ["weights", "convert"], [],
 ]  # fmt: skip
-ANALYSES = [["kernels"], ["kernels", "r"], ["gaps", "r"], ["forecast", "r"], ["report"], ["report", "r"], []]
+ANALYSES = [
+    ["kernels"],
+    ["kernels", "r"],
+    ["gaps", "r"],
+    ["forecast", "r"],
+    ["whatif", "r"],
+    ["report"],
+    ["report", "r"],
+    [],
+]
 MORE = st.lists(st.one_of(st.sampled_from(WORDS), TEXTS), max_size=4)
 
 

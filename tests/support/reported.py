@@ -175,6 +175,35 @@ def forecast(tasks: int, seeds: Sequence[int], names: Sequence[str], new: str | 
     }  # fmt: skip
 
 
+def what_if() -> dict[str, Any]:
+    """Rates from 0 to twice the run's own, for half, all and twice its epochs."""
+    rates, epochs = [0.0, 0.1, 0.2, 0.4], [1, 2, 4]
+    far = np.outer(rates, epochs)
+    # Old tasks lose, the new one gains until it has learned all; the last point diverges
+    points = {"old_accuracy": 0.95 - 0.1 * far, "new_accuracy": 0.8 + 0.15 * np.tanh(5 * far),
+              "old_loss_change": 0.02 * far, "new_loss_change": -0.1 * np.tanh(5 * far)}  # fmt: skip
+    points["accuracy"] = (2 * points["old_accuracy"] + points["new_accuracy"]) / 3
+    own = {name: float(values[2, 1]) for name, values in points.items()}
+    spared = {name: 0.9 * values + 0.1 * values[0, 0] for name, values in points.items()}
+    plain = [{name: values.tolist() for name, values in part.items()} for part in (points, spared)]
+    for part in plain:
+        for values in part.values():
+            values[-1][-1] = None
+    best = float(points["accuracy"].max())
+    at = np.unravel_index(points["accuracy"].argmax(), far.shape)
+    return {
+        "format": STUDY_FORMAT, "method": "ntkcl", "procedure": "rescaled", "per_task": 20, "directions": 20,
+        "rates": rates, "epochs": epochs, "own": {"rate": 0.2, "epochs": 2}, "seeds": {},
+        "mean": {"points": plain[0], "spared": plain[1], "measured": own}, "reliable": True,
+        "best": {"rate": rates[at[0]], "epochs": epochs[at[1]], "accuracy": best, "own_accuracy": own["accuracy"],
+                 "gain": best - own["accuracy"], "error": 0.001, "told": True},
+        "end": {name: [0.95, 0.94, 0.92, None] for name in ("accuracy", "old_accuracy", "new_accuracy")},
+        "best_course": {"rate": 0.0, "epochs": 2, "accuracy": 0.95, "own_accuracy": 0.92, "gain": 0.03, "error": 0.01,
+                        "told": True},
+        "first_order_error": 0.2, "kernel_drift": 0.05, "versions": VERSIONS, "commit": "c6e5204e",
+    }  # fmt: skip
+
+
 def made_run(
     run: Path, *, tasks: int = 3, seeds: Sequence[int] = (0,), names: Sequence[str] = (), preset: str = "digits",
     class_names: Sequence[str] = (), images: int = 4, checkpoints: Sequence[int] | None = None,
@@ -197,6 +226,7 @@ def made_run(
     write(run / "analysis/summary.json", {**kind, "seeds": stored})
     write(run / "analysis/gaps.json", gaps(tasks, seeds, names))
     write(run / "analysis/forecast.json", forecast(tasks, seeds, names))
+    write(run / "analysis/what_if.json", what_if())
     return run
 
 

@@ -25,6 +25,7 @@ from analysis.studies.forecast.closed_forms import closed_form_step
 from analysis.studies.forecast.pairs import Drifts, pair
 from analysis.studies.request import ForecastRequest
 from analysis.studies.twin import fit_twin, step_of
+from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import steps_per_epoch
 from ntkcl_jax.methods.base import LearnerState
 from ntkcl_jax.methods.ntkcl import NTKCL
@@ -65,8 +66,11 @@ def kernel_images(classes: int) -> int:
     return max(1, min(KERNEL_IMAGES, KERNEL_ROWS // classes))
 
 
-def run_step(records: Records, seed: int, task: int, stage: Stage) -> Params:
-    """Train the linearised twin of checkpoint `task` on that task, as the run trained: its step of the parameters."""
+def run_step(records: Records, seed: int, task: int, stage: Stage, config: RunConfig | None = None) -> Params:
+    """Train the linearised twin of checkpoint `task` on that task: its step of the parameters.
+
+    As the run trained, or by the optimizer of another `config`.
+    """
     context, recorded = records.run.context, records.task(seed, task)
     scenario, learner = context.scenarios[seed], records.run.learner
     assert isinstance(learner, NTKCL)  # what this forecast is about
@@ -75,7 +79,7 @@ def run_step(records: Records, seed: int, task: int, stage: Stage) -> Params:
     members = np.flatnonzero(np.isin(labels, scenario.classes(task)))
     trained = fit_twin(
         learner,
-        context.config,
+        config or context.config,
         scenario,
         LearnerState(recorded.before, recorded.frozen_before),
         partial(epoch_batches, context, context.source.train, members, labels[members], seed, task),

@@ -47,14 +47,14 @@ def test_one_file_holds_everything_and_figures_and_tables_lie_beside_it(run: Pat
     figures, tables = run / "analysis" / "figures", run / "analysis" / "tables"
     drawn = {p.stem for p in figures.glob("*.svg")}
     assert {p.read_bytes() for p in figures.glob("*.svg")} == set(page.pictures)
-    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 21
+    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 22
     for path in figures.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 300 and pixels.std() > 5
     assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
     csvs = {p.stem for p in tables.glob("*.csv")}
     assert {"accuracy_matrix", "ratios", "spectra", "per_task", "shares", "gaps", "gap_parts", "learning_curves",
-            "bounds", "forecast", "forgetting_budget", "forgetting_budget_summary"} <= csvs  # fmt: skip
+            "bounds", "forecast", "forgetting_budget", "forgetting_budget_summary", "what_if"} <= csvs  # fmt: skip
     assert not list(run.rglob("*.partial"))
 
 
@@ -198,13 +198,13 @@ def test_probes_with_one_image_of_a_class_say_nothing_of_classes(run: Path) -> N
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_part_that_is_not_there_names_its_command(run: Path) -> None:
-    for name in ("results.json", "analysis/summary.json", "analysis/gaps.json", "analysis/forecast.json"):
-        (run / name).unlink()
+    for name in ("results", "analysis/summary", "analysis/gaps", "analysis/forecast", "analysis/what_if"):
+        (run / f"{name}.json").unlink()
     page = Page(write_report([run]))
     assert not page.pictures
     waits = page.text.count("Not there yet; this command makes it:")
-    assert waits == len(SECTIONS) == 11
-    for command in ("kernels", "gaps", "forecast"):
+    assert waits == len(SECTIONS) == 12
+    for command in ("kernels", "gaps", "forecast", "whatif"):
         assert f"ntk-analysis {command} {run}" in page.text
     assert "ntkcl train digits --resume" in page.text
     assert page.text.count("What it shows.") == 0
@@ -218,6 +218,28 @@ def test_a_single_task_and_a_single_checkpoint_have_their_words(tmp_path: Path) 
     assert [panel.name for panel in parts["drift"].panels] == ["effective_dimension_seed0", "target_alignment_seed0"]
     assert not parts["forecast"].panels and parts["forecast"].tables
     assert "unknown" not in parts["accuracy"].says
+
+
+def test_the_what_if_draws_every_rate_beside_what_was_measured_and_tells_only_gains_beyond_noise(run: Path) -> None:
+    part = SECTIONS["what_if"][1](read_run(run))
+    (axes,) = part.panels[0].figure.axes
+    lines = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 4]
+    crosses = [y for line in axes.lines if line.get_marker() == "x" for y in line.get_ydata()]
+    # Full and dashed lines of the new task, old ones and all; the made-up run measures what is expected of it
+    assert len(lines) == 7 and crosses == [lines[i][2] for i in (0, 2, 4)]
+    assert lines[4][0] == pytest.approx(100 * (2 * 0.95 + 0.8) / 3)
+    assert lines[6][:3].tolist() == pytest.approx([95, 94, 92]) and np.isnan(lines[6][3])
+    rows = part.tables[0].rows
+    assert len(rows) == 12 and rows[-1][3:] == [None] * 11 and [row[2] for row in rows].index("yours") == 7
+    assert "0.1 is expected to be best: 92.5 % on all tasks seen, +0.3 ± 0.1 points." in part.says
+    edit(run / "analysis/what_if.json", lambda made: made["best"].update(told=False))
+    edit(run / "analysis/what_if.json", lambda made: made.update(reliable=False))
+    said = SECTIONS["what_if"][1](read_run(run)).says
+    assert (
+        "none is better beyond noise" in said
+        and "instead of 92.0 %: +3.0 ± 1.0 points." in said
+        and "Mistrust the sizes: to first order" in said
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
