@@ -18,6 +18,7 @@ LONG_S = 5.0
 def told(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
     stop_when_told()
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)

@@ -194,6 +194,7 @@ def test_a_baseline_that_training_here_does_not_give_is_refused(run: Path, tmp_p
     trees, meta = checkpoint.load(folder)
     second = meta["evaluations"][1]
     second["correct"][0] = (second["correct"][0] + 1) % second["images"][0]
+    second.update(right=None, right_among_old=None)  # answers to single images would give another count away
     checkpoint.save(folder, trees, meta)
     with pytest.raises(RecordError, match="other predictions of sequential after task 1"):
         compute_forecast(path, ForecastRequest(method="sequential"), quiet=True)

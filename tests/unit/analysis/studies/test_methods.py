@@ -259,7 +259,7 @@ def test_a_report_without_ntkcl_is_about_the_method_that_there_is(tmp_path: Path
     run = reported_run(tmp_path / "alone", METHOD)
     files = read_run(run)
     assert (files.method, files.others, len(files.kernels)) == (METHOD, {}, 2)
-    assert set(sections_of([files])) == {"accuracy", "kernels", "ratios", "spectra", "drift", "shares"}
+    assert set(sections_of([files])) == {"budget", "accuracy", "kernels", "ratios", "spectra", "drift", "shares"}
     assert "Kernels of all methods" not in write_report([run]).read_text()
     shutil.rmtree(run / "analysis" / METHOD / "kernels")
     assert sections_of([files])["kernels"][1](read_run(run)).missing.endswith(f"alone --method {METHOD}")

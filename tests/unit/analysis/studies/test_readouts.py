@@ -285,7 +285,16 @@ def test_the_report_shows_readouts_and_what_they_chose(analysed: Path, tmp_path:
     page = write_report([path]).read_text()
     assert str(rows[0][2]) in page and "Kernels of all methods" in page and "aligned with" in page
     assert (path / "analysis/tables/groups.csv").exists() and (path / "analysis/tables/readouts.csv").exists()
-    assert set(sections_of([files])) == {"accuracy", "kernels", "ratios", "spectra", "drift", "shares", "methods"}
+    assert set(sections_of([files])) == {
+        "budget",
+        "accuracy",
+        "kernels",
+        "ratios",
+        "spectra",
+        "drift",
+        "shares",
+        "methods",
+    }
     shutil.rmtree(path / "analysis")
     files = read_run(path)
     assert files.method == "multilevel" and files.summary is None
