@@ -102,7 +102,7 @@ def test_the_report_opens_without_a_complaint_and_fits(
         assert complete and min(natural_width, natural_height) > 100
         assert min(shown_width, shown_height) > 150
         assert shown_width / shown_height == pytest.approx(natural_width / natural_height, rel=0.02)
-    assert len(found["sections"]) == 12 and all(length > 60 for _, length in found["sections"])
+    assert len(found["sections"]) == 14 and all(length > 60 for _, length in found["sections"])
 
 
 def test_the_check_sees_a_complaint_a_missing_file_and_what_is_too_wide(
