@@ -47,8 +47,11 @@ class Lost(Form, frozen=True, kw_only=True):
         of_all = {name: (getattr(self, name),) for name in LostOfTasks.__struct_fields__}
         of_task = {name: getattr(self.of_task, name) for name in LostOfTasks.__struct_fields__}
         for numbers in (of_all, of_task):
-            if any(abs(value) > 1 for values in numbers.values() for value in values):
-                raise ValueError("forgetting_budget: expected fractions between -1 and 1")
+            # Its parts may be larger: what later training gives back can be taken again
+            if any(abs(value) > 1 for value in numbers["lost"]):
+                raise ValueError("forgetting_budget.lost: expected fractions between -1 and 1")
+            if any(value < -1e-6 for value in numbers["competition"]):
+                raise ValueError("forgetting_budget.competition: expected fractions from 0 on")
             if any(value < 0 for name in numbers if name.endswith("_error") for value in numbers[name]):
                 raise ValueError("forgetting_budget: expected standard errors from 0 on")
             if len({len(values) for values in numbers.values()}) > 1:

@@ -15,7 +15,8 @@ from analysis.report.reading import read_run
 from analysis.report.sections import all_tables
 from analysis.report.verdict import verdict
 from analysis.store.forms import MethodResults, made_of
-from ntkcl_jax.training.metrics import SPLIT
+from ntkcl_jax.training.budget import packed
+from ntkcl_jax.training.metrics import SPLIT, TaskEvaluation, aggregate, summarise
 from tests.support import reported
 from tests.support.reported import Page, edit, of_counts
 
@@ -128,3 +129,20 @@ def test_the_spread_over_seeds_counts_where_it_is_larger(tmp_path: Path) -> None
     assert found.value == pytest.approx(changes.mean())
     assert found.error >= changes.std(ddof=1) / 2**0.5 - 1e-12
     assert found.error >= (found.value * 0 + 0.05 * 0.95 / (2 * reported.TEST_IMAGES)) ** 0.5
+
+
+def test_what_drift_gives_back_can_be_taken_again() -> None:
+    all_right, none_right = packed(np.ones(2, bool)), packed(np.zeros(2, bool))
+    first = TaskEvaluation(0, (2,), (2,), 2, right=[all_right], right_among_old=[])
+    # Both images of task 0 go to each later task's classes, and come back among the old ones in between
+    later = [
+        TaskEvaluation(
+            t, (2,) * (t + 1), (0,) * t + (2,), 2 * t + 2, right=[none_right] * t + [all_right],
+            right_among_old=[all_right] + [none_right] * (t - 1),
+        )
+        for t in (1, 2)
+    ]  # fmt: skip
+    facts = lost_facts(made_of(aggregate([summarise([first, *later])]), MethodResults))
+    assert facts is not None
+    # Of task 0 competition takes 200 points and drift gives 100 back; of task 1 drift alone takes 100
+    assert (facts.lost.exact, facts.competition.exact, facts.drift.exact) == pytest.approx((100, 100, 0))
