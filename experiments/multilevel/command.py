@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.commands import command_line
+from experiments.commands import command_line, write_into
 from experiments.first_task.command import read, write
 from experiments.multilevel.measure import measured
 from experiments.multilevel.rows import DEFAULT, WIDTHS, Row, rows
@@ -31,7 +31,6 @@ from experiments.sweep.cells import Cell
 from experiments.sweep.command import with_files
 from experiments.sweep.settings import parse_changes
 from experiments.sweep.streams import stream_config
-from experiments.theory_curves import write_into
 from ntkcl_jax.errors import ConfigError, NtkclError
 from ntkcl_jax.runs.folder import provenance
 from ntkcl_jax.terminal.console import USER_ERROR
