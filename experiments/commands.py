@@ -1,8 +1,21 @@
-"""What commands of `experiments` share: the line that was typed, as a page may show it, and the part that they fill."""
+"""What commands of `experiments` share: command lines, pages to fill, files of what was measured."""
 
+import json
 import shlex
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
+
+from ntkcl_jax.errors import DataError, NtkclError
+from ntkcl_jax.runs.folder import provenance
+from ntkcl_jax.terminal.console import USER_ERROR
+
+Record = Mapping[str, Any]
+"""What a command measured of a stream, with its command line, versions and commit."""
+Say = Callable[[str], None]
+One = TypeVar("One")
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -57,3 +70,71 @@ def write_into(page: Path, text: str, name: str) -> None:
     if not (begin and end):
         raise ValueError(f"expected the comments {first} and {last} in {page}; put them where the table belongs")
     page.write_text(f"{before}{first}\n{text}{last}{after}")
+
+
+def measure_each(
+    file: Path, streams: Iterable[tuple[str, One]], measured: Callable[[One, Say], dict[str, Any]]
+) -> None:
+    """Measure streams; each is written as soon as it is there, in the place of an older one.
+
+    Args:
+        file: where all of them are.
+        streams: name of each, and what `measured` needs of it.
+        measured: measures one; it is given what tells how far it is.
+    """
+    start, facts = time.perf_counter(), provenance()
+
+    def say(line: str) -> None:
+        print(f"{time.perf_counter() - start:6.1f} s  {line}", flush=True)
+
+    made = {"command": shlex.split(command_line(sys.argv)), "commit": facts["git"], "versions": facts["versions"]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for name, one in streams:
+        record = measured(one, say) | made
+        write(file, (read(file) if file.exists() else {}) | {name: record})
+
+
+def write(file: Path, known: Mapping[str, Record]) -> None:
+    """Store what was measured, a line for each stream, numbers with six digits."""
+    lines = (f"{json.dumps(name)}: {json.dumps(rounded(record))}" for name, record in known.items())
+    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def rounded(value: Any) -> Any:
+    """The same with six digits of each number.
+
+    Example:
+        >>> rounded({"a": [1 / 3, 2, "b"]})
+        {'a': [0.333333, 2, 'b']}
+    """
+    if isinstance(value, Mapping):
+        return {name: rounded(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def read(file: Path) -> dict[str, Record]:
+    """What was measured, by stream.
+
+    Raises:
+        DataError: nothing was.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"expected {file} with what was measured; {error}: measure without --tables-only") from error
+
+
+def ended(name: str, run: Callable[[Sequence[str]], None]) -> None:
+    """Run this process's command line; a mistake that the user can mend is one line, and exit code 2.
+
+    Args:
+        name: of the command's module.
+        run: given the words after it.
+    """
+    try:
+        run(sys.argv[1:])
+    except NtkclError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR)

@@ -4,23 +4,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Bool
-
 TOLD = 2.0
 """Standard errors that a difference has to exceed to be called a gain, a loss or a cost."""
-
-
-def paired_error(before: Bool[np.ndarray, "n"], after: Bool[np.ndarray, "n"]) -> float:
-    """Standard error of the change of an accuracy, where every image's answers are known: s.d. of the changes / √n.
-
-    Example:
-        >>> right = np.array([True, True, False, False])
-        >>> paired_error(right, right), round(paired_error(right, np.array([True, False, False, False])), 4)
-        (0.0, 0.2165)
-    """
-    change = after.astype(np.float64) - before
-    return float(change.std() / len(change) ** 0.5)
 
 
 def difference_error(first: float, second: float, images: float) -> float:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from analysis.measures.error_bars import TOLD
 from analysis.report.facts import shown_method
 from analysis.report.reading import RunFiles
 from analysis.store.forms import MethodResults
@@ -10,8 +11,6 @@ from ntkcl_jax.terminal.budget import adding_up, in_points
 
 UNMOVED = ("frozen", "first-session")
 """Learners whose network stays as it is in later tasks."""
-NOISE = 2.0
-"""Standard errors below which a number isn't told from zero."""
 UNCOUNTED = (
     "How much of it new classes took by competing, and how much is drift of what was learned, isn't known: a version "
     "evaluated the run that kept no answers to single images. ntkcl evaluate counts it again."
@@ -35,7 +34,7 @@ class Amount:
     @property
     def beyond_noise(self) -> bool:
         """Whether it is told from zero."""
-        return self.exact != 0 and abs(self.exact) >= NOISE * self.error
+        return self.exact != 0 and abs(self.exact) >= TOLD * self.error
 
     def __str__(self) -> str:
         """As it stands in a sentence."""
@@ -136,7 +135,7 @@ def _of_drift(facts: LostFacts, *, still_network: bool) -> list[str]:
         # Nothing was trained in the network, so advice on its training would be for nothing
         return ["The network doesn't move in later tasks: drift is what fitting the classifier again changed."]
     if not facts.drift.beyond_noise:
-        most = Amount(facts.drift.exact + NOISE * facts.drift.error, 0, 0).value
+        most = Amount(facts.drift.exact + TOLD * facts.drift.error, 0, 0).value
         return [
             f"A smaller learning rate in later tasks, or more protection, could win back {in_points(max(most, 0))} "
             "points at most (drift and two standard errors)."

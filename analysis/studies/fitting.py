@@ -84,6 +84,18 @@ def planned(fn: ApplyFn, params: Params, images: Any, count: int) -> Plan:
     )  # fmt: skip
 
 
+def planned_for(fn: ApplyFn, params: Params, images: Any, per_task: int, multiple: int = 1, least: int = 1) -> Plan:
+    """The same of a multiple of the images of a task.
+
+    Raises:
+        PlanError: memory doesn't suffice; the message names a number of images of a task for which it does.
+    """
+    try:
+        return planned(fn, params, images, multiple * per_task)
+    except TooLargeError as error:
+        raise explained(error, lambda n: planned(fn, params, images, multiple * n), per_task, least) from error
+
+
 def kernel_of(
     fn: ApplyFn, params: Params, images: Float32[np.ndarray, "n h w c"], per_task: int, least: int = 1
 ) -> Float[np.ndarray, "n n k k"]:

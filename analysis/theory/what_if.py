@@ -19,13 +19,12 @@ from scipy.optimize import brentq
 
 from analysis.errors import FunctionError
 from analysis.measures.checks import as_eigenvalues
+from analysis.measures.error_bars import is_told
 from analysis.theory.filters import check_momentum, stable_rate, step_rates
 from analysis.theory.modes import Modes, non_negative, positive
 
 SMALLEST = 1e-8
 """Smallest scale that is tried, as a part of the one from which on training diverges."""
-NOISE = 2.0
-"""Standard errors that a gain has to exceed to be told."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +231,8 @@ class Gain:
 
     @property
     def told(self) -> bool:
-        """Whether it exceeds `NOISE` standard errors."""
-        return self.value > NOISE * self.error
+        """Whether it is a gain, and more than noise."""
+        return self.value > 0 and is_told(self.value, self.error)
 
 
 def paired_gain(

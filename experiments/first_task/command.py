@@ -15,25 +15,18 @@ measured again takes the place of the older one.
 
 import argparse
 import csv
-import json
-import shlex
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from experiments.commands import command_line, write_into
+from experiments.commands import ended, measure_each, read, write_into
 from experiments.first_task.measure import measured
-from experiments.first_task.tables import Record, Table, more_tables, tables
+from experiments.first_task.tables import Table, more_tables, tables
 from experiments.sweep.cells import Cell
 from experiments.sweep.command import with_files
 from experiments.sweep.settings import parse_changes
 from experiments.sweep.streams import stream_config
 from experiments.sweep.tables import markdown
-from ntkcl_jax.errors import ConfigError, DataError, NtkclError
-from ntkcl_jax.runs.folder import provenance
-from ntkcl_jax.terminal.console import USER_ERROR
+from ntkcl_jax.errors import ConfigError
 
 STREAMS = (
     "digits", "uci-digits", "scripts", "dev-scripts", "omniglot", "deit-omniglot", "deit-tiny-imagenet",
@@ -72,48 +65,8 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
         raise ConfigError(f"expected --orders of at least 1, got {options.orders}")
     changes = parse_changes(options.set)
     cells = [Cell(name, "", stream_config(name, changes)) for name in options.streams]
-    start, facts = time.perf_counter(), provenance()
-
-    def say(line: str) -> None:
-        print(f"{time.perf_counter() - start:6.1f} s  {line}", flush=True)
-
-    made = {"command": shlex.split(command_line(sys.argv)), "commit": facts["git"], "versions": facts["versions"]}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for cell in with_files(cells, options.data, options.weights):
-        record = measured(cell.stream, cell.config, options.orders, say) | made
-        write(file, (read(file) if file.exists() else {}) | {cell.stream: record})
-
-
-def write(file: Path, known: Mapping[str, Record]) -> None:
-    """Store what was measured, a line for each stream, numbers with six digits."""
-    lines = (f"{json.dumps(name)}: {json.dumps(rounded(record))}" for name, record in known.items())
-    file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def rounded(value: Any) -> Any:
-    """The same with six digits of each number.
-
-    Example:
-        >>> rounded({"a": [1 / 3, 2, "b"]})
-        {'a': [0.333333, 2, 'b']}
-    """
-    if isinstance(value, Mapping):
-        return {name: rounded(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [rounded(part) for part in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def read(file: Path) -> dict[str, Record]:
-    """What was measured, by stream.
-
-    Raises:
-        DataError: nothing was.
-    """
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"expected {file} with what was measured; {error}: measure without --tables-only") from error
+    found = ((cell.stream, cell) for cell in with_files(cells, options.data, options.weights))
+    measure_each(file, found, lambda cell, say: measured(cell.stream, cell.config, options.orders, say))
 
 
 def run(words: Sequence[str]) -> None:
@@ -141,8 +94,4 @@ def run(words: Sequence[str]) -> None:
 
 def main() -> None:
     """Run this process's command line."""
-    try:
-        run(sys.argv[1:])
-    except NtkclError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    ended(NAME, run)

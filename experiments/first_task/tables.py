@@ -1,15 +1,14 @@
 """What was measured, as tables: accuracies of the maps, how well each statistic ranks them, what is advised."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import kendalltau, spearmanr
 
+from experiments.commands import Record
 from experiments.first_task.measure import MAPS, READOUTS, SCORES, WEIGHTED
 
-Record = Mapping[str, Any]
 ALWAYS = ("ranpac", "F+M", "1 1 1 1", "0.3 1 1 1")
 """Maps beside which statistics have to stand: one of them for every stream."""
 Table = tuple[str, list[str], list[list[str]]]

@@ -11,7 +11,7 @@ import scipy.linalg
 from jaxtyping import Float, Int
 
 from experiments.multilevel.rows import Row
-from ntkcl_jax.readouts.group_ridge import LEFT_OUT, RIDGES, GroupRidge, Weights, penalty
+from ntkcl_jax.readouts.group_ridge import LEFT_OUT, RIDGES, GroupRidge, Weights, compared, penalty
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,6 @@ class Tried:
         if row.rule == "ridge by error":
             j = np.argmin(errors[i])
         return row.weights[int(i)], ridges[int(j)]
-
-
-def compared(widths: tuple[int, ...], most: int) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-    """The first columns of each group, the same share of each; and what makes up for the others.
-
-    Example:
-        >>> columns, larger = compared((4, 8), 3)
-        >>> columns.tolist(), larger.tolist()
-        ([0, 4, 5], [2.0, 2.0, 2.0])
-    """
-    counts = [max(1, round(min(1.0, most / sum(widths)) * width)) for width in widths]
-    starts = np.cumsum([0, *widths[:-1]])
-    columns = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
-    return columns, np.repeat(np.sqrt(np.array(widths) / counts), counts)
 
 
 def walk(images: Images, candidates: tuple[Weights, ...], most: int) -> Tried:

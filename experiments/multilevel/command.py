@@ -15,15 +15,12 @@ All rows of three seeds take 0.3 MB of memory an image and view.
 
 import argparse
 import csv
-import shlex
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from experiments.commands import command_line, write_into
-from experiments.first_task.command import read, write
+from experiments.commands import Say, ended, measure_each, read, write_into
 from experiments.multilevel.measure import measured
 from experiments.multilevel.rows import DEFAULT, WIDTHS, Row, rows
 from experiments.multilevel.tables import in_order, lines, page
@@ -31,9 +28,7 @@ from experiments.sweep.cells import Cell
 from experiments.sweep.command import with_files
 from experiments.sweep.settings import parse_changes
 from experiments.sweep.streams import stream_config
-from ntkcl_jax.errors import ConfigError, NtkclError
-from ntkcl_jax.runs.folder import provenance
-from ntkcl_jax.terminal.console import USER_ERROR
+from ntkcl_jax.errors import ConfigError
 
 NAME = "experiments.multilevel"
 
@@ -84,17 +79,11 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
         raise ConfigError(f"expected --widths of at least 1, got {' '.join(map(str, options.widths))}")
     table, changes, seeds = asked(options.rows), parse_changes(options.set), tuple(dict.fromkeys(options.seeds))
     cells = [Cell(name, "", stream_config(name, changes)) for name in options.streams]
-    start, facts = time.perf_counter(), provenance()
 
-    def say(line: str) -> None:
-        print(f"{time.perf_counter() - start:6.1f} s  {line}", flush=True)
+    def of(cell: Cell, say: Say) -> dict[str, Any]:
+        return measured(cell.stream, replace(cell.config, seeds=seeds), table, seeds, say, tuple(options.widths))
 
-    made = {"command": shlex.split(command_line(sys.argv)), "commit": facts["git"], "versions": facts["versions"]}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for cell in with_files(cells, options.data, options.weights):
-        config = replace(cell.config, seeds=seeds)
-        record = measured(cell.stream, config, table, seeds, say, tuple(options.widths)) | made
-        write(file, (read(file) if file.exists() else {}) | {cell.stream: record})
+    measure_each(file, ((cell.stream, cell) for cell in with_files(cells, options.data, options.weights)), of)
 
 
 def run(words: Sequence[str]) -> None:
@@ -122,8 +111,4 @@ def run(words: Sequence[str]) -> None:
 
 def main() -> None:
     """Run this process's command line."""
-    try:
-        run(sys.argv[1:])
-    except NtkclError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    ended(NAME, run)

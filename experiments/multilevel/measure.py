@@ -1,7 +1,7 @@
 """One stream: the rows of every feature setting by one pass a view, then every row of the table."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from experiments.commands import Say
 from experiments.multilevel.classifier import Images, Tried, Whole, walk
 from experiments.multilevel.maps import Feature, groups, signed_root
 from experiments.multilevel.rows import AFFINE, DEFAULT, RIVALS, WIDTHS, Learnt, Row
@@ -20,7 +21,6 @@ from ntkcl_jax.readouts.feature_maps import FeatureMap
 from ntkcl_jax.runs.context import RunContext, Side, epoch_batches, make_context
 from ntkcl_jax.seeds import stream_seed
 
-Say = Callable[[str], None]
 ORDERS = 6
 """Class orders of the rows in which nothing else changes."""
 

@@ -5,11 +5,11 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from experiments.commands import Record
 from experiments.multilevel.rows import COMPARED
 from experiments.sweep.streams import CHOOSING
 from experiments.sweep.tables import markdown
 
-Record = Mapping[str, Any]
 ABOUT = """\
 `python -m experiments.multilevel`: one change each from the default of the readout `multilevel`, on a frozen backbone.
 A_T, %: mean ± sample standard deviation over seeds (random matrices and class order; in "class order alone" the order

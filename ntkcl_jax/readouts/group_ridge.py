@@ -42,6 +42,22 @@ def penalty(weights: Weights, ridge: float) -> float:
     return ridge * float(np.square(weights).sum())
 
 
+def compared(widths: tuple[int, ...], most: int) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+    """The first columns of each group, the same share of each; and what makes up for the others.
+
+    Example:
+        >>> columns, larger = compared((4, 8), 3)
+        >>> columns.tolist(), larger.tolist()
+        ([0, 4, 5], [2.0, 2.0, 2.0])
+    """
+    share = min(1.0, most / sum(widths))
+    counts = [max(1, round(share * width)) for width in widths]
+    starts = np.cumsum([0, *widths[:-1]])
+    columns = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
+    # Fewer columns have a smaller norm, but a ridge is to mean the same for them as for all
+    return columns, np.repeat(np.sqrt(np.array(widths) / counts), counts)
+
+
 @dataclass(frozen=True)
 class GroupRidge:
     """What is kept of all images seen: w (w + classes) numbers, whatever their number.
@@ -159,19 +175,11 @@ class GroupRidge:
         """The diagonal of D: weight over s_k, column by column."""
         return np.repeat(np.array(weights) / self.norms, self.widths)
 
-    def _compared(self) -> tuple[Int[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-        """Columns by which candidates are compared, of each group the same share; and what makes up for the others."""
-        share = min(1.0, COMPARED / sum(self.widths))
-        counts = [max(1, round(share * width)) for width in self.widths]
-        columns = [np.arange(g.start, g.start + n) for g, n in zip(self._groups(), counts, strict=True)]
-        # Fewer columns have a smaller norm, but a ridge is to mean the same for them as for all
-        return np.concatenate(columns), np.repeat(np.sqrt(np.array(self.widths) / counts), counts)
-
     def _hits(
         self, rows: Float[np.ndarray, "n v w"], labels: Int[np.ndarray, "n"], seen: int
     ) -> Int[np.ndarray, "k r"]:
         """Images told right when left out, by candidate and ridge."""
-        columns, larger = self._compared()
+        columns, larger = compared(self.widths, COMPARED)
         x = np.asarray(rows[..., columns], np.float64)
         n, views = x.shape[:2]
         lower, sums = self.gram[np.ix_(columns, columns)], self.sums[columns, :seen]

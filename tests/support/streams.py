@@ -11,6 +11,7 @@ from PIL import Image
 from ntkcl_jax.config import BackboneConfig, ComputeConfig, DataConfig, ModelConfig, OptimizerConfig, RunConfig
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.runs import checkpoint
+from ntkcl_jax.training.run import train
 
 BY_CLOCK = ("time", "images_per_s", "images_per_s_per_device", "tflops", "mfu")
 
@@ -62,6 +63,19 @@ def folder(path: Path, classes: int = CLASSES) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file)
     return path
+
+
+def nearly_linear_run(path: Path, **changes: Any) -> Path:
+    """A run whose first task moves the network far, and later ones with so small a rate that they stay linear."""
+    made = config(
+        data__source="folder",
+        data__path=str(folder(path / "data")),
+        optimizer__learning_rate=1.0,
+        optimizer__later_learning_rate=0.1,
+        **changes,
+    )
+    train(made, path / "run", quiet=True)
+    return path / "run"
 
 
 def words(data: Path, run_dir: Path, *more: str) -> list[str]:

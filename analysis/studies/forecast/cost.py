@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from analysis.errors import TooLargeError
 from analysis.kernels.planner import readable_bytes
 from analysis.records.checkpoints import Records
 from analysis.records.outputs import centred_scores
 from analysis.records.probes import Probes
-from analysis.studies.fitting import explained, passes, planned
+from analysis.studies.fitting import passes, planned_for
 from analysis.studies.forecast.engine import choose, forecast_file
 from analysis.studies.forecast.network import kernel_images, training_steps
 from analysis.studies.forecast.new_data import read_new
@@ -85,10 +84,7 @@ def _kernels(records: Records, seed: int, probes: list[Probes], per_task: int, c
     classes = records.run.context.scenarios[seed].offsets[len(probes[0].tasks)]
     old = min(per_task, kernel_images(classes))
     count = per_task if closed else old
-    try:
-        found = planned(fn, params, probes[0].images, count)
-    except TooLargeError as error:
-        raise explained(error, lambda n: planned(fn, params, probes[0].images, n), count) from error
+    found = planned_for(fn, params, probes[0].images, count)
     # Of the t-th of T tasks at every checkpoint from the one before the next task on
     kernels = sum(len(one.tasks) - t for one in probes for t in range(len(one.tasks) - 1))
     new = sum(len(one.tasks) - 1 for one in probes) if closed else 0

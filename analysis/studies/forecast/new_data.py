@@ -15,7 +15,6 @@ from jaxtyping import Float
 
 from analysis.errors import RecordError
 from analysis.kernels.linearized import Linearized
-from analysis.measures.error_bars import paired_error
 from analysis.records.checkpoints import Evaluate, Records
 from analysis.records.outputs import centred_scores, mean_step, right, targets
 from analysis.records.probes import Probes
@@ -31,6 +30,7 @@ from ntkcl_jax.methods.ntkcl import NTKCL, write_prototypes
 from ntkcl_jax.runs.context import epoch_batches
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.terminal.progress import Progress
+from ntkcl_jax.training.budget import paired
 
 
 def name_of(folder: Path) -> str:
@@ -148,7 +148,7 @@ def forecast_new(
         yield pair(old, name, Drifts(values[rows], wanted[rows], drift[rows])) | {
             "accuracy": float(now.mean()),
             **{of: float(then.mean() - now.mean()) for of, then in changed.items()},
-            **{f"{of}_error": paired_error(now, then) for of, then in changed.items()},
+            **{f"{of}_error": paired(now.astype(int) - then)[1] for of, then in changed.items()},
         }
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from analysis.errors import RecordError, TooLargeError
+from analysis.errors import RecordError
 from analysis.kernels.planner import readable_bytes
 from analysis.records.outputs import centred_scores
-from analysis.studies.fitting import explained, passes, planned
+from analysis.studies.fitting import passes, planned_for
 from analysis.studies.gaps.learner import gather
 from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import MIN_PER_TASK, GapsRequest
@@ -27,10 +27,7 @@ def gaps_cost(run: str | Path, request: GapsRequest | None = None, arrays: Array
     images = gather(records, seeds[0], request, record=False)
     n, tasks, everything = len(images.trained[0]), sum(finished.values()), len(images.pixels)
     fn, params = centred_scores(records, seeds[0], 0)
-    try:
-        found = planned(fn, params, images.pixels, 2 * n)
-    except TooLargeError as error:
-        raise explained(error, lambda m: planned(fn, params, images.pixels, 2 * m), n, MIN_PER_TASK) from error
+    found = planned_for(fn, params, images.pixels, n, multiple=2, least=MIN_PER_TASK)
     shape = found.problem.functions.shapes[0]
     # Of each task the learner keeps Φ(X, X), Φ(Z, X) and the eigenvectors: three quarters of the kernel of both sets
     kept = max(finished.values()) * found.kernel_bytes * 3 // 4

@@ -1,6 +1,6 @@
 """What other learning rates would have done to a whole run: every seed, into `RUN/analysis/what_if.json`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from analysis.studies.request import ForecastRequest, WhatIfRequest
 from analysis.studies.what_if.course import Course
 from analysis.studies.what_if.look import Seen, TaskLook, look
 from analysis.studies.what_if.steps import Grid, objective_of
-from analysis.theory.what_if import best_point, paired_gain
+from analysis.theory.what_if import Gain, best_point, paired_gain
 from ntkcl_jax.data import Arrays
 from ntkcl_jax.errors import NtkclError, user_path
 from ntkcl_jax.terminal.progress import Progress
@@ -106,7 +106,7 @@ def compute_what_if(
     request = request or WhatIfRequest()
     records = open_ntkcl(run, "what-ifs", arrays)
     grid = Grid.of(records.run.config, request.rates, request.epochs)
-    seeds, every, looks, lasts = {}, [], [], []
+    seeds, every, looks, lasts, ends_of_seeds = {}, [], [], [], []
     with Progress(quiet) as progress:
         for seed in request.seeds or records.seeds:
             probes = choose(records, seed, ForecastRequest(per_task=request.per_task))
@@ -123,16 +123,18 @@ def compute_what_if(
                     except NtkclError as error:
                         raise RecordError(str(error)) from error
                     stage.advance()
-                found.append(_entry(made, probes))
+                numbers = _numbers(made, probes)
+                found.append(_entry(made, numbers, probes))
                 looks.append(made)
-                every.append(tuple(_numbers(made, probes)))
+                every.append(numbers)
             lasts.append(looks[-1])
+            ends_of_seeds.append(every[-1][-1])
             names = [records.task(seed, task).name for task in probes.tasks]
             seeds[str(seed)] = {"tasks": list(probes.tasks), "names": names, "by_task": found}
             # The same for every seed
             per_task = len(probes.images) // len(probes.tasks)
     means = [Numbers.mean(parts) for parts in zip(*every, strict=True)]
-    ends = Numbers.mean([list(_numbers(made, probes))[-1] for made in lasts])
+    ends = Numbers.mean(ends_of_seeds)
     report = {
         "format": STUDY_FORMAT,
         "method": "ntkcl",
@@ -158,15 +160,16 @@ def compute_what_if(
     return report
 
 
-def _numbers(made: TaskLook, probes: Probes) -> Iterable[Numbers]:
+def _numbers(made: TaskLook, probes: Probes) -> tuple[Numbers, ...]:
+    """Those of each of `PARTS`."""
     old, still = probes.rows(made.task).start, made.grid.loss[0, 0]
-    yield from (Numbers.of(part, still, old) for part in (made.grid, made.spared, made.measured))
-    yield Numbers.of(made.course, made.measured.loss, old)
+    of_task = (Numbers.of(part, still, old) for part in (made.grid, made.spared, made.measured))
+    return (*of_task, Numbers.of(made.course, made.measured.loss, old))
 
 
-def _entry(made: TaskLook, probes: Probes) -> dict[str, Any]:
+def _entry(made: TaskLook, numbers: Sequence[Numbers], probes: Probes) -> dict[str, Any]:
     """What the file says of a later task."""
-    parts = zip(PARTS, _numbers(made, probes), strict=True)
+    parts = zip(PARTS, numbers, strict=True)
     earlier = []
     for task in probes.tasks[: probes.tasks.index(made.task)]:
         rows = probes.rows(task)
@@ -198,15 +201,7 @@ def best_of(means: Numbers, looks: Sequence[TaskLook], grid: Grid, seeds: int) -
         images.append(np.arange(n) + (i // per_seed) * most)
         weights.append(np.full(n, 1 / n / len(looks)))
     gain = paired_gain(*(np.concatenate(parts) for parts in (own, best, images, weights)))
-    return {
-        "rate": grid.rates[at[0]],
-        "epochs": grid.epochs[at[1]],
-        "accuracy": float(means.accuracy[at]),
-        "own_accuracy": _plain(means.accuracy[grid.own]),
-        "gain": gain.value,
-        "error": gain.error,
-        "told": gain.told,
-    }
+    return _best(grid, at, means.accuracy[at], means.accuracy[grid.own], gain)
 
 
 def best_course(ends: Numbers, lasts: Sequence[TaskLook], grid: Grid) -> dict[str, Any]:
@@ -222,11 +217,16 @@ def best_course(ends: Numbers, lasts: Sequence[TaskLook], grid: Grid) -> dict[st
         np.arange(sum(sizes)),
         np.concatenate([np.full(n, 1 / n / len(lasts)) for n in sizes]),
     )
+    return _best(grid, (at, grid.own[1]), ends.accuracy[at], ends.accuracy[grid.own[0]], gain)
+
+
+def _best(grid: Grid, at: tuple[int, int], accuracy: float, own: float, gain: Gain) -> dict[str, Any]:
+    """A point of the grid and what it gains on the run's own, for JSON."""
     return {
-        "rate": grid.rates[at],
-        "epochs": grid.epochs[grid.own[1]],
-        "accuracy": float(ends.accuracy[at]),
-        "own_accuracy": float(ends.accuracy[grid.own[0]]),
+        "rate": grid.rates[at[0]],
+        "epochs": grid.epochs[at[1]],
+        "accuracy": float(accuracy),
+        "own_accuracy": _plain(own),
         "gain": gain.value,
         "error": gain.error,
         "told": gain.told,

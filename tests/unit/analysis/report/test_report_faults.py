@@ -4,7 +4,6 @@ import copy
 import json
 import math
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,6 @@ FILES = ("config.json", "results.json", "analysis/summary.json", "analysis/gaps.
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run with everything; never written to."""
     return reported.made_run(tmp_path_factory.mktemp("report") / "small", tasks=2, checkpoints=(0, 2))
-
-
-@pytest.fixture
-def run(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "small"))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -34,7 +34,6 @@ from ntkcl_jax.runs.context import epoch_batches
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.seeds import stream_seed
 from ntkcl_jax.terminal.progress import Progress
-from ntkcl_jax.training.run import train
 from ntkcl_jax.training.task_loop import fit_task
 from tests.support import streams as tiny
 from tests.support.dense import dense_jacobian, evaluated, relative_error
@@ -44,17 +43,7 @@ NEW_TASK_FIELDS = {"accuracy", "predicted_accuracy_change", "predicted_accuracy_
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A first task that moves the network far, and later ones with so small a rate that they stay linear."""
-    path = tmp_path_factory.mktemp("forecast")
-    config = tiny.config(
-        methods=("ntkcl", "sequential"),
-        data__source="folder",
-        data__path=str(tiny.folder(path / "data")),
-        optimizer__learning_rate=1.0,
-        optimizer__later_learning_rate=0.1,
-    )
-    train(config, path / "run", quiet=True)
-    return path / "run"
+    return tiny.nearly_linear_run(tmp_path_factory.mktemp("forecast"), methods=("ntkcl", "sequential"))
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +300,7 @@ def test_a_dry_run_counts_passes_and_writes_nothing(
     run: Path, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = SimpleNamespace(passes=1.5, peak_bytes=2e9, memory_bytes=4e9)  # of the planner, which has tests of its own
-    monkeypatch.setattr("analysis.studies.forecast.cost.planned", lambda *_: found)
+    monkeypatch.setattr("analysis.studies.forecast.cost.planned_for", lambda *_: found)
     path = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(path / "analysis", ignore_errors=True)
     lines = forecast_cost(path)

@@ -37,16 +37,7 @@ DIRECTIONS = 3
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A first task that moves the network far, and later ones with so small a rate that they stay linear."""
-    path = tmp_path_factory.mktemp("what-if")
-    config = tiny.config(
-        data__source="folder",
-        data__path=str(tiny.folder(path / "data")),
-        optimizer__learning_rate=1.0,
-        optimizer__later_learning_rate=0.1,
-    )
-    train(config, path / "run", quiet=True)
-    return path / "run"
+    return tiny.nearly_linear_run(tmp_path_factory.mktemp("what-if"))
 
 
 @pytest.fixture(scope="module")
