@@ -36,6 +36,8 @@ def variant_rows(_: RunConfig) -> Sequence[Row]:
     ]
 
 
+NARROW = (140, 140, 700, 420)
+"""Widths of `multilevel` whose state fits in 20 MB."""
 NANO_RATES = {"l2p": 0.04, "dualprompt": 0.02, "coda-prompt": 0.02, "inflora": 0.02}
 """Learning rates of baselines whose published ones are too small for the nano presets' 100 or so steps a task.
 
@@ -79,6 +81,16 @@ def deit_rows(config: RunConfig) -> Sequence[Row]:
     ]
 
 
+def later_rate_rows(config: RunConfig) -> Sequence[Row]:
+    """Later tasks at the published rate, at a tenth of it and not trained at all, each below three readouts."""
+    narrow = ("readout.widths", NARROW)
+    rate, both = config.optimizer.learning_rate, ("ntkcl", "ntkcl-ridge", "ntkcl/multilevel")
+    rates = (("as the first", None), (f"{rate / 10:g}", rate / 10), ("0", 0.0))
+    moved = [Row(f"later rate {name}", (*forms("reference"), ("optimizer.later_learning_rate", value), narrow), both)
+             for name, value in rates]  # fmt: skip
+    return [*moved, Row("multilevel", (narrow,), ("multilevel",)), Row("prototypes", (), ("prototypes",))]
+
+
 def readout_rows(_: RunConfig) -> Sequence[Row]:
     """Readouts of a frozen backbone, all but ours in one run; RanPAC and LayUP also above their published session."""
     wider = (("readout.random_features", 6000),)
@@ -86,7 +98,7 @@ def readout_rows(_: RunConfig) -> Sequence[Row]:
     return [
         Row("multilevel", (), ("multilevel",)),
         Row("multilevel, no views", (("readout.level_views", 0),), ("multilevel",)),
-        Row("multilevel, 20 MB", (("readout.widths", (140, 140, 700, 420)),), ("multilevel",)),
+        Row("multilevel, 20 MB", (("readout.widths", NARROW),), ("multilevel",)),
         Row("first-session/multilevel", (), ("first-session/multilevel",)),
         Row("prototypes", wider, ("prototypes", *frozen)),
         Row("ranpac", wider, ("ranpac", "layup")),
@@ -223,6 +235,14 @@ SWEEPS: dict[str, Sweep] = {
         ("dev-digits", "dev-scripts"),
         choice_rows,
         (100, 101),
+    ),
+    "choose-later": Sweep(
+        "Choice of the later learning rate of a real backbone",
+        "NTK-CL with its authors' forms on DeiT-Ti/16 at 112 px, on streams that no result is reported on: trained on "
+        "later tasks as on the first, at a tenth of that rate, and not at all. `multilevel` has 1,400 numbers an image.",
+        ("deit-dev-scripts", "deit-dev-icons"),
+        later_rate_rows,
+        (0, 1, 2),
     ),
     "choose-baselines": Sweep(
         "Choice of the baselines' learning rates for the nano presets",

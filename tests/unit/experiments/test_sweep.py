@@ -144,6 +144,7 @@ def test_hyper_parameters_are_chosen_on_other_seeds_and_streams() -> None:
     assert set(NANO_RATES.items()) <= tried
     for other in SWEEPS.values():
         assert other in (choice, rates) or not set(other.seeds) & set(choice.seeds)
+    assert set(SWEEPS["choose-later"].streams) <= set(streams.CHOOSING)
     assert stream_config("icons", {}).data.classes_per_task == 10
     assert one_stream("dev-digits").arrays is streams.dev_digits
     assert "hyper-parameters on these very images" in SWEEPS["methods"].about
