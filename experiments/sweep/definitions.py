@@ -239,7 +239,7 @@ SWEEPS: dict[str, Sweep] = {
     "choose-later": Sweep(
         "Choice of the later learning rate of a real backbone",
         "NTK-CL with its authors' forms on DeiT-Ti/16 at 112 px, on streams that no result is reported on: trained on "
-        "later tasks as on the first, at a tenth of that rate, and not at all. `multilevel` has 1,400 numbers an image.",
+        "later tasks as on the first, at a tenth of that rate, and not at all. `multilevel`: 1,400 numbers an image.",
         ("deit-dev-scripts", "deit-dev-icons"),
         later_rate_rows,
         (0, 1, 2),
