@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ntkcl_jax.devices.compiled_programs import keep_programs
 from ntkcl_jax.devices.host_memory import keep_freed_memory
 from ntkcl_jax.devices.memory import exhausted
 from ntkcl_jax.errors import reason
@@ -86,6 +87,7 @@ class Program:
         """Run the process's own command line, and end the process."""
         stop_when_told()
         keep_freed_memory()
+        keep_programs()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a dash that a terminal can't show is no reason to fail
         code = self.run(sys.argv[1:])
