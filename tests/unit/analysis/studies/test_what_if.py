@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from analysis import measures
 from analysis.cli import NTK_ANALYSIS
@@ -250,9 +252,10 @@ def test_a_grid_holds_zero_and_the_runs_own_point_and_a_run_without_an_epoch_has
 
 
 def made_up_end() -> tuple[End, np.ndarray, np.ndarray]:
-    """An end of a task without a network: three old classes and two new ones, two sections of four; ten features."""
+    """An end of a task below a network that isn't asked: three old classes, two new ones, two sections of four."""
     rng = np.random.default_rng(0)
-    end = End(None, 0.5, None, {}, rng.standard_normal((5, 8)), 3, (0.3, 0.1))  # ty: ignore[invalid-argument-type]
+    unasked = Linearized(lambda params, x: x @ params, jnp.ones((8, 8)), np.ones((2, 8), np.float32))
+    end = End(unasked, 0.5, Partial(jnp.matmul), {}, rng.standard_normal((5, 8)), 3, (0.3, 0.1))
     return end, rng.standard_normal((10, 8)), rng.standard_normal((10, 8))
 
 
