@@ -125,12 +125,13 @@ def test_an_operator_made_in_float64_stays_in_float64():
 def test_conjugate_gradients_solve_what_a_direct_solver_solves(case):
     fn, params, x, _, theta = case
     dense = matrix(theta)
-    ridge = 1e-2 * np.trace(dense) / len(dense)
+    # Ten times less, and rounding of float32 products alone leaves about 1e-5 of the targets, on some machines more
+    ridge = 1e-1 * np.trace(dense) / len(dense)
     targets = np.random.default_rng(2).standard_normal((len(dense), 2))
     operator = KernelOperator(fn, params, x)
     found = ridge_solve(operator, targets, ridge)
     want = np.linalg.solve(dense + ridge * np.eye(len(dense)), targets)
-    assert relative_error(found.solution, want) < 1e-3  # the residual's 1e-5 times the condition of at most 1e3
+    assert relative_error(found.solution, want) < 1e-3  # the residual's 1e-5 times the condition of at most 1e2
     true = np.linalg.norm(targets - (dense + ridge * np.eye(len(dense))) @ found.solution, axis=0)
     assert np.all(true / np.linalg.norm(targets, axis=0) < 1.5e-5)
     assert max(found.residuals) <= 1e-5
