@@ -15,7 +15,6 @@ from analysis.plots.kernels import (
     line_panel,
     ratio_panel,
     share_panel,
-    spectrum_panel,
     task_ticks,
 )
 from analysis.report.reading import TaskKernel
@@ -103,22 +102,6 @@ def ratio_figure(values: KernelFigures, tasks: Sequence[int], checkpoint: int) -
     image = ratio_panel(axes, values.inter_intra_ratio, tasks)
     axes.set_title(checkpoint_name(checkpoint))
     figure.colorbar(image, ax=axes, label="inter-task / intra-task kernel", shrink=0.85)
-    return figure
-
-
-@style()
-def spectrum_figure(
-    values: KernelFigures, tasks: Sequence[int], checkpoint: int, limits: tuple[float, float] | None
-) -> Figure:
-    """Draw the spectra of one checkpoint, on the eigenvalue axis of the others."""
-    figure, axes = new_figure()
-    spectrum_panel(axes, values.spectrum, tasks)
-    axes.set(
-        title=checkpoint_name(checkpoint), ylabel="eigenvalue of the task's kernel", xlabel="index of the eigenvalue"
-    )
-    if limits:
-        axes.set_ylim(*limits)
-    legend_below(figure, axes)
     return figure
 
 
