@@ -58,7 +58,8 @@ def kernel_heatmap(kernel: TaskKernel, names: Sequence[str], low: float) -> Figu
     groups = _runs([f"{t}/{c}" for t, c in zip(kernel.tasks, kernel.labels, strict=True)])
     blocks = _runs(kernel.tasks.tolist())
     # Between classes a thin line, between tasks a bold one; pixel i reaches from i - 0.5 to i + 0.5
-    for edges, width, shade in ((groups, 0.4, 0.5), (blocks, 1.4, 1.0)):
+    few = groups if len(groups) <= max(n // 4, CLASSES) else []  # many lines would hide the pixels between them
+    for edges, width, shade in ((few, 0.4, 0.5), (blocks, 1.4, 1.0)):
         for start, _ in edges[1:]:
             axes.axhline(start - 0.5, color="white", lw=width, alpha=shade)
             axes.axvline(start - 0.5, color="white", lw=width, alpha=shade)

@@ -128,7 +128,7 @@
       pen.fillStyle = ink;
       for (const [part, align] of [[0, "left"], [0.5, "center"], [1, "right"]]) {
         pen.textAlign = align;
-        pen.fillText((low + part * (high - low)).toFixed(2), left + part * bar, top + 10 + font);
+        pen.fillText((low + part * (high - low)).toFixed(2).replace("-", "−"), left + part * bar, top + 10 + font);
       }
       if (chosen) {
         pen.strokeStyle = "#d00", pen.lineWidth = 2;
@@ -138,7 +138,7 @@
     const say = () => {
       if (!chosen) return;
       const place = chosen[0] * n + chosen[1], value = matrices[at][place], change = changes[at][place];
-      const number = value === value ? value.toFixed(3) : "unknown";
+      const number = value === value ? value.toFixed(3).replace("-", "−") : "unknown";
       const moved = at && change === change ? ` (${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)} since ${data.stops[0]})` : "";
       said.textContent = `${data.rows[chosen[0]]} × ${data.rows[chosen[1]]}: ${data.value} ${number}${moved}`;
     };
@@ -196,7 +196,8 @@
         const place = make("div");
         figure.before(place);
         inside.replaceChildren(figure);
-        dialog.addEventListener("close", () => place.replaceWith(figure), {once: true});
+        // What has moved has lost the focus that a dialog gives back
+        dialog.addEventListener("close", () => { place.replaceWith(figure); button.focus(); }, {once: true});
       }
       dialog.showModal();
     };

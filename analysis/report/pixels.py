@@ -6,7 +6,7 @@ what it compares and see what changed since the first. Without the script the fi
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -102,31 +102,37 @@ def kept(count: int) -> Int[np.ndarray, "m"]:
     return np.array(spread(range(count), ROWS), dtype=int)
 
 
+def thinned(kernel: TaskKernel) -> TaskKernel:
+    """A kernel of at most `ROWS` of its images."""
+    rows = kept(len(kernel.tasks))
+    of_rows = {name: getattr(kernel, name)[rows] for name in ("tasks", "labels", "images")}
+    return replace(kernel, cosines=kernel.cosines[np.ix_(rows, rows)], **of_rows)
+
+
 def of_images(
-    kernels: Sequence[TaskKernel], names: Sequence[str], side: str, lost: Mapping[int, Collection[int]]
+    kernels: Sequence[TaskKernel], names: Sequence[str], side: str, lost: Mapping[int, Collection[int]], count: int
 ) -> Pixels:
     """The cosines between probe images.
 
     Args:
-        kernels: of the same probes, at least one.
+        kernels: of the same probes, at least one, thinned.
         names: names of the classes, in the run's numbering.
         side: of whose images, "train" or "test".
         lost: numbers of the test images that were forgotten, by task.
+        count: probe images there are.
     """
     first = kernels[0]
-    rows = kept(len(first.tasks))
     low = min(0.0, *(float(kernel.cosines.min()) for kernel in kernels))
     what = []
-    for i in rows:
-        task, image = int(first.tasks[i]), int(first.images[i])
+    for task, label, image in zip(first.tasks.tolist(), first.labels.tolist(), first.images.tolist(), strict=True):
         end = ", forgotten" if side == "test" and image in lost.get(task, ()) else ""
-        what.append(f"task {task + 1}, class {_class(names, int(first.labels[i]))}, {side} image {image}{end}")
-    count = len(first.tasks)
-    note = "" if len(rows) == count else f"{len(rows)} of the {count} probe images, at even distances."
+        what.append(f"task {task + 1}, class {_class(names, label)}, {side} image {image}{end}")
+    shown = len(first.tasks)
+    note = "" if shown == count else f"{shown} of the {count} probe images, at even distances."
     return Pixels(
         "Every pair of probe images", "cosine", [checkpoint_name(kernel.checkpoint) for kernel in kernels], what,
-        "probe images of task", [str(first.tasks[i] + 1) for i in rows],
-        [kernel.cosines[np.ix_(rows, rows)] for kernel in kernels], low, 1.0, note,
+        "probe images of task", [str(task + 1) for task in first.tasks], [kernel.cosines for kernel in kernels], low,
+        1.0, note,
     )  # fmt: skip
 
 

@@ -132,21 +132,24 @@ def kernels(files: RunFiles) -> Part:
     if not files.kernels or not files.summary:
         return Part(missing=command("ntk-analysis kernels", files))
     seed, _ = files.summary.first_seed
+    shown = [pixels.thinned(kernel) for kernel in files.kernels]
     # One colour scale for all checkpoints, else they couldn't be compared
-    low = min(0.0, *(float(kernel.cosines.min()) for kernel in files.kernels))
-    names, ends = files.class_names(seed), dict.fromkeys((0, len(files.kernels) - 1))
+    low = min(0.0, *(float(kernel.cosines.min()) for kernel in shown))
+    names, ends = files.class_names(seed), dict.fromkeys((0, len(shown) - 1))
     made = [
         Panel(
             f"kernel_seed{seed}_checkpoint{kernel.checkpoint}",
             f"Cosines between the Jacobians of all probe images {checkpoint_name(kernel.checkpoint)}",
             figures.kernel_heatmap(kernel, names, low),
         )
-        for kernel in (files.kernels[i] for i in ends)
+        for kernel in (shown[i] for i in ends)
     ]
     # Kernels that were computed at different times may be of other images
-    alike = all(_same_probes(kernel, files.kernels[0]) for kernel in files.kernels)
-    shown = pixels.of_images(files.kernels, names, files.summary.side, _forgotten(files, seed)) if alike else None
-    return Part(made, words.kernels_says(tuple(files.kernels[i] for i in ends)), pixels=shown)
+    drawn_by_script = None
+    if all(_same_probes(kernel, shown[0]) for kernel in shown):
+        lost, count = _forgotten(files, seed), len(files.kernels[0].tasks)
+        drawn_by_script = pixels.of_images(shown, names, files.summary.side, lost, count)
+    return Part(made, words.kernels_says(tuple(files.kernels[i] for i in ends)), pixels=drawn_by_script)
 
 
 def _forgotten(files: RunFiles, seed: int) -> dict[int, set[int]]:

@@ -64,7 +64,8 @@ CAPTIONS = {
     "kernels": Caption(
         "Every pixel compares two probe images: the cosine between their Jacobians, 1 where a training step on one "
         "image moves the outputs for the other as much as for itself, 0 where it doesn't reach it, below 0 where it "
-        "moves them the other way. Images are ordered by task and class; lines part them.",
+        "moves them the other way. Images are ordered by task and class, and lines part them; of more than 160, some "
+        "at even distances are shown.",
         "Bright blocks on the diagonal (images of one class help each other) and dark ones off the tasks' diagonal: "
         "learning one task leaves the others alone.",
         "Look for bright pixels off the blocks: those two images are learned as one. If their classes are confused, "

@@ -69,7 +69,7 @@ def accuracy_curves(results: Mapping[str, Any]) -> Figure:
     tasks = int(max(x for x, *_ in ends))
     # Down to a whole ten with some room, so that differences among high accuracies can be seen
     bottom = max(0.0, 10 * np.floor((lowest - 2) / 10))
-    axes.set(xlim=(0.8, tasks + 0.2), ylim=(bottom, 100), xticks=range(1, tasks + 1))
+    axes.set(xlim=(0.8, tasks + 0.2), ylim=(bottom, 100), xticks=range(1, tasks + 1, 1 + tasks // 13))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")

@@ -16,7 +16,7 @@ from analysis.errors import StoreError
 from analysis.report import write_report
 from analysis.report.forgotten import forgotten
 from analysis.report.page import RunView, joined, render_page
-from analysis.report.pixels import ROWS, kept, of_images, packed
+from analysis.report.pixels import ROWS, kept, of_images, packed, thinned
 from analysis.report.provenance import made_says, provenance_of
 from analysis.report.reading import read_run
 from analysis.report.sections import SECTIONS, Part, all_tables
@@ -69,7 +69,7 @@ def test_the_policy_names_the_only_script_and_style_and_nothing_else_runs_or_loa
 
 def test_data_for_the_script_cannot_end_its_element(made: Path, tmp_path: Path) -> None:
     kernel = read_run(made).kernels[0]
-    data = of_images([kernel], [ENDING] * 6, "test", {})
+    data = of_images([kernel], [ENDING] * 6, "test", {}, 12)
     page = render_page([RunView("a", [], "", {"kernels": Part(pixels=data)}, {}, [])], {"kernels": "k"})
     (tmp_path / "page.html").write_bytes(page)
     shown, _ = Page(tmp_path / "page.html").data
@@ -103,6 +103,13 @@ def test_pixels_are_of_the_kernel_that_is_drawn_and_bounded(made: Path) -> None:
     # Probes of the made-up run are numbered backwards, and go round the two classes of a task
     assert first.images[:4].tolist() == [3, 1, 2, 0]
     assert part.pixels.rows[:2] == ["task 1, class 5, test image 3", "task 1, class 5, test image 1"]
+    many = replace(first, **{name: np.tile(getattr(first, name), 20) for name in ("tasks", "labels", "images")})
+    many = thinned(replace(many, cosines=np.tile(first.cosines, (20, 20))))
+    assert many.cosines.shape == (ROWS, ROWS) and len(many.images) == ROWS
+    for i, j in ((0, 0), (1, 159), (77, 30)):
+        a, b = (round(k * 239 / 159) % 12 for k in (i, j))
+        assert many.cosines[i, j] == first.cosines[a, b] and many.images[i] == first.images[a]
+    assert of_images([many], [], "test", {}, 240).note == "160 of the 240 probe images, at even distances."
     assert kept(1000)[[0, -1]].tolist() == [0, 999] and len(set(kept(1000).tolist())) == ROWS
     size = len(packed(np.eye(ROWS), 0, 1))
     assert size == 4 * -(-(ROWS * (ROWS + 1)) // 3) < 35_000
