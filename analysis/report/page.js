@@ -194,10 +194,11 @@
         inside.replaceChildren(make("img", {src: picture.src, alt: picture.alt, width: 2 * picture.width, height: 2 * picture.height}));
       } else {
         const place = make("div");
+        place.style.height = `${figure.offsetHeight}px`; // so that nothing behind the dialog moves
         figure.before(place);
         inside.replaceChildren(figure);
         // What has moved has lost the focus that a dialog gives back
-        dialog.addEventListener("close", () => { place.replaceWith(figure); button.focus(); }, {once: true});
+        dialog.addEventListener("close", () => { place.replaceWith(figure); button.focus({preventScroll: true}); }, {once: true});
       }
       dialog.showModal();
     };

@@ -44,6 +44,7 @@ def config(tasks: int, seeds: Sequence[int], class_names: Sequence[str], preset:
                  "test_images": TEST_IMAGES * tasks},
         "scenarios": {str(seed): scenario for seed in seeds}, "git": {"commit": "c6e5204e", "modified": True},
         "command": ["ntkcl", "train", preset],
+        "devices": {"data": 1, "model": 1, "kind": "cpu", "processes": 1},
     }  # fmt: skip
 
 

@@ -217,7 +217,7 @@ def test_a_report_says_when_and_on_what_run_and_report_were_made(run: Path) -> N
     def devices(config: Any) -> None:
         config.update(devices={"data": 4, "model": 2, "kind": "TPU v4", "processes": 2})
 
-    assert " on a machine. Report of 20" in made_says(read_run(run))
+    assert " UTC on 1 x cpu, a machine. Report of 20" in made_says(read_run(run))
     edit(run / "config.json", devices)
     files = read_run(run)
     assert re.fullmatch(
