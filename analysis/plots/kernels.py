@@ -15,7 +15,7 @@ from analysis import measures
 from analysis.errors import StoreError
 from analysis.measures import Measure
 from analysis.measures.measure import of_task, over_tasks
-from ntkcl_jax.plots.style import COLOURS, GREY, label, save, style
+from ntkcl_jax.plots.style import COLOURS, GREY, INK, label, save, style
 
 ANNOTATED = 8
 """Tasks up to which a heatmap's cells carry their numbers."""
@@ -85,7 +85,7 @@ def ratio_panel(axes: Axes, ratios: Sequence[Sequence[float | None]], tasks: Seq
     axes.spines[:].set_visible(False)
     if len(tasks) <= ANNOTATED:
         for (i, j), value in np.ndenumerate(values):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.6 else "k")
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.6 else INK)
     return image
 
 

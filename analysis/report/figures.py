@@ -15,7 +15,6 @@ from analysis.plots.kernels import (
     line_panel,
     ratio_panel,
     share_panel,
-    spectrum_panel,
     task_ticks,
 )
 from analysis.report.reading import TaskKernel
@@ -59,7 +58,8 @@ def kernel_heatmap(kernel: TaskKernel, names: Sequence[str], low: float) -> Figu
     groups = _runs([f"{t}/{c}" for t, c in zip(kernel.tasks, kernel.labels, strict=True)])
     blocks = _runs(kernel.tasks.tolist())
     # Between classes a thin line, between tasks a bold one; pixel i reaches from i - 0.5 to i + 0.5
-    for edges, width, shade in ((groups, 0.4, 0.5), (blocks, 1.4, 1.0)):
+    few = groups if len(groups) <= max(n // 4, CLASSES) else []  # many lines would hide the pixels between them
+    for edges, width, shade in ((few, 0.4, 0.5), (blocks, 1.4, 1.0)):
         for start, _ in edges[1:]:
             axes.axhline(start - 0.5, color="white", lw=width, alpha=shade)
             axes.axvline(start - 0.5, color="white", lw=width, alpha=shade)
@@ -103,22 +103,6 @@ def ratio_figure(values: KernelFigures, tasks: Sequence[int], checkpoint: int) -
     image = ratio_panel(axes, values.inter_intra_ratio, tasks)
     axes.set_title(checkpoint_name(checkpoint))
     figure.colorbar(image, ax=axes, label="inter-task / intra-task kernel", shrink=0.85)
-    return figure
-
-
-@style()
-def spectrum_figure(
-    values: KernelFigures, tasks: Sequence[int], checkpoint: int, limits: tuple[float, float] | None
-) -> Figure:
-    """Draw the spectra of one checkpoint, on the eigenvalue axis of the others."""
-    figure, axes = new_figure()
-    spectrum_panel(axes, values.spectrum, tasks)
-    axes.set(
-        title=checkpoint_name(checkpoint), ylabel="eigenvalue of the task's kernel", xlabel="index of the eigenvalue"
-    )
-    if limits:
-        axes.set_ylim(*limits)
-    legend_below(figure, axes)
     return figure
 
 

@@ -1,10 +1,13 @@
-"""Where a run's numbers come from: versions, commits, weights, data, command line, seeds."""
+"""Where a run's numbers come from: machines, dates, versions, commits, weights, data, command line, seeds."""
 
+import platform
 import shlex
+from datetime import UTC, datetime
+from pathlib import Path
 
 from analysis.report.reading import RunFiles
 from analysis.store import code_version_json
-from analysis.store.forms import Commit, UsedWeights
+from analysis.store.forms import Commit, UsedDevices, UsedWeights
 from analysis.store.study_forms import Study
 from ntkcl_jax.terminal.progress import plain_text
 
@@ -31,12 +34,38 @@ def provenance_of(files: RunFiles) -> list[tuple[str, str]]:
         ("code of the training", f"commit {git.commit}{modified}" if git.commit else None),
         ("versions of the training", _versions(config.versions)),
         ("machine", config.machine),
+        ("devices", _devices(config.devices) if config.devices else None),
+        ("results written", _written(files.run / "results.json")),
         ("kernels by", _made_by(files.summary) if files.summary else None),
         ("gaps by", _made_by(files.gaps) if files.gaps else None),
         ("forecast by", _made_by(files.forecast) if files.forecast else None),
         ("this report by", _code(**code_version_json())),
+        ("this report's machine and time", f"{platform.platform()}, {_time(datetime.now(UTC))}"),
     ]
     return [(term, _line(value)) for term, value in facts if value]
+
+
+def made_says(files: RunFiles) -> str:
+    """When and on what a run and its report were made, in a line."""
+    on = ", ".join(filter(None, (_devices(files.config.devices) if files.config.devices else "", files.config.machine)))
+    written = _written(files.run / "results.json")
+    run = f"Run of {written}{' on ' if on else ''}{on}. " if written else ""
+    return _line(f"{run}Report of {_time(datetime.now(UTC))}.")
+
+
+def _devices(devices: UsedDevices) -> str:
+    count = devices.data * devices.model
+    text = f"{count} x {devices.kind}"
+    return text if devices.processes == 1 else f"{text} of {devices.processes} processes"
+
+
+def _written(path: Path) -> str | None:
+    # Results hold no time, so that equal runs give equal bytes; the file's own date changes when it is copied
+    return _time(datetime.fromtimestamp(path.stat().st_mtime, UTC)) if path.is_file() else None
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _made_by(study: Study) -> str:

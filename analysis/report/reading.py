@@ -1,10 +1,10 @@
 """Everything that the report of a run is made from: read once, checked, names made harmless."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,10 +18,11 @@ from analysis.store.forms import ConfigFile, Matrix, Numbers, ReadoutFacts, Resu
 from analysis.store.study_forms import ForecastFile, GapsFile, SummaryFile
 from analysis.store.what_if_forms import WhatIfFile
 from ntkcl_jax.config.methods import HEAD
-from ntkcl_jax.errors import user_path
+from ntkcl_jax.errors import RunFolderError, user_path
 from ntkcl_jax.readouts.base import is_linear
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.terminal.tables import short_name
+from ntkcl_jax.training.metrics import TaskEvaluation
 from ntkcl_jax.training.readout_run import tasks_stored
 
 PREFERRED = ("trace", "full", "diagonal", "pseudo")
@@ -30,6 +31,9 @@ NAME_LENGTH = 60
 """Characters of a name that are kept."""
 SAID_LENGTH = 200
 """The same of what a readout says of itself."""
+PANELS = 6
+"""Figures of one kind that are shown, and kernels that are read: more are thinned evenly, first and last kept."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class TaskKernel:
         cosines: kernel of two images over the root of the product of their own: cosine of their Jacobians.
         tasks: task of each image.
         labels: class of each image, in the run's numbering.
+        images: number of each image among those of its task and side, from 0.
     """
 
     checkpoint: int
@@ -49,6 +54,7 @@ class TaskKernel:
     cosines: Float[np.ndarray, "n n"]
     tasks: Int[np.ndarray, "n"]
     labels: Int[np.ndarray, "n"]
+    images: Int[np.ndarray, "n"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,8 @@ class RunFiles:
         forecast: `analysis/forecast.json`.
         new_data: `analysis/forecast-NAME.json` by NAME.
         what_if: `analysis/what_if.json`.
-        kernels: of the first analysed seed, at its first and last checkpoint.
+        kernels: of the first analysed seed, at its first and last checkpoint and evenly between them.
+        answers: evaluations after each task that know every test image's answer, by method and seed.
     """
 
     run: Path
@@ -84,6 +91,7 @@ class RunFiles:
     new_data: dict[str, ForecastFile] = field(default_factory=dict)
     what_if: WhatIfFile | None = None
     kernels: tuple[TaskKernel, ...] = ()
+    answers: dict[str, dict[int, list[TaskEvaluation]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -156,7 +164,31 @@ def read_run(run: Path) -> RunFiles:
         new_data={name: made for name, made in new_data.items() if made},
         what_if=read_form(home / "what_if.json", WhatIfFile),
         kernels=_kernels(run, method, summary) if summary else (),
+        answers=_answers(run, config),
     )
+
+
+def _answers(run: Path, config: ConfigFile) -> dict[str, dict[int, list[TaskEvaluation]]]:
+    """What learners answered after each task; of runs that are unfinished or kept no answers there is none."""
+    folder, found = RunFolder(run), {}
+    for method in config.config.methods:
+        pair = config.config.pair(method)
+        for seed, scenario in config.scenarios.items() if pair.readout == HEAD else ():
+            paths = [folder.task(seed, t, "after", pair.learner) / "meta.json" for t in range(len(scenario.task_sizes))]
+            if not all(path.is_file() for path in paths):
+                continue
+            try:
+                records = [(read_json(path).get("evaluation"), path) for path in paths]
+                every = [TaskEvaluation.from_record(record, path) for record, path in records if record is not None]
+            except RunFolderError as error:
+                raise StoreError(str(error)) from error
+            if len(every) < len(paths) or any(one.right is None for one in every):
+                continue
+            for t, (one, path) in enumerate(zip(every, paths, strict=True)):
+                if one.task != t or one.images != every[-1].images[: t + 1]:
+                    raise StoreError(f"{path} and {paths[-1]} are of other test images; run ntkcl evaluate {run} first")
+            found.setdefault(method, {})[seed] = every
+    return found
 
 
 def _chosen(run: Path, config: ConfigFile) -> dict[str, dict[int, str]]:
@@ -196,12 +228,12 @@ def _added(path: Path, summary: SummaryFile) -> dict[int, dict[str, Numbers | Ma
 
 
 def _kernels(run: Path, method: str, summary: SummaryFile) -> tuple[TaskKernel, ...]:
-    """Kernels of the first seed at its first and last checkpoint; none where they were deleted to save space."""
+    """Kernels of the first seed at a few checkpoints; those that were deleted to save space are left out."""
     seed, part = summary.first_seed
     analysis = load_analysis(run, method)
     there = {(spec.seed, spec.checkpoint, spec.outputs) for spec in analysis.kernels}
     found = []
-    for number in dict.fromkeys((min(part.checkpoints), max(part.checkpoints))):
+    for number in spread(sorted(part.checkpoints)):
         stored = [outputs for outputs in PREFERRED if (seed, number, outputs) in there]
         if stored:
             found.append(_kernel(analysis.stored(seed, number, stored[0]), run, summary.side))
@@ -217,13 +249,14 @@ def _kernel(stored: StoredKernel, run: Path, side: str) -> TaskKernel:
     size = np.outer(diagonal, diagonal)
     # An image without gradient has no direction: its cosines are 0
     cosines = np.divide(kernel, size, out=np.zeros_like(kernel), where=size > 0)
-    labels = np.concatenate([_labels(run, spec, task, side) for task in spec.tasks])
+    labels, images = (np.concatenate(of) for of in zip(*[_probes(run, spec, t, side) for t in spec.tasks], strict=True))
     tasks = np.concatenate([np.full(_count(spec, task), task) for task in spec.tasks])
     # Probes go round the classes; here each class stands together. Stable, so that within one the order is kept
     order = np.concatenate(
         [np.flatnonzero(tasks == t)[np.argsort(labels[tasks == t], kind="stable")] for t in spec.tasks]
     )
-    return TaskKernel(spec.checkpoint, spec.outputs, cosines[np.ix_(order, order)], tasks[order], labels[order])
+    cosines = cosines[np.ix_(order, order)]
+    return TaskKernel(spec.checkpoint, spec.outputs, cosines, tasks[order], labels[order], images[order])
 
 
 def _samples(block: Float[np.ndarray, "n1 n2 *k"]) -> Float[np.ndarray, "n1 n2"]:
@@ -236,14 +269,32 @@ def _count(spec: KernelSpec, task: int) -> int:
     return images.stop - images.start
 
 
-def _labels(run: Path, spec: KernelSpec, task: int, side: str) -> Int[np.ndarray, "n"]:
-    """Classes of a task's probes, from their record."""
+def _probes(run: Path, spec: KernelSpec, task: int, side: str) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Classes of a task's probes and their numbers among its images, from their record."""
     count = _count(spec, task)
     path = run / "analysis" / "probes" / f"seed{spec.seed}" / f"{side}-task{task}-{count}.json"
-    labels = read_json(path).get("labels")
-    if not isinstance(labels, list) or len(labels) != count or not all(type(label) is int for label in labels):
-        raise StoreError(f"{path} doesn't hold {count} labels; delete {run / 'analysis'} and compute the kernels again")
-    return np.array(labels)
+    record = read_json(path)
+    found = [record.get(name) for name in ("labels", "positions")]
+    for numbers in found:
+        if not isinstance(numbers, list) or len(numbers) != count or not all(type(one) is int for one in numbers):
+            raise StoreError(
+                f"{path} doesn't hold {count} labels and positions; delete {run / 'analysis'} and compute the kernels "
+                "again"
+            )
+    return np.array(found[0]), np.array(found[1])
+
+
+def spread(items: Sequence[Item], most: int = PANELS) -> list[Item]:
+    """At most `most` items at even distances, with the first and the last.
+
+    Example:
+        >>> spread([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 4), spread("ab", 4)
+        ([0, 3, 6, 9], ['a', 'b'])
+    """
+    if len(items) <= most:
+        return list(items)
+    # Both ends belong to it: most - 1 equal steps
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def floats(values: Any) -> Float[np.ndarray, "..."]:

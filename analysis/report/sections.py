@@ -2,27 +2,30 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from msgspec import to_builtins
 
 from analysis.plots.kernels import checkpoint_name, drawn
-from analysis.report import figures, tables, theory_figures, words
-from analysis.report.facts import method_curves
+from analysis.report import figures, pixels, tables, theory_figures, words
+from analysis.report.facts import method_curves, shown_method
+from analysis.report.forgotten import forgotten
 from analysis.report.lost import lost_says
-from analysis.report.reading import RunFiles, clean
+from analysis.report.pixels import Pixels
+from analysis.report.reading import PANELS, RunFiles, TaskKernel, clean, spread
 from analysis.report.tables import Table
 from analysis.report.verdict import methods_says
-from analysis.store.study_forms import KernelFigures, SummaryFile
 from ntkcl_jax.config.methods import HEAD
 from ntkcl_jax.plots.accuracy import accuracy_curves, accuracy_matrix_figure, file_name
 from ntkcl_jax.plots.budget import budget_figure, budget_limits
 
-PANELS = 6
-"""Figures of one kind that are shown: more are thinned evenly, first and last kept."""
-Item = TypeVar("Item")
+FAR = 3
+"""A method whose budget is so many times as high as that of the shown one has an axis of its own."""
+BESIDE = 3
+"""Figures of one kind that stand beside each other; of more, a slider shows one at a time where scripts run."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class Panel:
         name: of its files, without ending.
         alt: what it shows, for those who don't see it.
         figure: the drawing.
+        stop: what the slider says where it shows this figure; "" where it belongs to no slider.
     """
 
     name: str
     alt: str
     figure: Figure
+    stop: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ class Part:
         says: what the run says.
         tables: those that are shown.
         missing: the command that makes what the section needs, where that isn't there.
+        pixels: numbers that the page's script draws instead of the figures.
     """
 
     panels: Sequence[Panel] = ()
     says: str = ""
     tables: Sequence[Table] = ()
     missing: str = ""
+    pixels: Pixels | None = None
 
 
 def command(program: str, files: RunFiles) -> str:
@@ -68,19 +75,6 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in line)[:400]
 
 
-def spread(items: Sequence[Item], most: int = PANELS) -> list[Item]:
-    """At most `most` items at even distances, with the first and the last.
-
-    Example:
-        >>> spread([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], 4), spread("ab", 4)
-        ([0, 3, 6, 9], ['a', 'b'])
-    """
-    if len(items) <= most:
-        return list(items)
-    # Both ends belong to it: most - 1 equal steps
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
-
-
 def train_on(files: RunFiles) -> str:
     """The command by which a run goes on that has no results: it was interrupted."""
     again = files.config.command or ("ntkcl", "train", clean(files.config.config.preset))
@@ -92,13 +86,27 @@ def budget(files: RunFiles) -> Part:
     if not files.results:
         return Part(missing=train_on(files))
     plain = to_builtins(files.results, str_keys=True)
-    limits, made = budget_limits(plain), []
+    near, made = _near(plain, shown_method(files)), []
+    limits, far = budget_limits(near), budget_limits(plain)
     for method, of_method in files.results.summary.items():
         if of_method.lost is not None:
             alt = f"Accuracy that each old task lost under {clean(method)}, to competition and to drift, by later task"
-            panel = budget_figure(plain, method, limits, width=5.2 if of_method.tasks <= PANELS else None)
+            axis = limits if method in near["summary"] else far
+            panel = budget_figure(plain, method, axis, width=5.2 if of_method.tasks <= PANELS else None)
             made.append(Panel(f"forgetting_budget_{file_name(method)}", alt, panel))
-    return Part(made, lost_says(files), [tables.lost(files.results)] if made else [])
+    shown = [tables.lost(files.results), tables.forgotten_images(files)]
+    return Part(made, lost_says(files), shown if made else [])
+
+
+def _near(results: dict[str, Any], method: str) -> dict[str, Any]:
+    """Results without the methods that lost so much more than one that its bars couldn't be seen beside theirs."""
+
+    def height(name: str) -> float:
+        low, high = budget_limits(results | {"summary": {name: results["summary"][name]}})
+        return high - low
+
+    kept = {name: made for name, made in results["summary"].items() if height(name) <= FAR * height(method)}
+    return results | {"summary": kept}
 
 
 def accuracy(files: RunFiles) -> Part:
@@ -113,71 +121,62 @@ def accuracy(files: RunFiles) -> Part:
     for method in files.results.summary:
         name = f"accuracy_matrix_{file_name(method)}"
         alt = f"Accuracy of {clean(method)} on each task's test images after each task"
-        made.append(Panel(name, alt, accuracy_matrix_figure(plain, method)))
+        stop = clean(method) if len(files.results.summary) >= BESIDE else ""  # the curves stand there, too
+        made.append(Panel(name, alt, accuracy_matrix_figure(plain, method), stop))
     shown = [tables.headline(files.results), *([tables.chosen(files)] if files.chosen else [])]
     return Part(made, words.accuracy_says(files), shown)
 
 
 def kernels(files: RunFiles) -> Part:
-    """Heatmaps of the probes' kernel, at the first and the last checkpoint."""
+    """Heatmaps of the probes' kernel, at the first and the last checkpoint; as pixels at those between them, too."""
     if not files.kernels or not files.summary:
         return Part(missing=command("ntk-analysis kernels", files))
     seed, _ = files.summary.first_seed
-    # One colour scale for both checkpoints, else they couldn't be compared
-    low = min(0.0, *(float(kernel.cosines.min()) for kernel in files.kernels))
-    names = files.class_names(seed)
+    shown = [pixels.thinned(kernel) for kernel in files.kernels]
+    # One colour scale for all checkpoints, else they couldn't be compared
+    low = min(0.0, *(float(kernel.cosines.min()) for kernel in shown))
+    names, ends = files.class_names(seed), dict.fromkeys((0, len(shown) - 1))
     made = [
         Panel(
             f"kernel_seed{seed}_checkpoint{kernel.checkpoint}",
             f"Cosines between the Jacobians of all probe images {checkpoint_name(kernel.checkpoint)}",
             figures.kernel_heatmap(kernel, names, low),
         )
-        for kernel in files.kernels
+        for kernel in (shown[i] for i in ends)
     ]
-    return Part(made, words.kernels_says(files.kernels))
+    # Kernels that were computed at different times may be of other images
+    drawn_by_script = None
+    if all(_same_probes(kernel, shown[0]) for kernel in shown):
+        lost, count = _forgotten(files, seed), len(files.kernels[0].tasks)
+        drawn_by_script = pixels.of_images(shown, names, files.summary.side, lost, count)
+    return Part(made, words.kernels_says(tuple(files.kernels[i] for i in ends)), pixels=drawn_by_script)
 
 
-Checkpoints = Mapping[int, KernelFigures]
+def _forgotten(files: RunFiles, seed: int) -> dict[int, set[int]]:
+    """Numbers of the forgotten test images by task, of the method whose kernels are shown."""
+    every = files.answers.get(files.method, {}).get(seed, [])
+    return {one.task: set(one.images.tolist()) for one in forgotten(every)}
 
 
-def _of_summary(
-    draw: Callable[[int, Sequence[int], Checkpoints], list[Panel]], says: Callable[[SummaryFile], str]
-) -> Callable[[RunFiles], Part]:
-    """A section that is made of the first seed of `summary.json`."""
-
-    def part(files: RunFiles) -> Part:
-        if not files.summary:
-            return Part(missing=command("ntk-analysis kernels", files))
-        seed, first = files.summary.first_seed
-        return Part(draw(seed, first.tasks, dict(sorted(first.checkpoints.items()))), says(files.summary))
-
-    return part
+def _same_probes(one: TaskKernel, other: TaskKernel) -> bool:
+    return all(np.array_equal(getattr(one, of), getattr(other, of)) for of in ("tasks", "labels", "images"))
 
 
-def _ratios(seed: int, tasks: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
-    return [
+def ratios(files: RunFiles) -> Part:
+    """Inter/intra ratios of every pair of tasks, drawn at a few checkpoints, as pixels at all."""
+    if not files.summary:
+        return Part(missing=command("ntk-analysis kernels", files))
+    seed, first = files.summary.first_seed
+    checkpoints = dict(sorted(first.checkpoints.items()))
+    made = [
         Panel(
             f"ratios_seed{seed}_checkpoint{number}",
             f"Inter-task over intra-task kernel of every pair of tasks {checkpoint_name(number)}",
-            figures.ratio_figure(checkpoints[number], tasks, number),
+            figures.ratio_figure(checkpoints[number], first.tasks, number),
         )
-        for number in spread(list(checkpoints))
+        for number in spread(list(checkpoints), BESIDE)
     ]
-
-
-def _spectra(seed: int, tasks: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
-    shown = list(dict.fromkeys((min(checkpoints), max(checkpoints))))
-    # One axis for both checkpoints; it is logarithmic, so zeros have no place on it
-    values = [v for number in shown for line in checkpoints[number].spectrum for v in line if v > 0]
-    limits = (min(values) / 1.5, max(values) * 1.5) if values else None
-    return [
-        Panel(
-            f"spectra_seed{seed}_checkpoint{number}",
-            f"Eigenvalues of each task's kernel {checkpoint_name(number)}",
-            figures.spectrum_figure(checkpoints[number], tasks, number, limits),
-        )
-        for number in shown
-    ]
+    return Part(made, words.ratios_says(files.summary), pixels=pixels.of_tasks(checkpoints, first.tasks))
 
 
 def drift(files: RunFiles) -> Part:
@@ -196,24 +195,25 @@ def drift(files: RunFiles) -> Part:
             figures.line_figure(plain, first.tasks, measure.name),
         )
         for measure in drawn(plain)
-        if measure.package or measure.name in figures.LABELS
+        # How many directions a kernel has is in the table of methods: a reader does nothing else after such a figure
+        if measure.package or (measure.name in figures.LABELS and measure.name != "effective_dimension")
     ]
     return Part(made, words.drift_says(files.summary))
-
-
-def _shares(seed: int, _: Sequence[int], checkpoints: Checkpoints) -> list[Panel]:
-    title = "Share of the kernel's trace of each group of parameters over checkpoints"
-    return [Panel(f"shares_seed{seed}", title, figures.share_figure(checkpoints))]
 
 
 def shares(files: RunFiles) -> Part:
     """Shares of the parameter groups, where the kernels were split by them, and what each group's kernel is like."""
     shown = [made] if (made := tables.groups(files)).rows else []
-    if files.summary and not files.summary.first_seed[1].first.groups:
+    if not files.summary:
+        return Part(tables=shown, missing=command("ntk-analysis kernels", files))
+    seed, first = files.summary.first_seed
+    if not first.first.groups:
         # A readout without feature maps has one group: there is nothing to split
         split = files.config.config.pair(files.method).readout == HEAD
         return Part(tables=shown, missing=command("ntk-analysis kernels --groups part", files) if split else "")
-    return replace(_of_summary(_shares, words.shares_says)(files), tables=shown)
+    title = "Share of the kernel's trace of each group of parameters over checkpoints"
+    panel = Panel(f"shares_seed{seed}", title, figures.share_figure(dict(sorted(first.checkpoints.items()))))
+    return Part([panel], words.shares_says(files.summary), shown)
 
 
 def gaps(files: RunFiles) -> Part:
@@ -255,6 +255,7 @@ def curves(files: RunFiles) -> Part:
             f"learning_curve_seed{seed}_task{gap.task + 1}",
             f"Test loss of task {gap.task + 1} against training images, predicted and measured",
             theory_figures.curve_figure(gap),
+            f"task {gap.task + 1}" if len(first.by_task) > BESIDE else "",
         )
         for gap in spread(first.by_task)
     ]
@@ -304,6 +305,8 @@ def all_tables(files: RunFiles) -> list[Table]:
     if files.results:
         made += [tables.headline(files.results), tables.accuracy(files.results)]
         made += [tables.lost(files.results), tables.lost_pairs(files.results)]
+    if files.answers:
+        made.append(tables.every_forgotten_image(files))
     if files.chosen:
         made.append(tables.chosen(files))
     if files.summary:
@@ -324,15 +327,14 @@ def all_tables(files: RunFiles) -> list[Table]:
 SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
     "budget": ("What old tasks lost, and to what", budget),
     "accuracy": ("Accuracy", accuracy),
-    "kernels": ("Kernels of single images", kernels),
-    "ratios": ("Kernels between tasks", _of_summary(_ratios, words.ratios_says)),
-    "spectra": ("Spectra", _of_summary(_spectra, words.spectra_says)),
-    "drift": ("How kernels change", drift),
-    "gaps": ("Where each task's error comes from", gaps),
-    "bounds": ("Test loss: measured, estimated, bounded", bounds),
-    "forecast": ("Can forgetting be forecast?", forecast),
     "what_if": ("Which later learning rate would have been better?", what_if),
+    "forecast": ("Can forgetting be forecast?", forecast),
+    "drift": ("How kernels change", drift),
+    "ratios": ("Kernels between tasks", ratios),
+    "kernels": ("Kernels of single images", kernels),
+    "gaps": ("Where each task's error comes from", gaps),
     "curves": ("What more images would bring", curves),
+    "bounds": ("Test loss: measured, estimated, bounded", bounds),
     "shares": ("Which parts of the network learn", shares),
 }
 """Title and maker of each section, in order; its words are in `words.CAPTIONS`."""

@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.report.facts import by_method, forecast_facts, gap_facts, kernel_facts, mean, pairs_of, shown_method
+from analysis.report.forgotten import forgotten
 from analysis.report.lost import lost_facts
 from analysis.report.reading import RunFiles, clean, floats
 from analysis.store.forms import Matrix, Number, Numbers, ResultsFile
@@ -25,6 +27,8 @@ Value = str | float | None
 Rows = Sequence[Sequence[Value]]
 SHOWN_ROWS = 12
 """Rows up to which a table is shown open."""
+LISTED = 8
+"""Images whose numbers a table names."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,34 @@ def lost_pairs(results: ResultsFile) -> Table:
     header = ["method", "test_images_of_task", "later_task", "competition", "competition_error", "drift",
               "drift_error", "drift_lost", "drift_won"]  # fmt: skip
     return Table("forgetting_budget", "", header, rows)
+
+
+def forgotten_images(files: RunFiles) -> Table:
+    """What became of each old task's test images, of the shown method's first seed that kept its answers."""
+    rows: list[Sequence[Value]] = []
+    by_seed = files.answers.get(shown_method(files), {})
+    for one in forgotten(next(iter(by_seed.values()))) if by_seed else ():
+        competed, most = int(one.competed.sum()), Counter(one.by.tolist()).most_common(1)
+        which = ", ".join(map(str, one.images[:LISTED])) + (", …" if len(one.images) > LISTED else "")
+        rows.append([one.task + 1, one.count, len(one.images), competed, len(one.images) - competed, one.won,
+                     most[0][0] + 1 if most else None, which or None])  # fmt: skip
+    header = ["task", "test images", "forgotten", "outbid by a new class", "drifted", "won", "most by task", "which"]
+    seed = f" (seed {next(iter(by_seed))})" if len(by_seed) > 1 else ""
+    title = f"Test images that were right when their task was learned and are wrong at the end{seed}"
+    return Table("forgotten", title, header, rows)
+
+
+def every_forgotten_image(files: RunFiles) -> Table:
+    """Every forgotten test image of every method and seed, by its number among its task's test images, from 0."""
+    rows: list[Sequence[Value]] = [
+        [clean(method), seed, one.task + 1, int(image), int(by) + 1, "competition" if competed else "drift"]
+        for method, by_seed in files.answers.items()
+        for seed, evaluations in by_seed.items()
+        for one in forgotten(evaluations)
+        for image, by, competed in zip(one.images, one.by, one.competed, strict=True)
+    ]
+    header = ["method", "seed", "test_images_of_task", "image", "turned_wrong_by_task", "to"]
+    return Table("forgotten_images", "", header, rows)
 
 
 def chosen(files: RunFiles) -> Table:

@@ -33,10 +33,12 @@ class Caption:
     Attributes:
         shows: what a figure shows.
         good: what would be good to see.
+        then: what a reader does about it.
     """
 
     shows: str
     good: str
+    then: str = ""
 
 
 CAPTIONS = {
@@ -44,53 +46,61 @@ CAPTIONS = {
         "What each old task has lost between being learned and the end, in points of accuracy, split exactly. "
         "Competition (blue): the image is still told right among the old classes, but a new class scores higher. Drift "
         "(orange): answers among the classes that were there before changed; below zero, it won answers back. Shades "
-        "part the later tasks; diamonds are the sums. In text and table, ± is a standard error over test images, or "
-        "that over seeds if it is larger.",
+        "part the later tasks; diamonds are the sums. A method that lost far more has an axis of its own. In text and "
+        "table, ± is a standard error over test images, or that over seeds if it is larger.",
         "No orange: later training left old answers alone. What is blue below frozen prototypes' is what training has "
         "won: a network that never moves loses to competition too.",
+        "Mostly blue: another readout or better features; protecting weights wins nothing back. Mostly orange: a "
+        "smaller later learning rate or more protection. Neither beyond its error: this run has nothing to mend.",
     ),
     "accuracy": Caption(
         "Each row is the state after one more task, each column the test images of one task; a number is the accuracy "
         "in percent among all classes seen so far. The curve is the accuracy on all classes seen.",
         "Columns that keep their colour from the diagonal down: what was learned stays. Below frozen prototypes, "
         "training has harmed; above plain training, the method protects.",
+        "Find the column that fades most and the row where it does: that task lost most, and to that later task. "
+        "The budget above says to what.",
     ),
     "kernels": Caption(
         "Every pixel compares two probe images: the cosine between their Jacobians, 1 where a training step on one "
         "image moves the outputs for the other as much as for itself, 0 where it doesn't reach it, below 0 where it "
-        "moves them the other way. Images are ordered by task and class; lines part them.",
+        "moves them the other way. Images are ordered by task and class, and lines part them; of more than 160, some "
+        "at even distances are shown.",
         "Bright blocks on the diagonal (images of one class help each other) and dark ones off the tasks' diagonal: "
         "learning one task leaves the others alone.",
+        "Look for bright pixels off the blocks: those two images are learned as one. If their classes are confused, "
+        "or a label is wrong, it shows here.",
     ),
     "ratios": Caption(
         "The size of the kernel between two tasks over the geometric mean of their own kernels, as training goes on. "
         "1 means that two tasks are the same to the network.",
         "Small numbers off the diagonal, near what unrelated tasks would give, that don't grow: little interplay.",
-    ),
-    "spectra": Caption(
-        "Eigenvalues of each task's own kernel, largest first: how strongly training can move each independent "
-        "direction of the outputs. Both axes are logarithmic, so equal steps are equal factors.",
-        "A slow fall: many directions can be learned at one learning rate. A steep fall means that few directions "
-        "learn fast and the rest hardly at all.",
+        "It says which tasks share directions, not how much is forgotten: a pair that stands out is where a later "
+        "rate or a projection matters most.",
     ),
     "drift": Caption(
-        "Per task and checkpoint: how many directions the kernel uses (effective dimension), how well its strongest "
-        "directions match the labels (alignment, 1 is perfect), and how much the kernel changed since the last "
-        "computed checkpoint (drift, 0 is not at all).",
+        "Per task and checkpoint: how well the kernel's strongest directions match the labels (alignment, 1 is "
+        "perfect), and how much the kernel changed since the last computed checkpoint (drift, 0 is not at all).",
         "Alignment that doesn't fall for old tasks, and a drift well below 0.1: then one kernel describes training, "
-        "and the forecasts below can be trusted.",
+        "and forecasts can be trusted.",
+        "With little drift, go by the forecasts and rates of this report. With much, take them as directions, not "
+        "sizes, and try two or three rates by training.",
     ),
     "gaps": Caption(
         "The squared error of each task after all tasks, split exactly: what was left when the task was learned, what "
         "each later task did, and signed cross terms, which can cancel (below zero). The diamond is the sum. Once for "
         "theory's learner (ridge regression on the network's own tangent kernels), once measured on the network.",
         "Short bars with little colour: later tasks did little. Two figures of one shape: theory explains this run.",
+        "A tall dark part was never learned: more images, more epochs or another backbone. A tall coloured part was "
+        "taken by later tasks: see the later learning rate.",
     ),
     "bounds": Caption(
         "Half squared losses of theory's learner beside the estimates made without test images: leave-one-out, "
         "generalized cross-validation (GCV), and theory's upper bound, with whether it is proven here.",
         "Leave-one-out close to the measured loss after learning. The bound is a ceiling and usually far too high "
         "at these sample sizes; its complexity part is meant for ranking tasks, not for predicting losses.",
+        "Where leave-one-out is close to the measured loss, choose settings by it and keep the test images for the "
+        "end.",
     ),
     "forecast": Caption(
         "A point for each pair of tasks: the change of an old task's loss predicted before the new task was trained "
@@ -98,6 +108,8 @@ CAPTIONS = {
         "name the old task, where there is room. In the table, errors shrink from column to column by what each adds: "
         "the step that training really took, then the Jacobians of both ends.",
         "Points on the dashed line. Right of zero and below the line: more was forgotten than was forecast.",
+        "On the line: believe the rates that this report advises. Far from it: only their order, and train before "
+        "you decide.",
     ),
     "what_if": Caption(
         "Accuracies that other later rates are expected to give. Black: on all tasks at the run's end, had every later "
@@ -107,12 +119,15 @@ CAPTIONS = {
         "run's own rate, crosses are what it measured.",
         "Crosses on the lines: then the rest can be believed. Flat lines: the rate hardly matters. Dashed lines above "
         "full ones: what is forgotten lies in few directions, and projecting them away would cost the new task little.",
+        "Set --optimizer.later-learning-rate to the best rate if its gain is beyond its error and crosses lie on "
+        "the lines; leave it otherwise.",
     ),
     "curves": Caption(
         "The test loss that theory predicts for each number of training images, by three estimators; dots are kernel "
         "regressions really fitted to random subsets (bars: one standard deviation), the star is the trained network.",
         "Lines through the dots: then theory can say what more images would bring. A star below the dots means that "
         "the network does better than its own kernel.",
+        "Lines that still fall at their right end: more images of that task would help. Flat ones: they wouldn't.",
     ),
     "shares": Caption(
         "How much of the kernel's trace each group of parameters carries: which parts of the network do the learning, "
@@ -122,11 +137,14 @@ CAPTIONS = {
         "No single answer is good; a group that stays near zero hardly learns and could be left out. Alignment says "
         "what a group's strongest directions know of the labels. It doesn't rank feature maps by accuracy: to choose a "
         "readout or its columns, compare left-out images with ntkcl verify.",
+        "Train without a group that stays near zero, and keep it out if accuracy stays.",
     ),
     "methods": Caption(
         "Kernels on the same probe images, each of a method's own trainable parameters: means over tasks and pairs.",
         "A low ratio and little drift. Dimension and alignment also depend on the number of probe images: compare them "
         "only where the last column of the table is the same.",
+        "Choose by accuracy; among equals take the method whose kernel moves less, since what is said of it ahead "
+        "holds.",
     ),
 }
 
@@ -193,17 +211,6 @@ def went(first: float | None, last: float | None) -> str:
     """
     ends = number(first, 2), number(last, 2)
     return f"stayed at {ends[1]}" if ends[0] == ends[1] else f"went from {ends[0]} to {ends[1]}"
-
-
-def spectra_says(summary: SummaryFile) -> str:
-    """How much of the shown spectrum the largest eigenvalues hold, first and last checkpoint of the first seed."""
-    _, seed = summary.first_seed
-    ends = [seed.first, seed.last] if len(seed.checkpoints) > 1 else [seed.first]
-    # Eigenvalues descend, so the first five are the largest
-    shares = [mean(sum(v[:5]) / sum(v) for v in figures.spectrum if sum(v) > 0) for figures in ends]
-    said = " at the first checkpoint and ".join(percent(share, 0) for share in shares)
-    where = " at the last" if len(shares) > 1 else ""
-    return f"The five largest of the eigenvalues shown hold {said}{where} of their sum, on average over tasks."
 
 
 def drift_says(summary: SummaryFile) -> str:

@@ -75,11 +75,12 @@ class KernelArrays:
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
             "fill_value": "NaN",  # never stored, so a tile of zeros (a group without gradient) isn't an absent one
         }
+        place = folder.resolve()  # TensorStore refuses a path with `..` in it
         waiting = {
             name: ts.open(
                 {
                     "driver": "zarr3",
-                    "kvstore": {"driver": "file", "path": f"{folder.absolute()}/{folder_of(name)}/"},
+                    "kvstore": {"driver": "file", "path": f"{place}/{folder_of(name)}/"},
                     "metadata": metadata,
                     # A tile counts when its checksums are there, so there is no need to wait for the disk each time.
                     "context": {"file_io_sync": False},

@@ -101,6 +101,22 @@ class SeedScenario(Form, frozen=True, kw_only=True):
     task_sizes: tuple[Index, ...]
 
 
+class UsedDevices(Form, frozen=True, kw_only=True):
+    """What a run was computed on.
+
+    Attributes:
+        kind: such as "cpu", or an accelerator's name.
+        data: how many parts a batch is split into.
+        model: how many parts the backbone's large matrices are split into.
+        processes: how many computed together.
+    """
+
+    kind: str
+    data: int = 1
+    model: int = 1
+    processes: int = 1
+
+
 class ConfigFile(Form, frozen=True, kw_only=True):
     """`config.json`.
 
@@ -114,6 +130,7 @@ class ConfigFile(Form, frozen=True, kw_only=True):
         git: the code.
         machine: for people.
         command: words of the command line.
+        devices: on which the run was computed.
     """
 
     version: ClassVar[int] = RUN_FORMAT
@@ -126,6 +143,7 @@ class ConfigFile(Form, frozen=True, kw_only=True):
     git: Commit | None = None
     machine: str | None = None
     command: tuple[str, ...] | None = None
+    devices: UsedDevices | None = None
 
     def __post_init__(self) -> None:
         """Check what types can't say."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ntkcl_jax.config.methods import METHODS
 from ntkcl_jax.errors import RunFolderError
 from ntkcl_jax.plots.budget import budget_figure, budget_limits
-from ntkcl_jax.plots.style import COLOURS, GREY, label, save, style
+from ntkcl_jax.plots.style import COLOURS, GREY, INK, label, save, style
 from ntkcl_jax.terminal.budget import known_budget
 from ntkcl_jax.terminal.tables import percent, summary_of
 
@@ -69,7 +69,7 @@ def accuracy_curves(results: Mapping[str, Any]) -> Figure:
     tasks = int(max(x for x, *_ in ends))
     # Down to a whole ten with some room, so that differences among high accuracies can be seen
     bottom = max(0.0, 10 * np.floor((lowest - 2) / 10))
-    axes.set(xlim=(0.8, tasks + 0.2), ylim=(bottom, 100), xticks=range(1, tasks + 1))
+    axes.set(xlim=(0.8, tasks + 0.2), ylim=(bottom, 100), xticks=range(1, tasks + 1, 1 + tasks // 13))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.set(xlabel="tasks learned", ylabel="accuracy on all classes seen, %")
@@ -110,7 +110,7 @@ def accuracy_matrix_figure(results: Mapping[str, Any], method: str) -> Figure:
     # Scale fixed and beyond 100: equal colours mean equal accuracies in all figures, and numbers stay legible
     axes.imshow(np.ma.masked_invalid(values), cmap="Blues", vmin=0, vmax=125, aspect="auto")
     for t, k in zip(*np.nonzero(np.isfinite(values)), strict=True):
-        shade = "white" if values[t, k] > 75 else "black"
+        shade = "white" if values[t, k] > 75 else INK
         axes.text(k, t, f"{values[t, k]:.1f}", ha="center", va="center", color=shade, fontsize=9)
     wide = longest * 0.085 > side / tasks  # than their cells: the rows have the names
     axes.set_xticks(range(tasks), [str(t + 1) for t in range(tasks)] if wide else names)

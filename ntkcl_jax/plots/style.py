@@ -19,6 +19,8 @@ from ntkcl_jax.terminal.tables import short_name
 
 COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#E69F00", "#000000")
 GREY = "#666666"
+INK = "#111111"
+"""Text on light cells: a colour of its own, where black would be what a dark page draws text with."""
 _STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 10,

@@ -39,7 +39,7 @@ NAMES = st.one_of(
 )
 """Names that a manifest could list."""
 STUDIES = ("analysis/summary.json", "analysis/gaps.json", "analysis/forecast.json")
-OF_SUMMARY = (words.ratios_says, words.spectra_says, words.drift_says, words.shares_says)
+OF_SUMMARY = (words.ratios_says, words.drift_says, words.shares_says)
 HASHES = st.sampled_from(["", "0" * 64, None, 1, [], {}])
 
 

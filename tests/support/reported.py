@@ -5,7 +5,6 @@ As a script, it writes one: python -m tests.support.reported RUN
 Kernels come from random Jacobians, the parts of every squared error from random residuals, so that sums are right.
 """
 
-import base64
 import itertools
 import json
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 
@@ -44,6 +44,7 @@ def config(tasks: int, seeds: Sequence[int], class_names: Sequence[str], preset:
                  "test_images": TEST_IMAGES * tasks},
         "scenarios": {str(seed): scenario for seed in seeds}, "git": {"commit": "c6e5204e", "modified": True},
         "command": ["ntkcl", "train", preset],
+        "devices": {"data": 1, "model": 1, "kind": "cpu", "processes": 1},
     }  # fmt: skip
 
 
@@ -81,7 +82,10 @@ def kernels(run: Path, tasks: int, seed: int, images: int, checkpoints: Sequence
     made = {}
     for t in range(tasks):
         rows = labels[offsets[t] : offsets[t + 1]].tolist()
-        write(run / f"analysis/probes/seed{seed}/test-task{t}-{images}.json", {"labels": rows})
+        write(
+            run / f"analysis/probes/seed{seed}/test-task{t}-{images}.json",
+            {"labels": rows, "positions": list(range(images))[::-1]},
+        )
     for c in checkpoints:
         j = base + 0.1 * c * rng.standard_normal(base.shape)
         parts = {"channel": j * (np.arange(P) < 30), "fusion": j * (np.arange(P) >= 30)}
@@ -252,30 +256,47 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
 
 
 class Page(HTMLParser):
-    """Tags, texts and images of a page."""
+    """Tags, texts, scripts and images of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
+        self.scripts: list[tuple[str | None, str]] = []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.texts.append(data)
+        tag, attrs = self.tags[-1] if self.tags else ("", {})
+        if self.cdata_elem == "script":
+            self.scripts.append((attrs.get("type"), data))
+        elif tag != "style":
+            self.texts.append(data)
 
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.texts).split())
 
     @property
+    def program(self) -> str:
+        """The page's own script, the only one that may run."""
+        (text,) = [text for kind, text in self.scripts if kind is None]
+        return text
+
+    @property
+    def data(self) -> list[Any]:
+        """What the script reads."""
+        return [json.loads(text) for kind, text in self.scripts if kind == "application/json"]
+
+    @property
+    def sources(self) -> list[str]:
+        return [str(attrs["src"]) for tag, attrs in self.tags if tag == "img"]
+
+    @property
     def pictures(self) -> list[bytes]:
-        sources = [str(attrs["src"]) for tag, attrs in self.tags if tag == "img"]
-        return [
-            base64.b64decode(source.removeprefix("data:image/svg+xml;base64,"), validate=True) for source in sources
-        ]
+        return [unquote_to_bytes(source.removeprefix("data:image/svg+xml,")) for source in self.sources]
 
 
 if __name__ == "__main__":

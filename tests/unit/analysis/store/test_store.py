@@ -36,6 +36,12 @@ def test_what_was_put_is_read_back_for_every_tile_size(run: Path, outputs: str, 
         assert read.matrix(group).dtype == np.float64
 
 
+def test_a_run_may_be_named_from_beside_it(run: Path) -> None:
+    beside = run / ".." / run.name
+    stored.finished(beside)
+    np.testing.assert_array_equal(load_analysis(beside).stored(0, 1).matrix(), stored.kernel("full", None))
+
+
 @pytest.mark.parametrize("outputs", ["full", "trace", "diagonal"])
 def test_blocks_between_tasks_are_parts_of_the_whole_and_mirror_images(run: Path, outputs: str) -> None:
     stored.finished(run, outputs=outputs)
