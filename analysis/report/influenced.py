@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from msgspec import to_builtins
 
@@ -14,6 +15,7 @@ from analysis.store.influence_forms import Harmed, InfluenceFile, TaskInfluences
 from analysis.studies.influence.table import verdict
 from ntkcl_jax.plots.style import COLOURS, GREY, label, style
 
+SIGNED = LinearSegmentedColormap.from_list("signed", [COLOURS[0], "white", COLOURS[1]])
 SHOWN = 6
 """Old images whose pairs are drawn."""
 HARMFUL, HELPFUL = 5, 3
@@ -47,12 +49,12 @@ def images_figure(harmed: Sequence[Harmed], names: Sequence[str]) -> Figure:
         names: of classes, in the run's numbering.
     """
     shown = harmed[:SHOWN]
-    figure = Figure(figsize=(9.2, 1.42 * len(shown) + 0.5), layout="constrained")
+    figure = Figure(figsize=(9.2, 1.3 * len(shown) + 0.4), layout="constrained")
     grid = figure.subplots(len(shown), 1 + HARMFUL + HELPFUL, squeeze=False)
     for row, one in zip(grid, shown, strict=True):
         what = "forgotten" if one.forgotten else "worse"
         _picture(
-            row[0], one.pixels, f"{class_name(names, one.label)}, then\n{class_name(names, one.named)}", "black",
+            row[0], one.pixels, f"{class_name(names, one.label)} → {class_name(names, one.named)}", "black",
             f"task {one.task + 1}: {what}\n{one.loss_change:+.3f}",
         )  # fmt: skip
         for pairs, places, colour in (
@@ -116,7 +118,8 @@ def classes_figure(by_task: Sequence[TaskInfluences], names: Sequence[str]) -> F
     ):
         old, new, values = matrix_of(by_task, field)
         most = float(np.nanmax(np.abs(values), initial=0)) or 1.0
-        signed = {"vmin": -most, "cmap": "PuOr_r"} if field == "loss_change" else {"vmin": 0, "cmap": "cividis"}
+        # As elsewhere: orange harms, blue helps
+        signed = {"vmin": -most, "cmap": SIGNED} if field == "loss_change" else {"vmin": 0, "cmap": "cividis"}
         image = axes.imshow(values, vmax=most, interpolation="none", aspect="auto", **signed)
         for classes, ticks, turned in ((new, axes.set_xticks, 90), (old, axes.set_yticks, 0)):
             few = len(classes) <= NAMED

@@ -28,7 +28,10 @@ def side_of(pixels: str) -> int:
         >>> side_of(base64.b64encode(bytes(12)).decode())
         2
     """
-    found = len(base64.b64decode(pixels, validate=True))
+    try:
+        found = len(base64.b64decode(pixels, validate=True))
+    except ValueError as error:
+        raise ValueError(f"pixels: expected base64 ({error})") from None
     side = round((found / 3) ** 0.5)
     if side < 1 or 3 * side * side != found:
         raise ValueError(f"pixels: expected the bytes of a square image in base64, got {found} bytes")
