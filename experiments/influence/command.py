@@ -27,7 +27,7 @@ from experiments.sweep.streams import stream_config
 from ntkcl_jax.errors import ConfigError
 
 NAME = "experiments.influence"
-HOT = {"optimizer.later_learning_rate": 0.2, "objective.lambda_reg": 0.001, "data.limit_per_class": 150}
+HOT = {"optimizer.later_learning_rate": 0.2, "objective.lambda_reg": 0.001, "data.limit_per_class": 100}
 """The preset's own later rate hardly forgets anything."""
 
 
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="change every stream's settings")
     made.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the runs")
     made.add_argument("--share", type=float, default=0.05, help="part of a task's training images that is left out")
-    made.add_argument("--draws", type=int, default=4, help="random choices of each kind")
+    made.add_argument("--draws", type=int, default=3, help="random choices of each kind")
     made.add_argument("--remember", type=int, default=20, help="old training images in a coreset")
     made.add_argument("--out", type=Path, default=Path("experiments/results"), help="where JSON goes")
     made.add_argument("--report", type=Path, help="page to write the tables into")
