@@ -214,7 +214,10 @@ def test_influence_shows_pairs_of_images_and_classes_and_tells_which_task_cost_m
         "the 5 % of its training images that push it up most bring +0.0080, all of them together +0.0200." in part.says
     )
     assert [len(table.rows) for table in part.tables] == [2, 4]
-    for pixels, said in (("!", "expected base64"), (base64.b64encode(bytes(13)).decode(), "expected the bytes of a square")):
+    for pixels, said in (
+        ("!", "expected base64"),
+        (base64.b64encode(bytes(13)).decode(), "expected the bytes of a square"),
+    ):
         harmed = {**reported.influence(3, [0], ["a", "b", "c"])["seeds"]["0"]["harmed"][1], "pixels": pixels}
         edit(run / "analysis/influence.json", partial(replace_harmed, harmed))
         with pytest.raises(StoreError, match=said):
