@@ -12,14 +12,16 @@ influence hasn't seen, and the new task's, all with the prototypes that the run 
 The trainer replays nothing, so a coreset's worth is measured otherwise: the run's own step is projected onto what
 leaves the losses of k remembered old training images alone to first order, and the network evaluated there.
 
-Writes influence.json (every number, command, versions, commit) to --out, and the tables into --report.
+Writes influence.json (every number, command, versions, commit) to --out, and the tables into --report; a stream and
+seed that is measured again takes the place of the older one.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments.commands import ended, measure_each, read, write_into
+from experiments.commands import Say, ended, measure_each, read, write_into
 from experiments.influence.measure import measured
 from experiments.influence.tables import page
 from experiments.sweep.settings import parse_changes
@@ -60,11 +62,16 @@ def run(words: Sequence[str]) -> None:
     file, seeds = options.out / "influence.json", tuple(dict.fromkeys(options.seeds))
     if not options.tables_only:
         changes = HOT | parse_changes(options.set)
-        streams = [(name, stream_config(name, changes)) for name in options.streams]
-        measure_each(
-            file, streams,
-            lambda config, say: measured(config, seeds, options.share, options.draws, options.remember, say),
-        )  # fmt: skip
+        # Each seed is written as soon as it is there
+        cells = {f"{name} {seed}": (name, seed) for name in options.streams for seed in seeds}
+
+        def of(cell: tuple[str, int], say: Say) -> dict[str, Any]:
+            name, seed = cell
+            config = stream_config(name, changes)
+            made = measured(config, seed, options.share, options.draws, options.remember, say)
+            return {"stream": name, **made}
+
+        measure_each(file, cells.items(), of)
     text = page(read(file))
     if options.report:
         try:

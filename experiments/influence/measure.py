@@ -1,15 +1,17 @@
 """What is measured: later tasks trained again without some images, and the run's step kept off some old losses."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Float, Int
 
+from analysis.kernels.batches import tiles
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records
 from analysis.records.outputs import Params, centred_scores, difference, mean_step, right, targets
@@ -20,6 +22,7 @@ from analysis.studies.influence.look import TaskInfluence
 from analysis.studies.influence.network import sides_of
 from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import InfluenceRequest
+from analysis.theory.influence import SMALLEST
 from experiments.commands import Say
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import steps_per_epoch
@@ -30,6 +33,8 @@ from ntkcl_jax.terminal.progress import Progress
 from ntkcl_jax.training.run import train
 from ntkcl_jax.training.task_loop import fit_task
 
+TILE = 50
+"""Images that are evaluated at once."""
 PROBES = 60
 """Test images of each old task that influences are computed on."""
 
@@ -39,16 +44,16 @@ class Judge:
     """The network before a later task, evaluated after any step, on test images that influence hasn't seen.
 
     Attributes:
-        before: parameters and running mean of the centred scores.
-        model: those scores.
+        fn: centred scores.
+        before: their parameters and running mean.
         task: the later task.
         last: whether it is the run's last one.
         old: old tasks' images and labels.
         new: the later task's.
     """
 
+    fn: Partial
     before: Params
-    fn: Any
     task: int
     last: bool
     old: tuple[np.ndarray, np.ndarray]
@@ -67,7 +72,7 @@ class Judge:
         recorded = records.task(seed, task)
         old = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
         new = (recorded.images("test"), recorded.labels_of("test"))
-        return cls(before, fn, task, task == records.run.num_tasks - 1, (old[0], old[1]), new)
+        return cls(fn, before, task, task == records.run.num_tasks - 1, (old[0], old[1]), new)
 
     def after(self, step: Params) -> dict[str, float]:
         """Losses and accuracies after a step of the trained parameters, the running mean following."""
@@ -75,11 +80,25 @@ class Judge:
         at = {path: np.asarray(value + moved[path], np.float32) for path, value in self.before.items()}
         found = {}
         for side, (images, labels) in (("old", self.old), ("new", self.new)):
-            scores = Linearized(self.fn, at, images[:2]).values(images)
+            scores = scored(self.fn, at, images)
             wanted = targets(labels, scores.shape[1])
             found[f"{side}_loss"] = float(0.5 * np.square(wanted - scores).sum(axis=1).mean())
             found[f"{side}_accuracy"] = float(right(scores, labels).mean())
         return found
+
+
+@jax.jit
+def _scores(fn: Partial, params: Params, images: jax.Array) -> jax.Array:
+    return fn(params, images)
+
+
+def scored(fn: Partial, params: Params, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
+    """Outputs of a function, by one program for all tasks and seeds."""
+    parts = [
+        np.asarray(_scores(fn, params, tile), np.float64)[: rows.stop - rows.start]
+        for rows, tile in tiles(images, TILE)
+    ]
+    return np.concatenate(parts)
 
 
 def trained_without(records: Records, seed: int, task: int, out: Int[np.ndarray, "k"]) -> Params:
@@ -97,28 +116,48 @@ def trained_without(records: Records, seed: int, task: int, out: Int[np.ndarray,
     return difference(fitted.state.trainable, sides_of(records, seed, task).params)
 
 
-def kept_off_step(
-    records: Records, seed: int, made: TaskInfluence, remembered: Probes, chosen: Int[np.ndarray, "k"], step: Params
-) -> Params:
-    """A step without the directions along which the chosen old training images' losses change."""
-    sides, m = sides_of(records, seed, made.task), len(made.forecast)
-    images, labels = remembered.images[chosen], remembered.labels[chosen]
-    old = Linearized(sides.old, sides.params, images[:2])
-    gradients = old.values(images) - targets(labels, old.outputs)
-    change = (gradients * old.change(images, step)).sum(axis=1)
-    inner = made.kernel[np.ix_(m + chosen, m + chosen)]
-    dual: Float[np.ndarray, "k"] = np.linalg.pinv(inner, rcond=1e-9, hermitian=True) @ change
-    return difference(step, old.step(images, gradients * dual[:, None]))
+@dataclass(frozen=True)
+class Keeper:
+    """A step of a later task, and old training images whose losses it may be kept off.
+
+    Attributes:
+        model: the centred scores' first order before the task.
+        images: all old training images.
+        gradients: of their losses by their scores.
+        kernel: of their loss gradients.
+        change: what the step does to their losses, to first order.
+        step: of the trained parameters.
+    """
+
+    model: Linearized
+    images: Float[np.ndarray, "o h w c"]
+    gradients: Float[np.ndarray, "o k"]
+    kernel: Float[np.ndarray, "o o"]
+    change: Float[np.ndarray, "o"]
+    step: Params
+
+    @classmethod
+    def of(cls, records: Records, seed: int, made: TaskInfluence, remembered: Probes, step: Params) -> "Keeper":
+        """Of a later task that was looked at."""
+        sides, m = sides_of(records, seed, made.task), len(made.forecast)
+        model = Linearized(sides.old, sides.params, remembered.images[:2])
+        gradients = model.values(remembered.images) - targets(remembered.labels, model.outputs)
+        change = (gradients * model.change(remembered.images, step)).sum(axis=1)
+        return cls(model, remembered.images, gradients, made.kernel[m:, m:], change, step)
+
+    def off(self, chosen: Int[np.ndarray, "k"]) -> Params:
+        """The step without the directions along which the chosen images' losses change."""
+        inner = self.kernel[np.ix_(chosen, chosen)]
+        dual = np.linalg.pinv(inner, rcond=SMALLEST, hermitian=True) @ self.change[chosen]
+        return difference(self.step, self.model.step(self.images[chosen], self.gradients[chosen] * dual[:, None]))
 
 
-def measured(
-    config: RunConfig, seeds: Sequence[int], share: float, draws: int, remember: int, say: Say
-) -> dict[str, Any]:
-    """Everything of a stream, one entry for each seed and later task.
+def measured(config: RunConfig, seed: int, share: float, draws: int, remember: int, say: Say) -> dict[str, Any]:
+    """Everything of a stream and seed, one entry for each later task.
 
     Args:
         config: of the run.
-        seeds: of the run.
+        seed: of the run.
         share: part of a task's images that is left out.
         draws: random choices.
         remember: old training images in a coreset.
@@ -127,20 +166,20 @@ def measured(
     found = []
     with tempfile.TemporaryDirectory() as folder, Progress(quiet=True) as progress:
         run = Path(folder) / "run"
-        train(replace(config, seeds=tuple(seeds), methods=("ntkcl",)), run, quiet=True)
-        say(f"trained {len(seeds)} seeds")
+        train(replace(config, seeds=(seed,), methods=("ntkcl",)), run, quiet=True)
+        say(f"seed {seed}: trained")
         records = open_ntkcl(run, "influences")
-        for seed in records.seeds:
-            for one in looks(records, seed, InfluenceRequest(per_task=PROBES, coreset=remember), progress):
-                say(f"seed {seed}: influences of task {one.made.task + 1}")
-                found.append(one_task(records, seed, one.made, one.tests, one.remembered, share, draws, remember))
-                say(f"seed {seed}: task {one.made.task + 1} trained again")
+        for one in looks(records, seed, InfluenceRequest(per_task=PROBES, coreset=remember), progress):
+            say(f"seed {seed}: influences of task {one.made.task + 1}")
+            found.append(one_task(records, seed, one.made, one.tests, one.remembered, share, draws, remember))
+            say(f"seed {seed}: task {one.made.task + 1} trained again")
     changed = {
         "later_learning_rate": config.optimizer.later_learning_rate,
         "lambda_reg": config.objective.lambda_reg,
         "limit_per_class": config.data.limit_per_class,
     }
-    return {"share": share, "draws": draws, "remember": remember, "probes": PROBES, "settings": changed, "tasks": found}
+    asked = {"share": share, "draws": draws, "remember": remember, "probes": PROBES}
+    return {"seed": seed, **asked, "settings": changed, "tasks": found}
 
 
 def one_task(
@@ -159,16 +198,8 @@ def one_task(
     kept = {rule: [chosen] for rule, chosen in chosen_by(made, remember).items()}
     kept["random"] = [rng.choice(len(remembered.labels), remember, replace=False) for _ in range(draws)]
 
-    def after(choices: Mapping[str, Sequence[np.ndarray]]) -> dict[str, list[dict[str, float]]]:
-        return {
-            rule: [
-                judge.after(kept_off_step(records, seed, made, remembered, chosen, own)) for chosen in chosen_of_rule
-            ]
-            for rule, chosen_of_rule in choices.items()
-        }
-
+    keeper = Keeper.of(records, seed, made, remembered, own)
     return {
-        "seed": seed,
         "task": made.task,
         "images": len(total),
         "left_out": count,
@@ -186,5 +217,5 @@ def one_task(
         "harmful": judge.after(every(order[:count])),
         "helpful": judge.after(every(order[-count:])),
         "random": [judge.after(every(chosen)) for chosen in random],
-        "kept": after(kept),
+        "kept": {rule: [judge.after(keeper.off(one)) for one in choices] for rule, choices in kept.items()},
     }

@@ -7,7 +7,10 @@ from jaxtyping import Float
 
 from experiments.commands import Record
 from experiments.sweep.tables import markdown
+from ntkcl_jax.errors import ConfigError
 
+SAME: Record = dict.fromkeys(("seed", "tasks", "command", "commit", "versions"))
+"""What may differ between the seeds of a table."""
 RULES = {"cholesky": "pivoted Cholesky", "influence": "largest influence", "random": "random"}
 """Ways to choose a coreset, and what tables call them."""
 NUMBERS = ("old_loss", "old_accuracy", "new_loss", "new_accuracy")
@@ -90,18 +93,24 @@ def remembered(tasks: Sequence[Record]) -> str:
 
 
 def page(known: Mapping[str, Record]) -> str:
-    """What a page says of all streams."""
+    """What a page says of all streams.
+
+    Raises:
+        ConfigError: seeds of one stream that were measured differently.
+    """
     parts = ["## Whether influence is real\n"]
-    for stream, record in known.items():
-        tasks = record["tasks"]
-        seeds = sorted({task["seed"] for task in tasks})
+    for stream in dict.fromkeys(record["stream"] for record in known.values()):
+        every = [record for record in known.values() if record["stream"] == stream]
+        record, tasks = every[0], [task for one in every for task in one["tasks"]]
+        if any({**one, **SAME} != {**record, **SAME} for one in every):
+            raise ConfigError(f"the seeds of {stream} were measured with different settings; measure all of them again")
         settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
         correlations = np.array([task["correlation"] for task in tasks], float)
         ratio = np.array([task["by_images"] / task["forecast"] for task in tasks])
         size = np.array([task["forecast"] / task["measured"] for task in tasks])
         parts.append(
             f"`{' '.join(record['command'])}`, commit {record['commit']['commit'][:8]}: {stream} ({settings}), "
-            f"{len(seeds)} seeds, {len(tasks)} later tasks. Influences are of {record['probes']} test images of each "
+            f"{len(every)} seeds, {len(tasks)} later tasks. Influences are of {record['probes']} test images of each "
             "old task, everything measured is of the others; losses are half squared errors of centred scores with the "
             "prototypes that the run ended with. Mean ± standard error over later tasks.\n\n"
             f"Forecast and measured loss changes correlate over a task's old test images at "
