@@ -15,6 +15,7 @@ Empirical neural tangent kernels of NTK-CL runs, exact and checked: what trainin
   gaps RUN         task-interplay and task-specific gap of each task, theory beside the network, in gaps.json
   forecast RUN     what each task made the network forget, said before it happened; --new-data: what would come next
   whatif RUN       which later learning rate would have forgotten less, before training again, in what_if.json
+  influence RUN    which new training images made which old test images worse, in influence.json
   report RUN ...   everything about a run, or several side by side, in one HTML file; figures and tables beside it
 
 Each command explains itself: ntk-analysis COMMAND --help. A mistake that you can mend ends with exit code 2.
@@ -111,6 +112,24 @@ def whatif(args: list[str]) -> None:
     print(json.dumps(made) if options.json else f"{told(made)}\n\nwhat if   {file}")
 
 
+def influence(args: list[str]) -> None:
+    """Tell which new images made old ones worse."""
+    from analysis.options import Influence
+    from ntkcl_jax.terminal.parsing import parse
+
+    options = parse(Influence, "ntk-analysis influence", args)
+    from analysis.studies.influence.cost import influence_cost
+    from analysis.studies.influence.engine import compute_influence
+    from analysis.studies.influence.table import told
+
+    if options.dry_run:
+        print("\n".join(influence_cost(options.run, options.request)))
+        return
+    made = compute_influence(options.run, options.request, quiet=options.quiet or options.json)
+    file = options.run / "analysis" / "influence.json"
+    print(json.dumps(made) if options.json else f"{told(made)}\n\ninfluence {file}")
+
+
 def report(args: list[str]) -> None:
     """Write the report."""
     from analysis.options import Report
@@ -125,7 +144,14 @@ def report(args: list[str]) -> None:
 NTK_ANALYSIS = Program(
     name="ntk-analysis",
     usage=USAGE,
-    commands={"kernels": kernels, "gaps": gaps, "forecast": forecast, "whatif": whatif, "report": report},
+    commands={
+        "kernels": kernels,
+        "gaps": gaps,
+        "forecast": forecast,
+        "whatif": whatif,
+        "influence": influence,
+        "report": report,
+    },
     resumable=("kernels",),
     errors=(AnalysisError, NtkclError),
     smaller="use fewer images (--per-task) or a machine with more memory",

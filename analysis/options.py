@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from analysis.studies.request import ForecastRequest, GapsRequest, Request, WhatIfRequest
+from analysis.studies.request import ForecastRequest, GapsRequest, InfluenceRequest, Request, WhatIfRequest
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,25 @@ class WhatIf:
     """No progress on the terminal."""
     json: bool = False
     """Print what what_if.json holds instead of a table."""
+
+
+@dataclass(frozen=True)
+class Influence:
+    """Tell which training images of each later task made which old test images worse.
+
+    From the kernel between old and new images at the checkpoint before the task, into RUN/analysis/influence.json; the
+    strongest pairs into influence.csv.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, finished or still running."""
+    request: Annotated[InfluenceRequest, tyro.conf.arg(name="")] = field(default_factory=InfluenceRequest)
+    dry_run: bool = False
+    """Print how many passes through the network it takes, and how much memory, and stop."""
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what influence.json holds instead of a table."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from analysis.measures import by_name, sample_kernel
 from analysis.store import KernelSpec, StoredKernel, analysis_folder, load_analysis
 from analysis.store.files import read_json
 from analysis.store.forms import ConfigFile, Matrix, Numbers, ReadoutFacts, ResultsFile, check_shape, read_form
+from analysis.store.influence_forms import InfluenceFile
 from analysis.store.study_forms import ForecastFile, GapsFile, SummaryFile
 from analysis.store.what_if_forms import WhatIfFile
 from ntkcl_jax.config.methods import HEAD
@@ -74,6 +75,7 @@ class RunFiles:
         forecast: `analysis/forecast.json`.
         new_data: `analysis/forecast-NAME.json` by NAME.
         what_if: `analysis/what_if.json`.
+        influence: `analysis/influence.json`.
         kernels: of the first analysed seed, at its first and last checkpoint and evenly between them.
         answers: evaluations after each task that know every test image's answer, by method and seed.
     """
@@ -90,6 +92,7 @@ class RunFiles:
     forecast: ForecastFile | None = None
     new_data: dict[str, ForecastFile] = field(default_factory=dict)
     what_if: WhatIfFile | None = None
+    influence: InfluenceFile | None = None
     kernels: tuple[TaskKernel, ...] = ()
     answers: dict[str, dict[int, list[TaskEvaluation]]] = field(default_factory=dict)
 
@@ -163,6 +166,7 @@ def read_run(run: Path) -> RunFiles:
         forecast=read_form(home / "forecast.json", ForecastFile),
         new_data={name: made for name, made in new_data.items() if made},
         what_if=read_form(home / "what_if.json", WhatIfFile),
+        influence=read_form(home / "influence.json", InfluenceFile),
         kernels=_kernels(run, method, summary) if summary else (),
         answers=_answers(run, config),
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from msgspec import to_builtins
 
 from analysis.plots.kernels import checkpoint_name, drawn
-from analysis.report import figures, pixels, tables, theory_figures, words
+from analysis.report import figures, influenced, pixels, tables, theory_figures, words
 from analysis.report.facts import method_curves, shown_method
 from analysis.report.forgotten import forgotten
 from analysis.report.lost import lost_says
@@ -290,6 +290,20 @@ def what_if(files: RunFiles) -> Part:
     return Part([panel], words.what_if_says(files.what_if), [tables.of_what_if(files.what_if)])
 
 
+def influence(files: RunFiles) -> Part:
+    """The new images that made old ones worse, and old classes by new ones."""
+    if not files.influence:
+        return Part(missing=command("ntk-analysis influence", files))
+    seed, first = files.influence.first_seed
+    names, made = files.class_names(seed), []
+    if first.harmed:
+        alt = "Old test images that were made worse, each beside the new training images that pushed it most"
+        made.append(Panel(f"influence_seed{seed}_images", alt, influenced.images_figure(first.harmed, names)))
+    alt = "How far the images of each new class move those of each old one, and by how much they change their loss"
+    made.append(Panel(f"influence_seed{seed}_classes", alt, influenced.classes_figure(first.by_task, names)))
+    return Part(made, influenced.says(files.influence), influenced.tables_of(files.influence, names))
+
+
 def methods(files: RunFiles) -> Part:
     """Kernels of all methods that have some, side by side; nothing where one has."""
     if not files.others:
@@ -321,6 +335,8 @@ def all_tables(files: RunFiles) -> list[Table]:
         made.append(tables.of_forecast(files.forecast, "forecast", ""))
     if files.what_if:
         made.append(tables.of_what_if(files.what_if))
+    if files.influence:
+        made += influenced.tables_of(files.influence, files.class_names(files.influence.first_seed[0]))
     return made + [tables.of_forecast(one, f"forecast_{file_name(name)}", "") for name, one in files.new_data.items()]
 
 
@@ -328,6 +344,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
     "budget": ("What old tasks lost, and to what", budget),
     "accuracy": ("Accuracy", accuracy),
     "what_if": ("Which later learning rate would have been better?", what_if),
+    "influence": ("Which images made it forget", influence),
     "forecast": ("Can forgetting be forecast?", forecast),
     "drift": ("How kernels change", drift),
     "ratios": ("Kernels between tasks", ratios),
@@ -343,6 +360,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[RunFiles], Part]]] = {
 def sections_of(files: Sequence[RunFiles]) -> dict[str, tuple[str, Callable[[RunFiles], Part]]]:
     """The sections of a report: without what only NTK-CL has, with the methods' comparison, as the runs demand."""
     # Side by side, a section stands if one run has something to show in it
-    lacking = () if any(one.method == "ntkcl" for one in files) else ("gaps", "bounds", "forecast", "what_if", "curves")
+    ours = ("gaps", "bounds", "forecast", "what_if", "influence", "curves")
+    lacking = () if any(one.method == "ntkcl" for one in files) else ours
     compared = {"methods": ("Kernels of all methods", methods)} if any(one.others for one in files) else {}
     return {key: part for key, part in SECTIONS.items() if key not in lacking} | compared

@@ -122,6 +122,16 @@ CAPTIONS = {
         "Set --optimizer.later-learning-rate to the best rate if its gain is beyond its error and crosses lie on "
         "the lines; leave it otherwise.",
     ),
+    "influence": Caption(
+        "Each row begins with an old test image that a later task made worse; beside it the new training images that, "
+        "to first order, pushed its loss up most, and those that pushed it down most. A number is the change of the "
+        "half squared error of its scores that the new image brings: the product of the two images' gradients, summed "
+        "over training. Below, the same by class: how far all images of a new class (columns) move the scores of an "
+        "old class's images (rows), and by how much they raise (orange) or lower (blue) their loss.",
+        "Pairs that look alike: then old images were taken for something similar, and more pixels, another readout or "
+        "some old images beside the new ones would help. Pairs without likeness, or a few new images that harm many: "
+        "look for wrong labels, and leave these images out.",
+    ),
     "curves": Caption(
         "The test loss that theory predicts for each number of training images, by three estimators; dots are kernel "
         "regressions really fitted to random subsets (bars: one standard deviation), the star is the trained network.",

@@ -7,11 +7,12 @@ from typing import Literal
 from ntkcl_jax.config.methods import Method
 from ntkcl_jax.errors import ConfigError
 
-Study = Literal["gaps", "forecasts", "what-ifs"]
+Study = Literal["gaps", "forecasts", "what-ifs", "influences"]
 ABOUT: dict[Study, str] = {
     "gaps": "method ntkcl",
     "forecasts": "methods ntkcl and sequential",
     "what-ifs": "method ntkcl",
+    "influences": "method ntkcl",
 }
 """Methods that each study is about."""
 RIDGES = ("ridge", "random-ridge", "ranpac", "layup", "multilevel")
@@ -22,9 +23,20 @@ WHY: dict[Study, str] = {
     "gaps": "it is theory's learner itself, ridge regression on all tasks at once, and later tasks add no interplay",
     "forecasts": "its features don't move and its classifier takes no steps, so that there is no drift to forecast",
     "what-ifs": "its features don't move, so that no learning rate makes it forget",
+    "influences": "its features don't move, so that no image makes another worse",
 }
-COMMANDS: dict[Study, str] = {"gaps": "ntk-analysis gaps", "forecasts": "ntk-analysis forecast"}
-NONE: dict[Study, str] = {"gaps": "interplay of its own to split", "forecasts": "drift of its own to forecast"}
+COMMANDS: dict[Study, str] = {
+    "gaps": "ntk-analysis gaps",
+    "forecasts": "ntk-analysis forecast",
+    "what-ifs": "ntk-analysis whatif",
+    "influences": "ntk-analysis influence",
+}
+NONE: dict[Study, str] = {
+    "gaps": "interplay of its own to split",
+    "forecasts": "drift of its own to forecast",
+    "what-ifs": "learning rate of its own to ask about",
+    "influences": "step of its own to divide among images",
+}
 
 
 def refusal(study: Study, method: str) -> str:

@@ -173,3 +173,21 @@ class WhatIfRequest:
                 raise PlanError(f"expected {name} of at least 1; got {value}")
         if self.per_task is not None and self.per_task < 1:
             raise PlanError(f"expected at least 1 image a task; got {self.per_task}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfluenceRequest:
+    """Of which images influences are computed."""
+
+    seeds: tuple[int, ...] = ()
+    """Seeds of the run; all when empty."""
+    per_task: int | None = None
+    """Test images of each old task; None: as many as every task has, 60 at most."""
+    coreset: int = 20
+    """Old training images that are chosen as worth remembering, by each of two rules."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing."""
+        for name, value in (("images a task", self.per_task), ("images to remember", self.coreset)):
+            if value is not None and value < 1:
+                raise PlanError(f"expected at least 1 of {name}; got {value}")

@@ -17,11 +17,12 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from analysis.errors import PlanError
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import Batch, Scenario
-from ntkcl_jax.methods.base import LearnerState
+from ntkcl_jax.methods.base import LearnerState, Task
 from ntkcl_jax.methods.ntkcl import NTKCL
 from ntkcl_jax.models.adapters import Key
 from ntkcl_jax.models.functional import Frozen, Tree
@@ -30,6 +31,8 @@ from ntkcl_jax.training.task_loop import fit_task
 
 HEAD = "proxy/"
 """Paths of the proxy head begin so; features don't depend on it."""
+DUAL = "dual"
+"""Path of the dual coefficients that `DualNTKCL` trains beside the parameters."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,67 @@ class LinearNTKCL(NTKCL):
         return LinearNetwork.of(super().network)
 
 
+@dataclass(frozen=True)
+class DualNetwork(LinearNetwork):
+    """The same network; its features also take a tangent, `DUAL` of the trainable tree, that doesn't change them."""
+
+    def features(
+        self, trainable: Tree, frozen: Frozen, images: Float[Array, "b h w c"], key: Key | None = None
+    ) -> Features:
+        """The three views; their derivative by `DUAL`, (b, 3, e), is the identity."""
+        rows = trainable[DUAL]
+        plain = super().features(trainable, frozen, images, key)
+        nothing = rows - jax.lax.stop_gradient(rows)
+        return Features(*(view + nothing[:, i] for i, view in enumerate(plain)))
+
+
+@dataclass(frozen=True)
+class DualNTKCL(LinearNTKCL):
+    """The twin that also learns which image has made which part of its step: δ = Σ_j J(x_j)ᵀ α_j.
+
+    α_j, (3, e) for the three views of image j, is a parameter like the others, the row j of `DUAL`. Features don't
+    depend on its value, but their derivative by it is the identity: so its gradient is ∂ℓ/∂f_j, and what the optimizer
+    makes of that, with its momentum, rates and decay, is what it makes of the image's part of the parameters' gradient.
+    Labels have to come as `numbered` makes them.
+    """
+
+    @property
+    def network(self) -> DualNetwork:
+        """The network with a tangent."""
+        return DualNetwork.of(super().network)
+
+    def loss(
+        self, trainable: Tree, frozen: Frozen, task: Task, batch: Batch, key: Key
+    ) -> tuple[dict[str, Array], Float[Array, "b c"]]:
+        """The twin's own loss, with the batch's rows of `DUAL`."""
+        number, label = jnp.divmod(batch.labels, self.classes)
+        return super().loss(
+            {**trainable, DUAL: trainable[DUAL][number]}, frozen, task, batch._replace(labels=label), key
+        )
+
+
+def numbered(labels: Int[np.ndarray, "n"], classes: int) -> Int[np.ndarray, "n"]:
+    """Labels that also say which image each one is of: number * classes + label.
+
+    Raises:
+        PlanError: more images than fit into the 32 bits of a label.
+
+    Example:
+        >>> numbered(np.array([1, 0, 1]), classes=2).tolist()
+        [1, 2, 5]
+    """
+    if len(labels) * classes > np.iinfo(np.int32).max:
+        raise PlanError(
+            f"expected at most {np.iinfo(np.int32).max // classes} images in a task of a stream of {classes} classes; "
+            f"got {len(labels)}"
+        )
+    return np.arange(len(labels)) * classes + labels
+
+
 def expanded(frozen: Frozen, trainable: Tree) -> Frozen:
     """Frozen arrays for a `LinearNetwork` around `trainable`."""
-    return frozen._replace(origin={path: value for path, value in trainable.items() if not path.startswith(HEAD)})
+    apart = (HEAD, DUAL)
+    return frozen._replace(origin={path: value for path, value in trainable.items() if not path.startswith(apart)})
 
 
 def fit_twin(
@@ -112,6 +173,7 @@ def fit_twin(
     seed: int,
     steps_in_epoch: int,
     on_steps: Callable[[int], None] = lambda steps: None,
+    twin: type[LinearNTKCL] = LinearNTKCL,
 ) -> LearnerState:
     """Train the twin of a state on a task, by the steps that the run takes: batches, dropout, optimizer, objective.
 
@@ -125,6 +187,7 @@ def fit_twin(
         seed: the run's seed.
         steps_in_epoch: batches of an epoch.
         on_steps: receives the number of further steps that are done, every few steps.
+        twin: which; a `DualNTKCL` needs `DUAL` in the state's trainable tree and `numbered` labels.
 
     Returns:
         The state with the twin's trained tree, and with the origin among its frozen arrays.
@@ -135,7 +198,7 @@ def fit_twin(
     start = state._replace(frozen=expanded(state.frozen, state.trainable))
     trained = state.trainable
     for fitted in fit_task(
-        LinearNTKCL.of_learner(learner),
+        twin.of_learner(learner),
         config,
         scenario,
         start,

@@ -54,6 +54,7 @@ ANALYSES = [
     ["gaps", "r"],
     ["forecast", "r"],
     ["whatif", "r"],
+    ["influence", "r"],
     ["report"],
     ["report", "r"],
     [],

@@ -5,6 +5,7 @@ As a script, it writes one: python -m tests.support.reported RUN
 Kernels come from random Jacobians, the parts of every squared error from random residuals, so that sums are right.
 """
 
+import base64
 import itertools
 import json
 import sys
@@ -208,6 +209,49 @@ def what_if() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def influence(tasks: int, seeds: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """Two images of each later task that were made worse; parts that add up."""
+    rng = np.random.default_rng(11)
+
+    def pixels(side: int = 4) -> str:
+        return base64.b64encode(rng.integers(0, 256, 3 * side * side, np.uint8).tobytes()).decode()
+
+    def pushing(sign: int, k: int, label: int) -> dict[str, Any]:
+        return {"position": k, "label": label, "influence": sign * 0.03 / (k + 1), "pixels": pixels()}
+
+    def of_task(t: int) -> dict[str, Any]:
+        by_image = [0.004] * 5 + [0.0] * 35
+        left = {"left": 0.004, "images": [{"task": 0, "position": 3, "label": 1}]}
+        return {
+            "task": t, "images": 40, "old_images": 20 * t, "forgotten": 2, "learned": 1, "loss_change": 0.02 + 0.01 * t,
+            "error": 0.003, "forecast": 0.03, "by_images": 0.02, "by_mean": -0.002, "rest": 0.012,
+            "groups": {"channel": 0.03, "patch": 0.002}, "correlation": 0.9, "by_image": by_image,
+            "by_class": {"old": list(range(2 * t)), "new": [2 * t, 2 * t + 1],
+                         "interplay": rng.uniform(0, 0.1, (2 * t, 2)).tolist(),
+                         "loss_change": rng.normal(0, 0.01, (2 * t, 2)).tolist()},
+            "coreset": {"candidates": 40, "forecast": 0.03, "influence": left, "cholesky": left,
+                        "random": {"mean": 0.01, "deviation": 0.002}},
+        }  # fmt: skip
+
+    def harmed(t: int, k: int) -> dict[str, Any]:
+        return {
+            "task": t, "old": t - 1, "position": k, "label": 2 * t - 1, "named": 2 * t, "forgotten": k == 0,
+            "loss_change": 0.3 - 0.1 * k, "forecast": 0.25, "by_images": 0.2, "pixels": pixels(),
+            "harmful": [pushing(1, j, 2 * t) for j in range(5)],
+            "helpful": [pushing(-1, j, 2 * t + 1) for j in range(2)],
+        }  # fmt: skip
+
+    later = range(1, tasks)
+    seed = {
+        "tasks": list(range(tasks)), "names": list(names), "by_task": [of_task(t) for t in later],
+        "harmed": [harmed(t, k) for t in later for k in range(2)],
+    }  # fmt: skip
+    return {
+        "format": STUDY_FORMAT, "method": "ntkcl", "procedure": "run", "per_task": 20, "coreset_size": 20,
+        "seeds": {str(number): seed for number in seeds}, "versions": VERSIONS, "commit": "c6e5204e",
+    }  # fmt: skip
+
+
 def made_run(
     run: Path, *, tasks: int = 3, seeds: Sequence[int] = (0,), names: Sequence[str] = (), preset: str = "digits",
     class_names: Sequence[str] = (), images: int = 4, checkpoints: Sequence[int] | None = None,
@@ -231,6 +275,8 @@ def made_run(
     write(run / "analysis/gaps.json", gaps(tasks, seeds, names))
     write(run / "analysis/forecast.json", forecast(tasks, seeds, names))
     write(run / "analysis/what_if.json", what_if())
+    if tasks > 1:
+        write(run / "analysis/influence.json", influence(tasks, seeds, names))
     return run
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -24,7 +25,7 @@ from analysis.studies.fitting import kernel_of
 from analysis.studies.forecast.closed_forms import closed_form_step
 from analysis.studies.forecast.pairs import Drifts, pair
 from analysis.studies.request import ForecastRequest
-from analysis.studies.twin import fit_twin, step_of
+from analysis.studies.twin import DUAL, DualNTKCL, LinearNTKCL, fit_twin, numbered, step_of
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.data import steps_per_epoch
 from ntkcl_jax.methods.base import LearnerState
@@ -67,9 +68,17 @@ def kernel_images(classes: int) -> int:
 
 
 def run_step(records: Records, seed: int, task: int, stage: Stage, config: RunConfig | None = None) -> Params:
-    """Train the linearised twin of checkpoint `task` on that task: its step of the parameters.
+    """The step of the parameters that the linearised twin makes on a task; see `run_twin`."""
+    return step_of(run_twin(records, seed, task, stage, config))
 
-    As the run trained, or by the optimizer of another `config`.
+
+def run_twin(
+    records: Records, seed: int, task: int, stage: Stage, config: RunConfig | None = None, *, duals: bool = False
+) -> LearnerState:
+    """Train the linearised twin of checkpoint `task` on that task.
+
+    As the run trained, or by the optimizer of another `config`; with `duals`, the trained tree has each training
+    image's dual coefficients too, `DUAL` of shape (n, 3, e), images in the order of the task's.
     """
     context, recorded = records.run.context, records.task(seed, task)
     scenario, learner = context.scenarios[seed], records.run.learner
@@ -77,18 +86,22 @@ def run_step(records: Records, seed: int, task: int, stage: Stage, config: RunCo
     labels = scenario.relabel(context.source.train.labels)
     # Places in the whole training set, as the run's batches have them
     members = np.flatnonzero(np.isin(labels, scenario.classes(task)))
-    trained = fit_twin(
+    own, start, twin = labels[members], dict(recorded.before), LinearNTKCL
+    if duals:
+        own, twin = numbered(own, learner.classes), DualNTKCL
+        start[DUAL] = jnp.zeros((len(members), 3, learner.model.feature_dim), jnp.float32)
+    return fit_twin(
         learner,
         config or context.config,
         scenario,
-        LearnerState(recorded.before, recorded.frozen_before),
-        partial(epoch_batches, context, context.source.train, members, labels[members], seed, task),
+        LearnerState(start, recorded.frozen_before),
+        partial(epoch_batches, context, context.source.train, members, own, seed, task),
         task=task,
         seed=seed,
         steps_in_epoch=steps_per_epoch(len(members), context.config.optimizer.batch_size),
         on_steps=stage.advance,
+        twin=twin,
     )
-    return step_of(trained)
 
 
 def training_steps(records: Records, seed: int, task: int) -> int:

@@ -1,10 +1,12 @@
 """The report says what the numbers say, needs nothing but itself, and no file or name can break it."""
 
+import base64
 import csv
 import json
 import re
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +17,7 @@ from jinja2.exceptions import UndefinedError
 from msgspec.structs import replace
 from PIL import Image
 
+from analysis.errors import StoreError
 from analysis.plots.kernels import ratio_heatmaps, task_lines
 from analysis.report import words, write_report
 from analysis.report.facts import ForecastFacts, forecast_facts, gap_facts, kernel_facts
@@ -45,14 +48,15 @@ def test_one_file_holds_everything_and_figures_and_tables_lie_beside_it(run: Pat
     figures, tables = run / "analysis" / "figures", run / "analysis" / "tables"
     drawn = {p.stem for p in figures.glob("*.svg")}
     assert {address(p.read_bytes()) for p in figures.glob("*.svg")} == set(page.sources)
-    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 19
+    assert drawn == {p.stem for p in figures.glob("*.png")} and len(drawn) == 21
     for path in figures.glob("*.png"):
         pixels = np.asarray(Image.open(path).convert("L"))
         assert min(pixels.shape) > 300 and pixels.std() > 5
     assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
     csvs = {p.stem for p in tables.glob("*.csv")}
     assert {"accuracy_matrix", "ratios", "spectra", "per_task", "shares", "gaps", "gap_parts", "learning_curves",
-            "bounds", "forecast", "forgetting_budget", "forgetting_budget_summary", "what_if"} <= csvs  # fmt: skip
+            "bounds", "forecast", "forgetting_budget", "forgetting_budget_summary", "what_if", "influence",
+            "influence_images"} <= csvs  # fmt: skip
     assert not list(run.rglob("*.partial"))
 
 
@@ -198,15 +202,44 @@ def test_probes_with_one_image_of_a_class_say_nothing_of_classes(run: Path) -> N
     assert some.alignment == pytest.approx(np.mean(last.target_alignment[:2]))
 
 
+def test_influence_shows_pairs_of_images_and_classes_and_tells_which_task_cost_most(run: Path) -> None:
+    part = SECTIONS["influence"][1](read_run(run))
+    images, classes = (panel.figure for panel in part.panels)
+    # Four old images, each with the two new ones that helped it beside the five that harmed it; a place is left empty
+    shown = [axes for axes in images.axes if axes.images]
+    assert len(shown) == 4 * (1 + 5 + 2) and len(images.axes) == 4 * 9
+    assert shown[0].get_ylabel() == "task 2: forgotten\n+0.300" and shown[1].get_xlabel() == "3\n+0.0300"
+    moved, changed = (axes.images[0].get_array() for axes in classes.axes[:2])
+    assert moved.shape == changed.shape == (4, 4) and np.isnan(moved.filled(np.nan)[2:, :2]).all()
+    assert "Task 3 raised old images' loss most, by +0.0400 ± 0.0030 a test image." in part.says
+    assert (
+        "the 5 % of its training images that push it up most bring +0.0080, all of them together +0.0200." in part.says
+    )
+    assert [len(table.rows) for table in part.tables] == [2, 4]
+    for pixels, said in (
+        ("!", "expected base64"),
+        (base64.b64encode(bytes(13)).decode(), "expected the bytes of a square"),
+    ):
+        harmed = {**reported.influence(3, [0], ["a", "b", "c"])["seeds"]["0"]["harmed"][1], "pixels": pixels}
+        edit(run / "analysis/influence.json", partial(replace_harmed, harmed))
+        with pytest.raises(StoreError, match=said):
+            read_run(run)
+
+
+def replace_harmed(harmed: dict[str, Any], made: dict[str, Any]) -> None:
+    made["seeds"]["0"]["harmed"][1] = harmed
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_part_that_is_not_there_names_its_command(run: Path) -> None:
-    for name in ("results", "analysis/summary", "analysis/gaps", "analysis/forecast", "analysis/what_if"):
-        (run / f"{name}.json").unlink()
+    for name in ("summary", "gaps", "forecast", "what_if", "influence"):
+        (run / "analysis" / f"{name}.json").unlink()
+    (run / "results.json").unlink()
     page = Page(write_report([run]))
     assert not page.pictures
     waits = page.text.count("Not there yet; this command makes it:")
-    assert waits == len(SECTIONS) == 11
-    for command in ("kernels", "gaps", "forecast", "whatif"):
+    assert waits == len(SECTIONS) == 12
+    for command in ("kernels", "gaps", "forecast", "whatif", "influence"):
         assert f"ntk-analysis {command} {run}" in page.text
     assert "ntkcl train digits --resume" in page.text
     assert page.text.count("What it shows.") == 0
