@@ -1,14 +1,15 @@
 """The report of one run, or of several side by side: one HTML file that needs nothing else, figures and tables.
 
 `reading` (files), `facts` (the numbers that sentences speak of), `gains` (differences of accuracies and their errors),
-`verdict`, `lost` and `words` (sentences), `provenance`, `figures` and `theory_figures`, `tables`, `sections` (which of
-them make up a section), `page` (HTML, by `page.html`), `output` (files).
+`advised` (what to do next), `verdict`, `lost` and `words` (sentences), `provenance`, `figures` and `theory_figures`,
+`tables`, `sections` (which of them make up a section), `page` (HTML, by `page.html`), `output` (files).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.errors import StoreError
+from analysis.report.advised import advised
 from analysis.report.output import check_target, render, write
 from analysis.report.page import RunView, render_page
 from analysis.report.provenance import provenance_of, seeds_note
@@ -61,4 +62,4 @@ def _view(files: RunFiles, parts: dict[str, Part]) -> RunView:
                 svgs[panel.name] = content
     for made in all_tables(files):
         write(home / "tables" / f"{made.name}.csv", made.csv())
-    return RunView(files.name, verdict(files), seeds_note(files), parts, svgs, provenance_of(files))
+    return RunView(files.name, verdict(files), seeds_note(files), parts, svgs, provenance_of(files), advised(files))

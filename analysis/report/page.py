@@ -8,11 +8,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.report.advised import Advised
 from analysis.report.sections import Part
 from analysis.report.tables import SHOWN_ROWS, Table, cell
 from analysis.report.words import CAPTIONS
 
 TEMPLATE = "page.html"
+
+NOTHING = Advised()
+"""A box without anything in it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class RunView:
         parts: what it contributes to each section, by the section's key.
         svgs: its figures as SVG, by name.
         provenance: terms and what they are.
+        advice: what to do next.
     """
 
     name: str
@@ -34,6 +39,7 @@ class RunView:
     parts: Mapping[str, Part]
     svgs: Mapping[str, bytes]
     provenance: Sequence[tuple[str, str]]
+    advice: Advised = NOTHING
 
 
 def render_page(runs: Sequence[RunView], sections: Mapping[str, str], comparison: Table | None = None) -> bytes:

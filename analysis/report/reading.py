@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from analysis.errors import StoreError
 from analysis.measures import by_name, sample_kernel
 from analysis.store import KernelSpec, StoredKernel, analysis_folder, load_analysis
+from analysis.store.advice_forms import AdviceFile
 from analysis.store.files import read_json
 from analysis.store.forms import ConfigFile, Matrix, Numbers, ReadoutFacts, ResultsFile, check_shape, read_form
 from analysis.store.study_forms import ForecastFile, GapsFile, SummaryFile
@@ -68,6 +69,7 @@ class RunFiles:
         forecast: `analysis/forecast.json`.
         new_data: `analysis/forecast-NAME.json` by NAME.
         what_if: `analysis/what_if.json`.
+        advice: `analysis/advice.json`.
         kernels: of the first analysed seed, at its first and last checkpoint.
     """
 
@@ -83,6 +85,7 @@ class RunFiles:
     forecast: ForecastFile | None = None
     new_data: dict[str, ForecastFile] = field(default_factory=dict)
     what_if: WhatIfFile | None = None
+    advice: AdviceFile | None = None
     kernels: tuple[TaskKernel, ...] = ()
 
     @property
@@ -155,6 +158,7 @@ def read_run(run: Path) -> RunFiles:
         forecast=read_form(home / "forecast.json", ForecastFile),
         new_data={name: made for name, made in new_data.items() if made},
         what_if=read_form(home / "what_if.json", WhatIfFile),
+        advice=read_form(home / "advice.json", AdviceFile),
         kernels=_kernels(run, method, summary) if summary else (),
     )
 

@@ -54,6 +54,7 @@ ANALYSES = [
     ["gaps", "r"],
     ["forecast", "r"],
     ["whatif", "r"],
+    ["advise", "r"],
     ["report"],
     ["report", "r"],
     [],
