@@ -38,10 +38,6 @@ class Case(NamedTuple):
 CASES = (
     Case("digits, later rate 0.8", "rate", "digits", "ntkcl", (*HUNDRED, *HOT)),
     Case("UCI digits, later rate 0.8", "rate", "uci-digits", "ntkcl", (*HUNDRED, *HOT)),
-    Case(
-        "digits in two tasks, later rate 0.8", "rate", "digits", "ntkcl",
-        (*HUNDRED, *HOT, "--data.classes-per-task", "5"),
-    ),
     Case("scripts, class means", "readout", "scripts", "prototypes", SMALL),
     Case("UCI digits, class means", "readout", "uci-digits", "prototypes", HUNDRED),
     Case("digits, linear in sequence", "readout", "digits", "sequential", HUNDRED),
@@ -55,4 +51,8 @@ CASES = (
     Case("UCI digits, 3 images a class", "few", "uci-digits", "ntkcl", ("--data.images-per-class", "3", *SMALL)),
     Case("digits, RanPAC", "", "digits", "frozen/ranpac", HUNDRED),
     Case("UCI digits, multilevel", "", "uci-digits", "frozen/multilevel", HUNDRED),
+    Case(
+        "digits in two tasks, later rate 0.8", "rate", "digits", "ntkcl",
+        (*HUNDRED, *HOT, "--data.classes-per-task", "5"),
+    ),
 )  # fmt: skip

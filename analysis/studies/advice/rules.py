@@ -3,8 +3,8 @@
 - `rate`: drift is told from zero, and NTK-CL's later learning rate is above 0. The best rate is that of `what_if.json`,
   where its gain is told; without that file it is 0, unless left-out images tell that it would end lower.
 - `readout`: competition (or drift) is told, and another readout tells more of the same left-out images right.
-- `misfit`: even the best readout reaches less than `POOR` of the way from chance to all right, or class means aren't
-  told from chance.
+- `misfit`: even the best readout reaches less than `POOR` of the way from chance to all right (under random weights:
+  class means do, as wide readouts classify simple images even there), or class means aren't told from chance.
 - `few`: nothing of the above, and two standard errors are more than `RESOLUTION` points, or a class has fewer than
   `FEW` training images.
 """
@@ -74,14 +74,16 @@ def misfit(facts: Facts) -> Diagnosis | None:
     left = facts.compared
     if left.per_class < FEW:
         return None
-    poor = share_of_way(left.accuracy.value + TOLD * left.accuracy.error, left.classes) < POOR
+    random = facts.config.weights == "random"
+    judged = left.means if random else left.accuracy
+    poor = share_of_way(judged.value + TOLD * judged.error, left.classes) < POOR
     by_chance = left.means.value <= 100 / left.classes + TOLD * left.means.error
     if not (poor or by_chance):
         return None
     shape = facts.config.model.backbone
     changes: dict[str, Any] = {}
     larger = [one.image_size for one in BACKBONES.values() if alike(one, shape) and one.image_size > shape.image_size]
-    if facts.config.weights == "random" and alike(BACKBONES["nano"], shape):
+    if random and alike(BACKBONES["nano"], shape):
         changes = {"weights": "nano"}
     elif larger:
         size = min(larger)

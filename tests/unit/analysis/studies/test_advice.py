@@ -161,8 +161,11 @@ def test_a_backbone_that_does_not_fit_is_told_alone() -> None:
     config = preset("digits")
     unknown = advice(facts(poor), RUN)
     assert not unknown.command and unknown.decide == ("ntkcl verify digits --weights FILE",)
-    (random,) = diagnoses(facts(poor, config=replace(config, weights="random")))
-    assert random.changes == {"weights": "nano"}
+    drawn = replace(config, weights="random")
+    (random,) = diagnoses(facts(compared(means=p(half - 2.01, 1)), config=drawn))
+    assert random.changes == {"weights": "nano"} and "Its weights are random" in random.finding.says
+    assert not kinds(facts(compared(means=p(half - 1.99, 1)), config=drawn))
+    assert not kinds(facts(compared(means=p(half - 2.01, 1))))  # of trained weights the best readout counts
     shape = replace(BACKBONES["tiny"], image_size=112)
     small = replace(config, weights="w", model=replace(config.model, backbone=shape))
     (larger,) = diagnoses(facts(poor, config=small))
