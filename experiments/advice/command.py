@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import math
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -40,6 +41,15 @@ HEADINGS = {
     "misfit": "backbone misfit",
     "few": "too few images",
 }
+
+HEAD_LINES = """## Does advice help?
+
+`python -m experiments.advice`: runs of known illness, trained, advised (`ntk-analysis advise`), and trained again by
+the command that was printed, word for word. An advice helped if the advised method (the last one where there are
+several) is better at the end by more than two standard errors (paired over the same test images; unpaired where their
+number changed), or, where nothing is wrong, if nothing was recommended. "advised" is what the new command has and the
+ill one hasn't. Readouts are narrow, so that a case takes seconds. No threshold was chosen on these runs.
+"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -161,7 +171,7 @@ def measure_all(options: argparse.Namespace, file: Path) -> None:
 
 
 def page(records: dict[str, Record]) -> str:
-    """The table: cases that weren't helped first."""
+    """The table, cases that weren't helped first, and what each was told."""
     ordered = sorted(records.items(), key=lambda one: (one[1]["helped"], -len(one[1]["illness"])))
     count = sum(one["helped"] for one in records.values())
     head = ["case", "ill of", "found", "before, %", "advised", "after, %", "gain, points", "helped"]
@@ -178,7 +188,18 @@ def page(records: dict[str, Record]) -> str:
                 "yes" if one["helped"] else "**no**",
             ]
         )  # fmt: skip
-    return f"{count} of {len(records)} helped.\n\n{markdown(head, rows)}"
+    told = "".join(f"- {name}: {' '.join(one['says'])}\n" for name, one in ordered)
+    commands = dict.fromkeys(f"`{shlex.join(one['command'])}` ({commit(one)})" for _, one in ordered)
+    return (
+        f"{HEAD_LINES}\n{count} of {len(records)} helped.\n\n{markdown(head, rows)}\nWhat each was told:\n\n{told}\n"
+        f"Run by {'; '.join(commands)}.\n"
+    )
+
+
+def commit(one: Record) -> str:
+    """The state of the code that measured."""
+    git = one["commit"]
+    return "unknown commit" if not git else f"commit {git['commit'][:8]}{'+' if git['modified'] else ''}"
 
 
 def shown_command(one: Record) -> str:

@@ -1,7 +1,7 @@
 """The sentences of an advice: each number with its standard error."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.measures.error_bars import TOLD
@@ -131,6 +131,5 @@ def told(made: AdviceFile) -> str:
 
 def part(one: MethodAdvice) -> str:
     """A method's sentences and commands, below each other."""
-    lines: Sequence[str] = [f"{one.method}: {one.says[0]}", *one.says[1:]]
     commands = [f"next      {shlex.join(one.command)}"] if one.command else []
-    return "\n".join([*lines, *commands, *(f"decides   {line}" for line in one.decide)])
+    return "\n".join([*one.says, *commands, *(f"decides   {line}" for line in one.decide)])
