@@ -40,7 +40,7 @@ def near(point: Points | None, value: float, error: float) -> bool:
 
 def compared(**changes: Any) -> Compared:
     """Class means are the best of the readouts, and nothing is wrong."""
-    usual = {
+    usual: dict[str, Any] = {
         "images": 500, "classes": 10, "of_stream": True, "per_class": 100, "best": "prototypes", "own": "prototypes",
         "moved": False, "network_gain": None, "accuracy": p(94, 1), "own_accuracy": p(94, 1), "gain": p(0, 0),
         "rested": None, "means": p(94, 1),
@@ -48,9 +48,9 @@ def compared(**changes: Any) -> Compared:
     return Compared(**usual | changes)
 
 
-def facts(left: Compared | None = None, **changes: Any) -> Facts:
+def facts(left: Compared | None = None, /, **changes: Any) -> Facts:
     """Nothing lost beyond noise."""
-    usual = {
+    usual: dict[str, Any] = {
         "method": "ntkcl", "learner": "ntkcl", "readout": "head", "tasks": 5, "classes": 10, "images": 1000, "seeds": 1,
         "of_seeds": False, "final": p(94, 0.7), "lost": p(1, 0.6), "competition": p(0.9, 0.6), "drift": p(0.1, 0.2),
         "compared": left or compared(), "what_if": None, "config": preset("digits"),
