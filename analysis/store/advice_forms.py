@@ -100,7 +100,8 @@ class LeftOutImages(Form, frozen=True, kw_only=True):
         per_class: training images of the class that has fewest.
         untouched: points of accuracy of each readout over the frozen backbone.
         rested: the same over NTK-CL's network as it was after its first task; None of a run without it.
-        best: the readout whose squared error none is better than by more than a standard error, the cheapest.
+        best: the first of `ridge`, `multilevel`, `layup` and `ranpac` whose squared error none is better than by more
+            than a standard error.
     """
 
     images: Count

@@ -39,6 +39,7 @@ class Case(NamedTuple):
 
 CASES = (
     Case("digits, later rate 0.8 under a strong pull", "readout", "digits", "ntkcl", (*HUNDRED, *WARM)),
+    Case("UCI digits, later rate 0.8 under a strong pull", "readout", "uci-digits", "ntkcl", (*HUNDRED, *WARM)),
     Case("scripts, class means", "readout", "scripts", "prototypes", SMALL),
     Case("UCI digits, class means", "readout", "uci-digits", "prototypes", HUNDRED),
     Case("digits, linear in sequence", "readout", "digits", "sequential", HUNDRED),
