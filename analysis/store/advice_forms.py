@@ -100,6 +100,7 @@ class LeftOutImages(Form, frozen=True, kw_only=True):
         per_class: training images of the class that has fewest.
         untouched: points of accuracy of each readout over the frozen backbone.
         rested: the same over NTK-CL's network as it was after its first task; None of a run without it.
+        ended: NTK-CL's own accuracy on them at the run's end, not left out; None of a run without it.
         best: the first of `ridge`, `multilevel`, `layup` and `ranpac` whose squared error none is better than by more
             than a standard error.
     """
@@ -109,6 +110,7 @@ class LeftOutImages(Form, frozen=True, kw_only=True):
     per_class: Count
     untouched: dict[str, Points]
     rested: dict[str, Points] | None = None
+    ended: Points | None = None
     best: str
 
     def __post_init__(self) -> None:

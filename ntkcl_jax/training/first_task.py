@@ -5,6 +5,7 @@ was measured on seven streams: docs/theory.md, section 9.1.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -105,19 +106,27 @@ def rows_of(
     Returns:
         The network's own feature, and each readout with its rows.
     """
-    learner, state = network
     mapped = {readout.name: Mapped.of(readout, context.mesh) for readout in readouts}
     maps = tuple(of for part in mapped.values() for of in part.maps)
     wide = Mapped(maps, tuple(drawn for part in mapped.values() for drawn in part.drawn))
+    own, levels = passes(context, network, (UNMAPPED, wide), members, progress, title)
+    ends = np.cumsum([sum(of.width for of in readout.maps) for readout in readouts])
+    parts = np.split(levels, ends[:-1], axis=1)
+    return own, [(readout, part if readout.maps else own) for readout, part in zip(readouts, parts, strict=True)]
+
+
+def passes(
+    context: RunContext, network: tuple[Learner, LearnerState], wanted: Sequence[Mapped],
+    members: Int[np.ndarray, "n"], progress: Progress, title: str,
+) -> list[Float[np.ndarray, "n _"]]:  # fmt: skip
+    """Rows of some training images under the test transform, one pass through the network for each wanted kind."""
+    learner, state = network
     size, found = context.config.compute.eval_batch_size, []
     with progress.stage(title, total=len(members)) as stage:
         for at in range(0, len(members), size):
             chosen = members[at : at + size]
             images = prepare(context.source.train, chosen, context.config.data, context.size)
             batches = list(eval_batches(images, np.zeros_like(chosen), size))
-            found.append([features_of(learner, state, batches, part)[0] for part in (UNMAPPED, wide)])
+            found.append([features_of(learner, state, batches, part)[0] for part in wanted])
             stage.advance(len(chosen))
-    own, levels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    ends = np.cumsum([sum(of.width for of in readout.maps) for readout in readouts])
-    parts = np.split(levels, ends[:-1], axis=1)
-    return own, [(readout, part if readout.maps else own) for readout, part in zip(readouts, parts, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]

@@ -32,7 +32,10 @@ class Compared:
         accuracy: of the best readout, over that network where `moved`, else over the frozen backbone.
         own_accuracy: the same of the method's own.
         gain: paired difference of these two.
-        rested: accuracy of the own readout over NTK-CL's network after its first task, what a later rate of 0 keeps.
+        rested: accuracy of class means over NTK-CL's network after its first task, which a later rate of 0 keeps; None
+            of another method.
+        ended: accuracy of NTK-CL's own head on the same images at the run's end, which has learnt them.
+        rest_gain: paired difference of these two.
         means: accuracy of class means over the frozen backbone.
     """
 
@@ -48,6 +51,8 @@ class Compared:
     own_accuracy: Points | None
     gain: Points | None
     rested: Points | None
+    ended: Points | None
+    rest_gain: Points | None
     means: Points
 
     @classmethod
@@ -60,13 +65,17 @@ class Compared:
         if rested is not None and left.later.any():
             gain = paired(rested[left.best][left.later], left.untouched[left.best][left.later])
         moved = gain is not None and gain.told and gain.value > 0
+        still = None if rested is None or readout != HEAD or left.ended is None else rested[MEANS]
         answers = rested if moved and rested is not None else left.untouched
         return cls(
             images=len(left.later), classes=left.classes, of_stream=left.of_stream, per_class=left.per_class,
             best=left.best, own=own, moved=moved, network_gain=gain, accuracy=points(answers[left.best]),
             own_accuracy=None if own is None else points(answers[own]),
             gain=None if own is None else paired(answers[left.best], answers[own]),
-            rested=None if rested is None or own is None else points(rested[own]), means=points(left.untouched[MEANS]),
+            rested=None if still is None else points(still),
+            ended=None if still is None or left.ended is None else points(left.ended),
+            rest_gain=None if still is None or left.ended is None else paired(still, left.ended),
+            means=points(left.untouched[MEANS]),
         )  # fmt: skip
 
 

@@ -3,13 +3,15 @@
 `ntkcl_jax.training.first_task` does so before a run, with the images of a first task, in which nearly all are told
 right. After a run there are images of all classes, so that the shares that are told right can be compared with what the
 run reached. As each is learnt from a few hundred images, they are lower than what a run with all of them ends with.
-The networks are the frozen backbone, and NTK-CL's as it was after its first task, which a later rate of 0 keeps.
+The networks are the frozen backbone, and NTK-CL's as it was after its first task, which a later rate of 0 keeps. Beside
+them stand the answers of NTK-CL at the run's end, to images that it has learnt: what is told against it is sure.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -23,7 +25,8 @@ from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import Progress
 from ntkcl_jax.runs.recorded import RecordedRun
-from ntkcl_jax.training.first_task import LEARNER, compared, rows_of
+from ntkcl_jax.training.first_task import LEARNER, compared, passes, rows_of
+from ntkcl_jax.training.readout_run import UNMAPPED
 
 IMAGES = 500
 """Images that are left out in turn, at most."""
@@ -46,6 +49,7 @@ class LeftOutAnswers:
         later: which images are of later tasks.
         untouched: answers over the frozen backbone, by readout.
         rested: answers over NTK-CL's network after its first task; None of a run without it.
+        ended: NTK-CL's own answers at the run's end, which has learnt these images; None of a run without it.
         best: the first of `ridge`, `multilevel`, `layup` and `ranpac` whose squared error none is better than by more
             than a standard error.
     """
@@ -56,6 +60,7 @@ class LeftOutAnswers:
     later: Bool[np.ndarray, "n"]
     untouched: dict[str, Bool[np.ndarray, "n"]]
     rested: dict[str, Bool[np.ndarray, "n"]] | None
+    ended: Bool[np.ndarray, "n"] | None
     best: str
 
     def form(self) -> LeftOutImages:
@@ -66,7 +71,8 @@ class LeftOutAnswers:
 
         return LeftOutImages(
             images=len(self.later), classes=self.classes, per_class=self.per_class, untouched=shares(self.untouched),
-            rested=None if self.rested is None else shares(self.rested), best=self.best,
+            rested=None if self.rested is None else shares(self.rested),
+            ended=None if self.ended is None else points(self.ended), best=self.best,
         )  # fmt: skip
 
 
@@ -128,7 +134,7 @@ def left_out_answers(run: RecordedRun, progress: Progress) -> LeftOutAnswers:
     frozen = context.learner(LEARNER)
     # The key draws nothing: a frozen backbone has no parameters of its own
     networks = {"frozen backbone": (frozen, frozen.start(jax.random.key(0), context.backbone_of(seed)))}
-    if rest := rested(run, seed):
+    if rest := state_after(run, seed, 0):
         networks["network after the first task"] = context.learner(TRAINED), rest
     answers, best = [], ""
     for name, network in networks.items():
@@ -139,16 +145,22 @@ def left_out_answers(run: RecordedRun, progress: Progress) -> LeftOutAnswers:
         order = sorted(made, key=lambda readout: isinstance(readout, HeldOutRidge))
         best = best or advised({readout.name: found[readout.name] for readout in order})
         answers.append({MEANS: nearest_means(own, chosen)} | {name: one.right for name, one in found.items()})
+    ended = None
+    if rest and (end := state_after(run, seed, scenario.num_tasks - 1)):
+        learner = context.learner(TRAINED)
+        (own,) = passes(context, (learner, end), (UNMAPPED,), members, progress, "left-out images · last network")
+        with jax.enable_x64(False):
+            ended = np.asarray(learner.logits(*end, jnp.asarray(own))).argmax(axis=1) == chosen
     return LeftOutAnswers(
         classes=classes, of_stream=classes == scenario.num_classes, per_class=per_class,
         later=scenario.task_of_class[chosen] > 0, untouched=answers[0],
-        rested=answers[1] if len(answers) > 1 else None, best=best,
+        rested=answers[1] if len(answers) > 1 else None, ended=ended, best=best,
     )  # fmt: skip
 
 
-def rested(run: RecordedRun, seed: int) -> LearnerState | None:
-    """NTK-CL's state after its first task; None of a run in which it didn't train."""
-    path = RunFolder(run.path).task(seed, 0, "after", TRAINED)
+def state_after(run: RecordedRun, seed: int, task: int) -> LearnerState | None:
+    """NTK-CL's state after a task; None of a run in which it hasn't learnt it."""
+    path = RunFolder(run.path).task(seed, task, "after", TRAINED)
     if not checkpoint.exists(path):
         return None
     learner = run.context.learner(TRAINED)

@@ -1,7 +1,8 @@
 """What is wrong with a method's run: rules with numbers, of which none speaks within two standard errors.
 
-- `rate`: drift is told from zero, and NTK-CL's later learning rate is above 0. The best rate is that of `what_if.json`,
-  where its gain is told; without that file it is 0, unless left-out images tell that it would end lower.
+- `rate`: NTK-CL's later learning rate is above 0, and one of these is told: the gain of a lower one in `what_if.json`,
+  that class means over its network after the first task tell more images right than the run at its end, or, without
+  `what_if.json` and unless these images tell the opposite, drift.
 - `readout`: competition (or drift) is told, and another readout tells more of the same left-out images right.
 - `misfit`: even the best readout reaches less than `POOR` of the way from chance to all right (under random weights:
   class means do, as wide readouts classify simple images even there), or class means aren't told from chance.
@@ -103,30 +104,31 @@ def alike(one: Any, other: Any) -> bool:
 
 def rate(facts: Facts) -> Diagnosis | None:
     """Later tasks move NTK-CL's network too far."""
-    drift, optimizer = facts.drift, facts.config.optimizer
+    drift, optimizer, still = facts.drift, facts.config.optimizer, facts.compared.rest_gain
     own = optimizer.learning_rate if optimizer.later_learning_rate is None else optimizer.later_learning_rate
-    if facts.learner != "ntkcl" or own == 0 or drift is None or not drift.told or drift.value < 0:
+    if facts.learner != "ntkcl" or own == 0:
         return None
+    better_still = still is not None and still.told and still.value > 0
     found = facts.what_if
-    if found:
-        best = found.best_course
-        if not best.told or best.rate >= own:
-            return None
+    best = found.best_course if found else None
+    if found and best and best.told and best.rate < own and (found.reliable or not better_still):
         gain = Points(value=100 * best.gain, error=100 * best.error)
-        said = words.rate(drift, best.rate, gain, at_most=False, reliable=found.reliable)
-        return Diagnosis(
-            Finding(kind="rate", gain=gain, says=said), {"optimizer.later_learning_rate": best.rate}, facts.method
-        )
-    rested = facts.compared.rested
-    if rested and facts.compared.of_stream and below(rested, facts.final):
+        said = words.rate(best.rate, gain, at_most=False, reliable=found.reliable)
+        finding = Finding(kind="rate", gain=gain, says=said)
+        return Diagnosis(finding, {"optimizer.later_learning_rate": best.rate}, facts.method)
+    # Whether a rate between is better takes kernels
+    decide = ("ntk-analysis", "whatif", "RUN") if facts.readout == "head" and not found else ()
+    changes = {"optimizer.later_learning_rate": 0.0}
+    if better_still:
+        finding = Finding(kind="rate", gain=still, says=words.still(facts.compared))
+        return Diagnosis(finding, changes, facts.method, decide)
+    worse_still = still is not None and still.told
+    if found or worse_still or drift is None or not drift.told or drift.value < 0:
         return None
     old = (facts.tasks - 1) / facts.tasks
     gain = Points(value=old * drift.value, error=old * drift.error)
-    said = words.rate(drift, 0.0, gain, at_most=True, reliable=True)
-    # Whether a rate between is better takes kernels
-    decide = ("ntk-analysis", "whatif", "RUN") if facts.readout == "head" else ()
-    finding = Finding(kind="rate", gain=gain, at_most=True, says=said)
-    return Diagnosis(finding, {"optimizer.later_learning_rate": 0.0}, facts.method, decide)
+    finding = Finding(kind="rate", gain=gain, at_most=True, says=words.rate(0.0, gain, at_most=True, reliable=True))
+    return Diagnosis(finding, changes, facts.method, decide)
 
 
 def below(one: Points, other: Points) -> bool:

@@ -48,12 +48,12 @@ def budget(facts: "Facts") -> str:
     return f"{start}; old tasks lost {shown(facts.lost)} points: {', '.join(parts)}."
 
 
-def rate(drift: Points, best: float, gain: Points, *, at_most: bool, reliable: bool) -> str:
+def rate(best: float, gain: Points, *, at_most: bool, reliable: bool) -> str:
     """Train later tasks more slowly.
 
     Example:
-        >>> drift, gain = Points(value=5.0, error=1.0), Points(value=4.0, error=0.8)
-        >>> rate(drift, 0.0, gain, at_most=True, reliable=True)
+        >>> gain = Points(value=4.0, error=0.8)
+        >>> rate(0.0, gain, at_most=True, reliable=True)
         'Set --optimizer.later-learning-rate 0: without the drift it would end at most 4.0 ± 0.8 points higher.'
     """
     start = f"Set --optimizer.later-learning-rate {best:g}:"
@@ -61,6 +61,16 @@ def rate(drift: Points, best: float, gain: Points, *, at_most: bool, reliable: b
         return f"{start} without the drift it would end at most {shown(gain)} points higher."
     doubt = "" if reliable else " (trust the direction, not the size: this run isn't linear in its parameters)"
     return f"{start} {shown(gain, signed=True)} points at the end are forecast{doubt}."
+
+
+def still(left: "Compared") -> str:
+    """Don't train later tasks at all."""
+    assert left.rested and left.ended and left.rest_gain
+    return (
+        f"Set --optimizer.later-learning-rate 0: of {left.images} training images, each left out in turn, class means "
+        f"over the network as it was after its first task name {shown(left.rested)} % right, the run at its end, which "
+        f"has learnt them, {shown(left.ended)} %: {shown(left.rest_gain, signed=True)} points."
+    )
 
 
 def readout(left: "Compared", gain: Points, follow: str) -> str:
@@ -116,10 +126,10 @@ def nothing(facts: "Facts") -> str:
         return f"{text} nothing was lost that chance doesn't explain."
     if left.best == left.own:
         return f"{text} none of the compared readouts is better than {named(left.best)} ({shown(left.accuracy)} %)."
-    if left.gain is not None:
+    if left.gain is not None and left.own is not None and left.own_accuracy is not None:
         return (
-            f"{text} on {left.images} left-out images {named(left.best)} is {shown(left.gain, signed=True)} points "
-            f"apart from {named(left.own or '')}."
+            f"{text} of {left.images} left-out images {named(left.best)} names {shown(left.accuracy)} % right, "
+            f"{named(left.own)} {shown(left.own_accuracy)} %: {shown(left.gain, signed=True)} points."
         )
     return f"{text} the best compared readout names {shown(left.accuracy)} % of {left.images} left-out images right."
 

@@ -18,7 +18,7 @@ from analysis.store.what_if_forms import WhatIfFile
 from analysis.studies.advice.again import again, fields
 from analysis.studies.advice.engine import advice
 from analysis.studies.advice.facts import Compared, Facts, facts_of, parts
-from analysis.studies.advice.left_out import LeftOutAnswers, nearest_means, paired
+from analysis.studies.advice.left_out import LeftOutAnswers, nearest_means, paired, points
 from analysis.studies.advice.rules import FEW, POOR, RESOLUTION, diagnoses, share_of_way
 from analysis.studies.advice.words import part
 from ntkcl_jax.config.model import BACKBONES
@@ -43,7 +43,7 @@ def compared(**changes: Any) -> Compared:
     usual: dict[str, Any] = {
         "images": 500, "classes": 10, "of_stream": True, "per_class": 100, "best": "prototypes", "own": "prototypes",
         "moved": False, "network_gain": None, "accuracy": p(94, 1), "own_accuracy": p(94, 1), "gain": p(0, 0),
-        "rested": None, "means": p(94, 1),
+        "rested": None, "ended": None, "rest_gain": None, "means": p(94, 1),
     }  # fmt: skip
     return Compared(**usual | changes)
 
@@ -105,14 +105,27 @@ def test_a_rate_is_that_of_the_what_if_where_its_gain_is_told() -> None:
     assert "isn't linear" in mistrusted.finding.says
 
 
-def test_a_rate_of_zero_is_not_advised_where_images_tell_that_it_ends_lower() -> None:
-    drift = {"drift": p(6, 1), "lost": p(6, 1.2), "final": p(94, 0.6)}
-    assert kinds(facts(compared(rested=p(92.0, 0.8)), **drift)) == ["rate"]  # exactly two standard errors
-    assert not kinds(facts(compared(rested=p(91.9, 0.8)), **drift))
+def test_a_rate_of_zero_goes_by_images_that_the_run_has_learnt() -> None:
+    drift = {"drift": p(6, 1), "lost": p(6, 1.2)}
+    seen = {"rested": p(92, 0.8), "ended": p(90, 0.9)}
+    (found,) = diagnoses(facts(compared(**seen, rest_gain=p(2.01, 1))))  # without any drift
+    assert found.finding.gain == p(2.01, 1) and found.changes == {"optimizer.later_learning_rate": 0.0}
+    assert "92.0 ± 0.8 % right" in found.finding.says and "90.0 ± 0.9 %: +2.0 ± 1.0 points" in found.finding.says
+    assert not kinds(facts(compared(**seen, rest_gain=p(2, 1))))
+    assert kinds(facts(compared(**seen, rest_gain=p(-2, 1)), **drift)) == ["rate"]
+    assert not kinds(facts(compared(**seen, rest_gain=p(-2.01, 1)), **drift))
+    # A what-if that isn't sure of its sizes stands back behind them
+    better = compared(**seen, rest_gain=p(3, 1))
+    config = preset("digits")
+    config = replace(config, optimizer=replace(config.optimizer, later_learning_rate=0.4))
+    for reliable, rate in ((True, 0.1), (False, 0.0)):
+        made = reported.what_if() | {"reliable": reliable}
+        made["best_course"]["rate"] = 0.1
+        (one,) = diagnoses(facts(better, config=config, what_if=made_of(made, WhatIfFile)))
+        assert one.changes == {"optimizer.later_learning_rate": rate} and not one.decide
     assert not kinds(facts(**drift, learner="adapters", method="adapters"))
-    still = preset("digits")
-    still = replace(still, optimizer=replace(still.optimizer, later_learning_rate=0.0))
-    assert not kinds(facts(**drift, config=still))
+    still = replace(config, optimizer=replace(config.optimizer, later_learning_rate=0.0))
+    assert not kinds(facts(better, **drift, config=still))
 
 
 @pytest.mark.parametrize(("gain", "found"), [(1.8, []), (1.81, ["readout"]), (-4.0, [])])
@@ -226,12 +239,14 @@ def test_what_is_known_of_a_method_is_read_from_its_results() -> None:
     left = LeftOutAnswers(
         classes=6, of_stream=True, per_class=20, later=np.arange(100) % 2 == 0, best="ranpac",
         untouched={"prototypes": flags, "ranpac": flags | (np.arange(100) < 70)},
-        rested={"prototypes": ~flags, "ranpac": np.ones(100, bool)},
+        rested={"prototypes": ~flags, "ranpac": np.ones(100, bool)}, ended=np.arange(100) < 40,
     )  # fmt: skip
     head, moved = Compared.of(left, "adapters", "head"), Compared.of(left, "ntkcl", "head")
     assert head.own is None and head.gain is None and not head.moved
     assert near(head.accuracy, 70, (70 * 30 / 100) ** 0.5)
     assert moved.moved and moved.accuracy == p(100, 0) and moved.gain == p(50, 5)
+    assert moved.rest_gain == paired(~flags, np.arange(100) < 40) and moved.ended == points(np.arange(100) < 40)
+    assert Compared.of(left, "ntkcl", "ranpac").rest_gain is None is head.rest_gain
     assert moved.network_gain == paired(np.ones(50, bool), np.arange(50) < 35)
     plain = reported.of_counts([[20], [16, 20], [12, 16, 20]], seeds=4)
     plain["forgetting_budget"]["std"].update(drift=0.5)

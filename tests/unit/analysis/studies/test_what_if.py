@@ -205,6 +205,7 @@ def test_the_file_holds_every_point_their_means_and_the_best(run: Path, made: di
     assert "misses 80% of what it did to old tasks and old tasks' kernels moved by 40%" in told(far)
 
 
+@pytest.mark.slow
 def test_an_advice_compares_readouts_on_left_out_images_over_two_networks(
     run: Path, records: Records, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +224,9 @@ def test_an_advice_compares_readouts_on_left_out_images_over_two_networks(
     features = np.asarray(first.apply_fn(first.after, first.frozen, images, "features"))
     right = nearest_means(features, labels)
     assert left.rested["prototypes"].value == pytest.approx(100 * right.mean())
+    last = tasks[-1]
+    answers = np.asarray(last.apply_fn(last.after, last.frozen, images)).argmax(axis=1) == labels
+    assert left.ended and left.ended.value == pytest.approx(100 * answers.mean())
     assert NTK_ANALYSIS.run(["advise", str(run.parent), "--quiet"]) == 2
     assert "config.json" in capsys.readouterr().err
 
