@@ -100,9 +100,8 @@ def measured(case: Case, seed: int, runs: Path, say: Say) -> dict[str, Any]:
         train(list(advice.command[1:]))
         record["followed"] = [new.name if word == str(new) else word for word in advice.command]
         record["follow"] = advice.follow
-        at = advice.command.index("--methods") + 1
-        methods = [word for word in advice.command[at:] if not word.startswith("--")]
-        methods = [word for word in methods if word in (advice.method, advice.follow)]
+        trained = RunFolder(new).read_json("results.json")["summary"]
+        methods = [method for method in (advice.method, advice.follow) if method in trained]
         before = answers(ill, case.method, seed)
         record["after"] = {method: compared(answers(new, method, seed), before) for method in dict.fromkeys(methods)}
     return record | {"helped": helped(case, advice, record["after"])}
