@@ -101,8 +101,8 @@ class LeftOutImages(Form, frozen=True, kw_only=True):
         untouched: points of accuracy of each readout over the frozen backbone.
         rested: the same over NTK-CL's network as it was after its first task; None of a run without it.
         ended: NTK-CL's own accuracy on them at the run's end, not left out; None of a run without it.
-        best: the first of `ridge`, `multilevel`, `layup` and `ranpac` whose squared error none is better than by more
-            than a standard error.
+        best: the cheapest of `ridge`, `random-ridge` and `multilevel` whose squared error none of these is better than
+            by more than a standard error.
     """
 
     images: Count

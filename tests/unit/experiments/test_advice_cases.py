@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.store.advice_forms import MethodAdvice, Points
+from analysis.store.advice_forms import Finding, MethodAdvice, Points
 from experiments.advice import command
 from experiments.advice.cases import CASES
 from experiments.commands import read
@@ -40,6 +40,15 @@ def test_an_advice_helped_where_its_method_is_better_beyond_noise_or_nothing_was
     assert not command.helped(ill, loud, after)
     assert command.helped(ill, loud, after | {"frozen/ranpac": {"gain": 2.01, "error": 1.0}})
     assert not command.helped(ill, loud, after | {"frozen/ranpac": {"gain": -9.0, "error": 1.0}})
+    few = next(case for case in CASES if case.illness == "few")
+    said = MethodAdvice(
+        method="ntkcl", final=point, says=("Do.",), command=("ntkcl",), follow="ntkcl",
+        findings=(Finding(kind="few", says="More."),),
+    )  # fmt: skip
+    told = {"gain": 1.0, "error": 4.0, "accuracy_error": 2.5}
+    assert command.helped(few, said, {"ntkcl": told})
+    assert not command.helped(few, said, {"ntkcl": told | {"accuracy_error": 2.51}})
+    assert not command.helped(few, said, {"ntkcl": told | {"gain": -9.0}})
 
 
 def test_accuracies_on_the_same_images_are_paired_and_others_are_not() -> None:
