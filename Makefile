@@ -25,7 +25,7 @@ setup: $(READY) ## create .venv with the pinned packages (the other targets do t
 demo: $(READY) ## train on a small stream of digits and explain what was forgotten; results in runs/demo
 	@dir=runs/demo; n=1; while [ -e "$$dir" ]; do n=$$((n + 1)); dir=runs/demo-$$n; done; \
 	$(BIN)/ntkcl demo --run-dir "$$dir" $(ARGS) && \
-	for command in kernels gaps forecast report; do echo; echo "ntk-analysis $$command $$dir"; $(BIN)/ntk-analysis $$command "$$dir" || exit; done
+	for command in kernels gaps forecast advise report; do echo; echo "ntk-analysis $$command $$dir"; $(BIN)/ntk-analysis $$command "$$dir" || exit; done
 
 # Two test processes keep both cores busy where one leaves a third idle while it compiles (33 s against 48 s for the
 # same 61 CPU seconds); NumPy's own threads on top of that would only get in the way.

@@ -16,6 +16,7 @@ Empirical neural tangent kernels of NTK-CL runs, exact and checked: what trainin
   forecast RUN     what each task made the network forget, said before it happened; --new-data: what would come next
   whatif RUN       which later learning rate would have forgotten less, before training again, in what_if.json
   influence RUN    which new training images made which old test images worse, in influence.json
+  advise RUN       what to do next, in two or three sentences with numbers, and the command for it, in advice.json
   report RUN ...   everything about a run, or several side by side, in one HTML file; figures and tables beside it
 
 Each command explains itself: ntk-analysis COMMAND --help. A mistake that you can mend ends with exit code 2.
@@ -130,6 +131,22 @@ def influence(args: list[str]) -> None:
     print(json.dumps(made) if options.json else f"{told(made)}\n\ninfluence {file}")
 
 
+def advise(args: list[str]) -> None:
+    """Say what to do next."""
+    from analysis.options import Advise
+    from ntkcl_jax.terminal.parsing import parse
+
+    options = parse(Advise, "ntk-analysis advise", args)
+    from msgspec import to_builtins
+
+    from analysis.studies.advice.engine import compute_advice
+    from analysis.studies.advice.words import told
+
+    made = compute_advice(options.run, quiet=options.quiet or options.json)
+    file = options.run / "analysis" / "advice.json"
+    print(json.dumps(to_builtins(made, str_keys=True)) if options.json else f"{told(made)}\n\nadvice    {file}")
+
+
 def report(args: list[str]) -> None:
     """Write the report."""
     from analysis.options import Report
@@ -150,6 +167,7 @@ NTK_ANALYSIS = Program(
         "forecast": forecast,
         "whatif": whatif,
         "influence": influence,
+        "advise": advise,
         "report": report,
     },
     resumable=("kernels",),

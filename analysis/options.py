@@ -100,6 +100,22 @@ class Influence:
 
 
 @dataclass(frozen=True)
+class Advise:
+    """Say what to do next about a finished run, in two or three sentences for each method, and the command for it.
+
+    From results.json, what_if.json if it is there, and left-out images under other readouts; into
+    RUN/analysis/advice.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Run folder, finished."""
+    quiet: bool = False
+    """No progress on the terminal."""
+    json: bool = False
+    """Print what advice.json holds instead of sentences."""
+
+
+@dataclass(frozen=True)
 class Report:
     """Write the report of a run, or of several side by side: one HTML file, with figures and tables in RUN/analysis."""
 

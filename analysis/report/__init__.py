@@ -1,15 +1,16 @@
 """The report of one run, or of several side by side: one HTML file that needs nothing else, figures and tables.
 
 `reading` (files), `facts` (the numbers that sentences speak of), `gains` (differences of accuracies and their errors),
-`verdict`, `lost` and `words` (sentences), `provenance`, `figures` and `theory_figures`, `pixels` (matrices that the
-page's script draws), `tables`, `sections` (which of them make up a section), `page` (HTML, by `page.html`, `page.css`
-and `page.js`; `svg`: figures in it), `output` (files).
+`advised` (what to do next), `verdict`, `lost` and `words` (sentences), `provenance`, `figures` and `theory_figures`,
+`pixels` (matrices that the page's script draws), `tables`, `sections` (which of them make up a section), `page` (HTML,
+by `page.html`, `page.css` and `page.js`; `svg`: figures in it), `output` (files).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.errors import StoreError
+from analysis.report.advised import advised
 from analysis.report.output import check_target, render, write
 from analysis.report.page import RunView, render_page
 from analysis.report.provenance import made_says, provenance_of, seeds_note
@@ -62,4 +63,7 @@ def _view(files: RunFiles, parts: dict[str, Part]) -> RunView:
                 svgs[panel.name] = content
     for made in all_tables(files):
         write(home / "tables" / f"{made.name}.csv", made.csv())
-    return RunView(files.name, verdict(files), seeds_note(files), parts, svgs, provenance_of(files), made_says(files))
+    return RunView(
+        files.name, verdict(files), seeds_note(files), parts, svgs, provenance_of(files), made_says(files),
+        advised(files),
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from analysis.report.advised import Advised
 from analysis.report.pixels import colours
 from analysis.report.sections import Panel, Part
 from analysis.report.svg import address
@@ -20,14 +21,15 @@ from analysis.report.tables import SHOWN_ROWS, Table, cell
 from analysis.report.words import CAPTIONS
 
 TEMPLATE = "page.html"
-FIRST = ("advice",)
-"""Keys of sections that stand before the summary, where there are any."""
 NARROW, WIDE = 60, 110
 """Pixels of the page to an inch of a figure: at least, where it scrolls in its frame, and at most."""
 LARGEST = 900
 """Pixels that a figure takes at least, at most."""
 BROAD = 380
 """A figure that takes more than so many pixels at least stands in a row of its own."""
+
+NOTHING = Advised()
+"""A box without anything in it."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class RunView:
         svgs: its figures as SVG, by name.
         provenance: terms and what they are.
         made: when and on what it was made, in a line.
+        advice: what to do next.
     """
 
     name: str
@@ -51,6 +54,7 @@ class RunView:
     svgs: Mapping[str, bytes]
     provenance: Sequence[tuple[str, str]]
     made: str = ""
+    advice: Advised = NOTHING
 
 
 def render_page(runs: Sequence[RunView], sections: Mapping[str, str], comparison: Table | None = None) -> bytes:
@@ -73,7 +77,7 @@ def render_page(runs: Sequence[RunView], sections: Mapping[str, str], comparison
     style, script = _file("page.css") + _widths(panels), _file("page.js")
     filled = _environment().get_template(TEMPLATE).render(
         runs=runs, sections=sections, comparison=comparison, captions=CAPTIONS, shown_rows=SHOWN_ROWS,
-        first=FIRST, broad=BROAD, style=Markup(style), script=Markup(script), policy=policy(style, script),
+        broad=BROAD, style=Markup(style), script=Markup(script), policy=policy(style, script),
         scales={"value": colours("cividis"), "change": colours("RdBu_r")},
     )  # fmt: skip
     return filled.encode()

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from analysis.errors import StoreError
 from analysis.measures import by_name, sample_kernel
 from analysis.store import KernelSpec, StoredKernel, analysis_folder, load_analysis
+from analysis.store.advice_forms import AdviceFile
 from analysis.store.files import read_json
 from analysis.store.forms import ConfigFile, Matrix, Numbers, ReadoutFacts, ResultsFile, check_shape, read_form
 from analysis.store.influence_forms import InfluenceFile
@@ -78,6 +79,7 @@ class RunFiles:
         influence: `analysis/influence.json`.
         kernels: of the first analysed seed, at its first and last checkpoint and evenly between them.
         answers: evaluations after each task that know every test image's answer, by method and seed.
+        advice: `analysis/advice.json`.
     """
 
     run: Path
@@ -93,6 +95,7 @@ class RunFiles:
     new_data: dict[str, ForecastFile] = field(default_factory=dict)
     what_if: WhatIfFile | None = None
     influence: InfluenceFile | None = None
+    advice: AdviceFile | None = None
     kernels: tuple[TaskKernel, ...] = ()
     answers: dict[str, dict[int, list[TaskEvaluation]]] = field(default_factory=dict)
 
@@ -167,6 +170,7 @@ def read_run(run: Path) -> RunFiles:
         new_data={name: made for name, made in new_data.items() if made},
         what_if=read_form(home / "what_if.json", WhatIfFile),
         influence=read_form(home / "influence.json", InfluenceFile),
+        advice=read_form(home / "advice.json", AdviceFile),
         kernels=_kernels(run, method, summary) if summary else (),
         answers=_answers(run, config),
     )

@@ -5,6 +5,7 @@ was measured on seven streams: docs/theory.md, section 9.1.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntkcl_jax.data import eval_batches, make_scenario, prepare
+from ntkcl_jax.methods.base import Learner, LearnerState
 from ntkcl_jax.readouts.base import Readout, make_readout
 from ntkcl_jax.readouts.left_out import advised, best_of, spread
 from ntkcl_jax.runs.context import RunContext
@@ -56,14 +58,12 @@ def first_task(context: RunContext, classes: int, progress: Progress) -> FirstTa
     labels = make_scenario(len(source.class_names), data, seed).relabel(source.train.labels)
     members = np.flatnonzero(labels < classes)
     members = members[spread(labels[members], IMAGES)]
-    width = feature_width(context.learner(LEARNER))
-    # A network without a middle has no levels to read
-    names = [name for name in READOUTS if name != "multilevel" or config.model.backbone.depth > 1]
-    stream = len(source.class_names)
-    made = [make_readout(name, config, width=width, classes=stream, seed=seed) for name in names]
-    made.sort(key=lambda readout: readout.inputs)  # the memory that they keep is its square
-    rows = _rows(context, made, members, progress)
-    found = {f"{LEARNER}/{readout.name}": best_of(readout.kernels(x), labels[members]) for readout, x in rows}
+    learner = context.learner(LEARNER)
+    # The key draws nothing: a frozen backbone has no parameters of its own
+    state = learner.start(jax.random.key(0), context.backbone_of(seed))
+    made = compared(context, learner, seed)
+    rows = rows_of(context, (learner, state), made, members, progress, "first task's images")
+    found = {f"{LEARNER}/{readout.name}": best_of(readout.kernels(x), labels[members]) for readout, x in rows[1]}
     return FirstTask(
         classes=classes,
         images=len(members),
@@ -80,25 +80,53 @@ def first_task(context: RunContext, classes: int, progress: Progress) -> FirstTa
     )
 
 
-def _rows(
-    context: RunContext, readouts: list[Readout], members: Int[np.ndarray, "n"], progress: Progress
-) -> list[tuple[Readout, Float[np.ndarray, "n w"]]]:
-    """What each readout reads of some training images: the network's feature, and in a second pass rows of all maps."""
-    learner = context.learner(LEARNER)
-    # The key draws nothing: a frozen backbone has no parameters of its own
-    state = learner.start(jax.random.key(0), context.backbone_of(context.config.seeds[0]))
+def compared(context: RunContext, learner: Learner, seed: int, wanted: Sequence[str] = READOUTS) -> list[Readout]:
+    """The readouts that are compared, over a learner's features, the cheapest first."""
+    config, width, stream = context.config, feature_width(learner), len(context.source.class_names)
+    # A network without a middle has no levels to read
+    names = [name for name in wanted if name != "multilevel" or config.model.backbone.depth > 1]
+    made = [make_readout(name, config, width=width, classes=stream, seed=seed) for name in names]
+    return sorted(made, key=lambda readout: readout.inputs)  # the memory that they keep is its square
+
+
+def rows_of(
+    context: RunContext, network: tuple[Learner, LearnerState], readouts: list[Readout],
+    members: Int[np.ndarray, "n"], progress: Progress, title: str,
+) -> tuple[Float[np.ndarray, "n e"], list[tuple[Readout, Float[np.ndarray, "n w"]]]]:  # fmt: skip
+    """What readouts read of some training images: the network's feature, and in a second pass rows of all maps.
+
+    Args:
+        context: images and transforms.
+        network: a learner in one of its states.
+        readouts: that read them.
+        members: which training images.
+        progress: where to show how far it is.
+        title: what is shown.
+
+    Returns:
+        The network's own feature, and each readout with its rows.
+    """
     mapped = {readout.name: Mapped.of(readout, context.mesh) for readout in readouts}
     maps = tuple(of for part in mapped.values() for of in part.maps)
     wide = Mapped(maps, tuple(drawn for part in mapped.values() for drawn in part.drawn))
+    own, levels = passes(context, network, (UNMAPPED, wide), members, progress, title)
+    ends = np.cumsum([sum(of.width for of in readout.maps) for readout in readouts])
+    parts = np.split(levels, ends[:-1], axis=1)
+    return own, [(readout, part if readout.maps else own) for readout, part in zip(readouts, parts, strict=True)]
+
+
+def passes(
+    context: RunContext, network: tuple[Learner, LearnerState], wanted: Sequence[Mapped],
+    members: Int[np.ndarray, "n"], progress: Progress, title: str,
+) -> list[Float[np.ndarray, "n _"]]:  # fmt: skip
+    """Rows of some training images under the test transform, one pass through the network for each wanted kind."""
+    learner, state = network
     size, found = context.config.compute.eval_batch_size, []
-    with progress.stage("first task's images", total=len(members)) as stage:
+    with progress.stage(title, total=len(members)) as stage:
         for at in range(0, len(members), size):
             chosen = members[at : at + size]
             images = prepare(context.source.train, chosen, context.config.data, context.size)
             batches = list(eval_batches(images, np.zeros_like(chosen), size))
-            found.append([features_of(learner, state, batches, part)[0] for part in (UNMAPPED, wide)])
+            found.append([features_of(learner, state, batches, part)[0] for part in wanted])
             stage.advance(len(chosen))
-    own, levels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    ends = np.cumsum([sum(of.width for of in readout.maps) for readout in readouts])
-    parts = np.split(levels, ends[:-1], axis=1)
-    return [(readout, part if readout.maps else own) for readout, part in zip(readouts, parts, strict=True)]
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]

@@ -55,6 +55,7 @@ ANALYSES = [
     ["forecast", "r"],
     ["whatif", "r"],
     ["influence", "r"],
+    ["advise", "r"],
     ["report"],
     ["report", "r"],
     [],

@@ -82,7 +82,7 @@ def test_the_report_opens_without_a_complaint_and_fits(browser: Browser, home: P
     every = len(found["images"]) + found["hidden"]
     assert every == len(list(home.glob("*/analysis/figures/*.svg"))) and len(found["images"]) > 15
     check_pictures(found)
-    assert len(found["sections"]) == 14 and min(found["sections"]) > 60
+    assert len(found["sections"]) == 15 and min(found["sections"]) > 60
     assert browser.look("document.title") == "Report of run one and two"
 
 

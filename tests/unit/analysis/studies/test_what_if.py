@@ -17,8 +17,10 @@ from analysis.kernels.empirical import empirical_ntk
 from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records
 from analysis.records.outputs import difference, targets
-from analysis.store.forms import read_form
+from analysis.store.advice_forms import AdviceFile
+from analysis.store.forms import made_of, read_form
 from analysis.store.what_if_forms import WhatIfFile
+from analysis.studies.advice.left_out import nearest_means
 from analysis.studies.opening import open_ntkcl
 from analysis.studies.request import WhatIfRequest
 from analysis.studies.what_if.course import Course
@@ -29,6 +31,7 @@ from analysis.studies.what_if.steps import Grid, TaskSteps, chosen, objective_of
 from analysis.studies.what_if.table import told
 from ntkcl_jax.config import RunConfig
 from ntkcl_jax.terminal.progress import Progress
+from ntkcl_jax.training.first_task import READOUTS
 from ntkcl_jax.training.run import train
 from tests.support import streams as tiny
 from tests.support.dense import relative_error
@@ -202,6 +205,32 @@ def test_the_file_holds_every_point_their_means_and_the_best(run: Path, made: di
     assert made["reliable"] and "Mistrust" not in told(made) and "yours" in told(made)
     far = made | {"reliable": False, "first_order_error": 0.8, "kernel_drift": 0.4}
     assert "misses 80% of what it did to old tasks and old tasks' kernels moved by 40%" in told(far)
+
+
+@pytest.mark.slow
+def test_an_advice_compares_readouts_on_left_out_images_over_two_networks(
+    run: Path, records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert NTK_ANALYSIS.run(["advise", str(run), "--json"]) == 0
+    made = made_of(json.loads(capsys.readouterr().out), AdviceFile)
+    assert read_form(run / "analysis/advice.json", AdviceFile) == made
+    left, (one,) = made.left_out, made.methods
+    assert (left.images, left.classes, left.per_class) == (tiny.CLASSES * tiny.PER_CLASS, tiny.CLASSES, tiny.PER_CLASS)
+    assert left.rested and set(left.rested) == set(left.untouched) == {"prototypes", *READOUTS}
+    assert one.method == "ntkcl" and len(one.says) >= 2
+    # The network that a later rate of 0 keeps is the one after the first task, on all images of the stream
+    first, tasks = records.run.task(0), [records.run.task(t) for t in range(3)]
+    images, labels = (
+        np.concatenate([getattr(task, f"train_{name}") for task in tasks]) for name in ("images", "labels")
+    )
+    features = np.asarray(first.apply_fn(first.after, first.frozen, images, "features"))
+    right = nearest_means(features, labels)
+    assert left.rested["prototypes"].value == pytest.approx(100 * right.mean())
+    last = tasks[-1]
+    answers = np.asarray(last.apply_fn(last.after, last.frozen, images)).argmax(axis=1) == labels
+    assert left.ended and left.ended.value == pytest.approx(100 * answers.mean())
+    assert NTK_ANALYSIS.run(["advise", str(run.parent), "--quiet"]) == 2
+    assert "config.json" in capsys.readouterr().err
 
 
 @pytest.mark.slow
