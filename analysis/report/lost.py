@@ -113,13 +113,14 @@ def lost_says(files: RunFiles) -> str:
     facts = lost_facts(made)
     if facts is None:
         return UNCOUNTED if made.tasks > 1 else "There is one task, and nothing came after it."
-    said = [split_says(facts)]
+    said, still = [split_says(facts)], files.config.config.pair(method).learner in UNMOVED
     if facts.competition.beyond_noise:
+        slower = "" if still else "; or a smaller learning rate in later tasks, where training favours its own classes"
         said.append(
-            "What went to competition is still right among the old classes: it takes a better readout, better features "
-            "or training that doesn't favour its own classes, not protected weights."
+            "What went to competition is still right among the old classes, so protected weights won't win it back: it "
+            f"takes a better readout or better features{slower}."
         )
-    said += _of_drift(facts, still_network=files.config.config.pair(method).learner in UNMOVED)
+    said += _of_drift(facts, still_network=still)
     others = files.results.summary
     frozen = lost_facts(others["prototypes"]) if "prototypes" in others and method != "prototypes" else None
     if frozen is not None:
@@ -137,9 +138,9 @@ def _of_drift(facts: LostFacts, *, still_network: bool) -> list[str]:
     if not facts.drift.beyond_noise:
         most = Amount(facts.drift.exact + TOLD * facts.drift.error, 0, 0).value
         return [
-            f"A smaller learning rate in later tasks, or more protection, could win back {in_points(max(most, 0))} "
-            "points at most (drift and two standard errors)."
+            "Of drift, a smaller learning rate in later tasks or more protection could win back "
+            f"{in_points(max(most, 0))} points at most (drift and two standard errors)."
         ]
     if facts.drift.exact < 0:
-        return ["Later training helped answers among the old classes: slowing it down would cost that."]
+        return ["Later training helped answers among the old classes, and slowing it down would cost that part."]
     return ["Drift can be lessened: by a smaller learning rate in later tasks, or by more protection."]

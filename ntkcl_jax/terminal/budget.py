@@ -7,7 +7,8 @@ UNKNOWN = "–"
 PARTS = ("lost", "competition", "drift")
 LEGEND = (
     "Competition: still right among the old classes, but a new one scores higher; it takes a better readout or better "
-    "features. Drift: answers among the old classes changed; protection or a smaller later learning rate lessens it."
+    "features, and a smaller later learning rate where training favours its own classes. Drift: answers among the old "
+    "classes changed; protection or a smaller later learning rate lessens it."
 )
 OLDER = (
     "–: evaluated by a version that kept no answers to single images. `ntkcl evaluate RUN` counts them again for "
