@@ -22,10 +22,16 @@ help: ## list the targets
 setup: $(READY) ## create .venv with the pinned packages (the other targets do this themselves)
 	@echo ".venv is ready: $$($(BIN)/python --version)"
 
+HOT := --data.limit-per-class 60 --objective.lambda-reg 0.001 --optimizer.later-learning-rate 0.8
+
 demo: $(READY) ## train on a small stream of digits and explain what was forgotten; results in runs/demo
-	@dir=runs/demo; n=1; while [ -e "$$dir" ]; do n=$$((n + 1)); dir=runs/demo-$$n; done; \
+	@dir=runs/demo; n=1; while [ -e "$$dir" ] || [ -e "$$dir-hot" ]; do n=$$((n + 1)); dir=runs/demo-$$n; done; \
 	$(BIN)/ntkcl demo --run-dir "$$dir" $(ARGS) && \
-	for command in kernels gaps forecast advise report; do echo; echo "ntk-analysis $$command $$dir"; $(BIN)/ntk-analysis $$command "$$dir" || exit; done
+	for command in kernels gaps forecast advise report; do echo; echo "ntk-analysis $$command $$dir"; $(BIN)/ntk-analysis $$command "$$dir" || exit; done && \
+	echo && echo "And a run that forgets: 60 images of a class, a rate in later tasks that is too high" && \
+	$(BIN)/ntkcl train digits --run-dir "$$dir-hot" $(HOT) && \
+	echo && echo "ntk-analysis advise $$dir-hot --follow" && $(BIN)/ntk-analysis advise "$$dir-hot" --follow && \
+	$(BIN)/ntk-analysis report "$$dir-hot" "$$dir-hot-advised"
 
 # Two test processes keep both cores busy where one leaves a third idle while it compiles (33 s against 48 s for the
 # same 61 CPU seconds); NumPy's own threads on top of that would only get in the way.

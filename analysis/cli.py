@@ -1,6 +1,7 @@
 """The `ntk-analysis` command. Nothing heavy is imported before the arguments are understood."""
 
 import json
+import shlex
 
 from analysis.errors import AnalysisError, PlanError
 from ntkcl_jax.devices.memory import exhausted
@@ -131,8 +132,8 @@ def influence(args: list[str]) -> None:
     print(json.dumps(made) if options.json else f"{told(made)}\n\ninfluence {file}")
 
 
-def advise(args: list[str]) -> None:
-    """Say what to do next."""
+def advise(args: list[str]) -> int:
+    """Say what to do next, and do it where asked to; returns the exit code."""
     from analysis.options import Advise
     from ntkcl_jax.terminal.parsing import parse
 
@@ -145,6 +146,13 @@ def advise(args: list[str]) -> None:
     made = compute_advice(options.run, quiet=options.quiet or options.json)
     file = options.run / "analysis" / "advice.json"
     print(json.dumps(to_builtins(made, str_keys=True)) if options.json else f"{told(made)}\n\nadvice    {file}")
+    command = made.methods[0].command
+    if not (options.follow and command):
+        return 0
+    from ntkcl_jax.cli import NTKCL
+
+    print(f"\n{shlex.join(command)}", flush=True)
+    return NTKCL.run([*command[1:], *(["--quiet"] if options.quiet else [])])
 
 
 def report(args: list[str]) -> None:

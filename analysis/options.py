@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from analysis.studies.request import ForecastRequest, GapsRequest, InfluenceRequest, Request, WhatIfRequest
+from ntkcl_jax.errors import require
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,16 @@ class Advise:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, finished."""
+    follow: bool = False
+    """Run the first method's command right away."""
     quiet: bool = False
     """No progress on the terminal."""
     json: bool = False
     """Print what advice.json holds instead of sentences."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't both be printed."""
+        require(not (self.follow and self.json), "--follow prints a run's progress and --json nothing else: take one")
 
 
 @dataclass(frozen=True)

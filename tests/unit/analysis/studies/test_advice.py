@@ -1,26 +1,32 @@
 """Advice: each diagnosis where its numbers say so, none within two standard errors, and a command that can be run."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from msgspec import to_builtins
 
+from analysis.cli import NTK_ANALYSIS
 from analysis.errors import StoreError
 from analysis.report.advised import advised
 from analysis.report.reading import read_run
 from analysis.store.advice_forms import AdviceFile, LeftOutImages, MethodAdvice, Points
 from analysis.store.forms import MethodResults, ResultsFile, made_of, read_form
+from analysis.store.study_forms import STUDY_FORMAT
 from analysis.store.what_if_forms import WhatIfFile
+from analysis.studies.advice import engine
 from analysis.studies.advice.again import again, fields
 from analysis.studies.advice.engine import advice
 from analysis.studies.advice.facts import Compared, Facts, facts_of, parts
 from analysis.studies.advice.left_out import LeftOutAnswers, nearest_means, paired, points
 from analysis.studies.advice.rules import FEW, POOR, RESOLUTION, diagnoses, share_of_way
 from analysis.studies.advice.words import part
+from ntkcl_jax import cli
 from ntkcl_jax.config.model import BACKBONES
 from ntkcl_jax.config.presets import preset
 from ntkcl_jax.terminal.options import parse_train
@@ -276,3 +282,23 @@ def test_the_report_begins_with_the_advice_or_its_command(tmp_path: Path) -> Non
         reported.write(run / "analysis/advice.json", json.loads(json.dumps(plain | change)))
         with pytest.raises(StoreError, match=r"advice\.json isn't of the form"):
             read_run(run)
+
+
+def test_advice_that_is_followed_runs_the_first_methods_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lossy = facts(compared(**BETTER), lost=p(9, 1), competition=p(9, 1))
+    left = LeftOutImages(images=1, classes=1, per_class=1, untouched={"ridge": p(50, 50)}, best="ridge")
+    both = (advice(lossy, tmp_path), advice(facts(), tmp_path))
+    assert both[0].command and not both[1].command
+    made = AdviceFile(format=STUDY_FORMAT, methods=both, left_out=left)
+    monkeypatch.setattr(engine, "compute_advice", lambda run, quiet: made)
+    ran: list[list[str]] = []
+    monkeypatch.setattr(cli, "NTKCL", SimpleNamespace(run=lambda words: ran.append(words) or 7))
+    assert NTK_ANALYSIS.run(["advise", str(tmp_path), "--follow", "--quiet"]) == 7
+    assert ran == [[*made.methods[0].command[1:], "--quiet"]]
+    assert shlex.join(made.methods[0].command) in capsys.readouterr().out
+    made = AdviceFile(format=STUDY_FORMAT, methods=both[1:], left_out=left)
+    assert NTK_ANALYSIS.run(["advise", str(tmp_path), "--follow"]) == 0 and len(ran) == 1
+    assert NTK_ANALYSIS.run(["advise", str(tmp_path), "--follow", "--json"]) == 2
+    assert "take one" in capsys.readouterr().err
