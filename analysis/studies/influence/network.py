@@ -20,6 +20,9 @@ from analysis.studies.twin import HEAD
 from ntkcl_jax.methods.ntkcl import MEAN, NTKCL
 from ntkcl_jax.models.functional import Frozen, Tree
 
+TILE = 32
+"""Images whose rows are computed at once; one size for all tasks, so that each side's program is compiled once."""
+
 
 @dataclass(frozen=True)
 class Following:
@@ -85,6 +88,7 @@ class Sides:
         params: what trains and moves features.
         pull_in: how the running mean moves at the task's end if nothing trains: a step of `with_mean`'s parameters.
         with_mean: centred scores by parameters and running mean.
+        width: weights of a packed row, as many as either side has outputs.
     """
 
     old: Partial
@@ -92,6 +96,7 @@ class Sides:
     params: Params
     pull_in: Params
     with_mean: tuple[Partial, Params]
+    width: int
 
     def kernel(
         self, one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray] | None = None
@@ -107,11 +112,11 @@ class Sides:
         """
         shape = tuple(one[0].shape[1:])
         fn, fn2 = (Partial(Weighed(shape), fn=side) for side in (self.old, self.new))
+        rows = packed(*one, self.width)
         if other is None:
-            return empirical_ntk(fn, self.params, packed(*one, one[1].shape[1]))[:, :, 0, 0]
-        width = max(one[1].shape[1], other[1].shape[1])
-        theta = empirical_ntk(fn, self.params, packed(*one, width), packed(*other, width), apply_fn2=fn2)
-        return theta[:, :, 0, 0]
+            return empirical_ntk(fn, self.params, rows, tile=TILE)[:, :, 0, 0]
+        columns = packed(*other, self.width)
+        return empirical_ntk(fn, self.params, rows, columns, apply_fn2=fn2, tile=TILE)[:, :, 0, 0]
 
 
 def sides_of(records: Records, seed: int, task: int) -> Sides:
@@ -135,6 +140,7 @@ def sides_of(records: Records, seed: int, task: int) -> Sides:
         params,
         mean_step(before, still, task, last=last),
         (fn, before),
+        max(3 * learner.model.feature_dim, learner.classes),
     )
 
 
