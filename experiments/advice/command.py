@@ -4,8 +4,8 @@ r"""Measure whether `ntk-analysis advise` helps: runs of known illness, advised,
     python -m experiments.advice --seeds 0 1 2 7 --out runs/choosing     # rules were chosen on these seeds
 
 For each case the ill run is trained, advised, and the command that the advice gives is run word for word, in one
-process. Accuracy at the end of both is compared on the same test images (paired standard error; of different numbers of
-images an unpaired one); `helped` says what counts. Writes advice.json to --out, and the table into --report; runs lie in
+process. Accuracy at the end of both is compared on the same test images (paired standard error; an unpaired one where
+their number changed); `helped` says what counts. Writes advice.json to --out, and the table into --report; runs lie in
 --runs.
 """
 
