@@ -4,8 +4,8 @@ r"""Measure whether `ntk-analysis advise` helps: runs of known illness, advised,
     python -m experiments.advice --seeds 0 1 2 7 --out runs/choosing     # rules were chosen on these seeds
 
 For each case the ill run is trained, advised, and the command that the advice gives is run word for word, in one
-process. Accuracy at the end of both is compared on the same test images (paired error; of different numbers of
-images an unpaired one); `helped` says what counts. Writes advice.json to --out, and the table to --report; runs lie in
+process. Accuracy at the end of both is compared on the same test images (paired standard error; an unpaired one where
+their number changed); `helped` says what counts. Writes advice.json to --out, and the table into --report; runs lie in
 --runs.
 """
 
@@ -27,7 +27,7 @@ from analysis.store.advice_forms import MethodAdvice, Points
 from analysis.studies.advice.engine import compute_advice
 from analysis.studies.advice.left_out import paired
 from analysis.studies.advice.rules import RESOLUTION
-from experiments.advice.cases import CASES, Case
+from experiments.advice.cases import CASES, REASONS, Case
 from experiments.commands import Record, Say, ended, measure_each, read, write_into
 from experiments.sweep.tables import markdown
 from ntkcl_jax.cli import NTKCL
@@ -198,12 +198,19 @@ def page(records: dict[str, Record]) -> str:
                 "yes" if one["helped"] else "**no**",
             ]
         )  # fmt: skip
+    poor = "".join(f"- {name}: {reason(name)}\n" for name, one in ordered if not one["helped"])
     told = "".join(f"- {name}: {' '.join(one['says'])}\n" for name, one in ordered)
     commands = dict.fromkeys(f"`{shlex.join(one['command'])}` ({commit(one)})" for _, one in ordered)
     return (
-        f"{HEAD_LINES}\n{count} of {len(records)} helped.\n\n{markdown(head, rows)}\nWhat each was told:\n\n{told}\n"
+        f"{HEAD_LINES}\n{count} of {len(records)} helped.\n\n{markdown(head, rows)}\n"
+        f"{f'Why not:{chr(10)}{chr(10)}{poor}{chr(10)}' if poor else ''}What each was told:\n\n{told}\n"
         f"Run by {'; '.join(commands)}.\n"
     )
+
+
+def reason(name: str) -> str:
+    """Why a case wasn't helped, as far as it is known."""
+    return REASONS.get(name.rpartition(", seed ")[0], "not known.")
 
 
 def commit(one: Record) -> str:
@@ -213,16 +220,30 @@ def commit(one: Record) -> str:
 
 
 def shown_command(one: Record) -> str:
-    """What the advised command has that the ill one hasn't."""
-    old = set(one["trained"])
-    words = [word for word in one["followed"][4:] if word not in old or word.startswith("--")]
-    kept = [word for i, word in enumerate(words) if not word.startswith("--") or not _bare(words, i, old)]
-    return " ".join(kept)
+    """What the advised command has that the ill one hasn't, and what it hasn't any more."""
+    old, new = settings(one["trained"]), settings(one["followed"])
+    shown = [f"{name} {' '.join(values)}" for name, values in new.items() if old.get(name) != values]
+    # What is the preset's isn't written
+    gone = [f"without {name} {' '.join(old[name])}" for name in old if name not in (*new, "--seeds", "--methods")]
+    return ", ".join([*shown, *gone]).strip() or "the same"
 
 
-def _bare(words: list[str], i: int, old: set[str]) -> bool:
-    """An option whose values are those of before."""
-    return words[i] in old and (i + 1 == len(words) or words[i + 1].startswith("--"))
+def settings(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Values of each option of a command but the run folder.
+
+    Example:
+        >>> settings(["ntkcl", "train", "digits", "--run-dir", "r", "--seeds", "0", "1", "--data.flip"])
+        {'--seeds': ('0', '1'), '--data.flip': ()}
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for word in words[3:]:
+        if word.startswith("--"):
+            name = word
+            found[name] = ()
+        else:
+            found[name] += (word,)
+    return {name: values for name, values in found.items() if name != "--run-dir"}
 
 
 def run(words: Sequence[str]) -> None:

@@ -91,8 +91,9 @@ def paired(one: Bool[np.ndarray, "n"], other: Bool[np.ndarray, "n"]) -> Points:
     """How many points more of the same images one way tells right than another.
 
     Example:
-        >>> paired(np.array([True, True]), np.array([True, False]))
-        Points(value=50.0, error=35.35533905932738)
+        >>> found = paired(np.array([True, True, False, False]), np.array([False, False, True, False]))
+        >>> found.value, round(found.error, 2)
+        (25.0, 41.46)
     """
     return points(one.astype(int) - other)
 
