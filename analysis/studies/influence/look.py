@@ -67,14 +67,14 @@ class TaskInfluence:
     labels: Int[np.ndarray, "n"]
     old_classes: tuple[int, ...]
     new_classes: tuple[int, ...]
-    influence: Float[np.ndarray, "m+o n"]
+    influence: Float[np.ndarray, "held n"]
     forecast: Float[np.ndarray, "m"]
     mean_move: Float[np.ndarray, "m"]
     groups: dict[str, Float[np.ndarray, "m"]]
     interplay: Float[np.ndarray, "old new"]
     loss_change: Float[np.ndarray, "old new"]
     measured: Outcome
-    kernel: Float[np.ndarray, "m+o m+o"]
+    kernel: Float[np.ndarray, "held held"]
     train_forecast: Float[np.ndarray, "o"]
 
     @property

@@ -103,8 +103,8 @@ def test_pixels_are_of_the_kernel_that_is_drawn_and_bounded(made: Path) -> None:
     # Probes of the made-up run are numbered backwards, and go round the two classes of a task
     assert first.images[:4].tolist() == [3, 1, 2, 0]
     assert part.pixels.rows[:2] == ["task 1, class 5, test image 3", "task 1, class 5, test image 1"]
-    many = replace(first, **{name: np.tile(getattr(first, name), 20) for name in ("tasks", "labels", "images")})
-    many = thinned(replace(many, cosines=np.tile(first.cosines, (20, 20))))
+    rows = {name: np.tile(getattr(first, name), 20) for name in ("tasks", "labels", "images")}
+    many = thinned(replace(first, cosines=np.tile(first.cosines, (20, 20)), **rows))
     assert many.cosines.shape == (ROWS, ROWS) and len(many.images) == ROWS
     for i, j in ((0, 0), (1, 159), (77, 30)):
         a, b = (round(k * 239 / 159) % 12 for k in (i, j))

@@ -3,7 +3,6 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from analysis.store.forms import read_form
 from analysis.store.influence_forms import InfluenceFile
 from analysis.studies.forecast.network import run_twin, task_drifts
 from analysis.studies.influence.coreset import left, random_choices
-from analysis.studies.influence.engine import compute_influence, most_harmed
+from analysis.studies.influence.engine import Looked, compute_influence, most_harmed
 from analysis.studies.influence.look import Outcome, TaskInfluence, look, parts_of
 from analysis.studies.influence.network import sides_of
 from analysis.studies.influence.pictures import thumbnail
@@ -151,6 +150,11 @@ def test_the_file_holds_every_later_task_and_the_pairs_of_the_images_that_were_m
     assert "probes a task" in " ".join(capsys.readouterr().err.split())
 
 
+NONE = np.zeros(0, np.int64)
+UNSEEN = Probes(0, "test", (), (0,), NONE, NONE, np.zeros((0, 1, 1, 3), np.float32), ())
+"""Images that nobody looks at."""
+
+
 def looked_of(loss_change: list[float], was: list[bool], now: list[bool]) -> TaskInfluence:
     """Two old test images and three old training images under two new ones, of a model with four parameters."""
     rng = np.random.default_rng(0)
@@ -165,9 +169,9 @@ def looked_of(loss_change: list[float], was: list[bool], now: list[bool]) -> Tas
 
 def test_forgotten_images_come_before_those_that_only_got_worse() -> None:
     made = looked_of([0.5, 0.1], [True, True], [True, False])
-    assert [i for _, i in most_harmed([SimpleNamespace(made=made)])] == [1, 0]
+    assert [i for _, i in most_harmed([Looked(made, UNSEEN, UNSEEN)])] == [1, 0]
     better = looked_of([-0.5, 0.1], [True, True], [True, True])
-    assert [i for _, i in most_harmed([SimpleNamespace(made=better)])] == [1], "an image whose loss fell isn't harmed"
+    assert [i for _, i in most_harmed([Looked(better, UNSEEN, UNSEEN)])] == [1], "an image whose loss fell isn't harmed"
 
 
 def test_remembering_is_a_projection_of_the_step() -> None:

@@ -258,8 +258,8 @@ def test_the_report_puts_methods_side_by_side(tmp_path: Path, undrawn: None) -> 
 def test_a_report_without_ntkcl_is_about_the_method_that_there_is(tmp_path: Path, undrawn: None) -> None:
     run = reported_run(tmp_path / "alone", METHOD)
     files = read_run(run)
-    assert (files.method, files.others, len(files.kernels)) == (METHOD, {}, 2)
-    assert set(sections_of([files])) == {"budget", "accuracy", "kernels", "ratios", "spectra", "drift", "shares"}
+    assert (files.method, files.others, len(files.kernels)) == (METHOD, {}, 4)
+    assert set(sections_of([files])) == {"budget", "accuracy", "kernels", "ratios", "drift", "shares"}
     assert "Kernels of all methods" not in write_report([run]).read_text()
     shutil.rmtree(run / "analysis" / METHOD / "kernels")
     assert sections_of([files])["kernels"][1](read_run(run)).missing.endswith(f"alone --method {METHOD}")
