@@ -105,6 +105,15 @@ class Browser:
         assert "exceptionDetails" not in made, made["exceptionDetails"]
         return made["result"].get("value")
 
+    def until(self, expression: str) -> bool:
+        """Whether an expression becomes true: what an event sets off comes after the key or click that made it."""
+        end = time.monotonic() + PATIENCE
+        while not self.look(expression):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        return True
+
     def press(self, key: str) -> None:
         """Press and release a key, as a keyboard would."""
         text = {"Enter": "\r", " ": " "}.get(key)
