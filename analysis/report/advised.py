@@ -48,12 +48,12 @@ def advised(files: RunFiles) -> Advised:
     return Advised(
         says=[clean(sentence, LONGEST) for sentence in first.says],
         next=printable(shlex.join(first.command)),
-        decides=[printable(line) for line in first.decide],
-        others=[line(one) for one in others],
+        decides=[printable(words) for words in first.decide],
+        others=[in_a_line(one) for one in others],
     )
 
 
-def line(one: MethodAdvice) -> str:
+def in_a_line(one: MethodAdvice) -> str:
     """What is said of another method, and its command."""
     said = " ".join(clean(sentence, LONGEST) for sentence in one.says)
     return f"{said} {printable(shlex.join(one.command))}".rstrip()
