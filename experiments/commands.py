@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ntkcl_jax.errors import DataError, NtkclError
+from ntkcl_jax.errors import ConfigError, DataError, NtkclError
 from ntkcl_jax.runs.folder import provenance
 from ntkcl_jax.terminal.console import USER_ERROR
 
@@ -70,6 +70,31 @@ def write_into(page: Path, text: str, name: str) -> None:
     if not (begin and end):
         raise ValueError(f"expected the comments {first} and {last} in {page}; put them where the table belongs")
     page.write_text(f"{before}{first}\n{text}{last}{after}")
+
+
+def shown(text: str, page: Path | None, name: str) -> None:
+    """Print what a command has to tell, and write it into its part of a page where one was named.
+
+    Raises:
+        ConfigError: the page can't be read or written, or has no such part.
+    """
+    if page:
+        try:
+            write_into(page, text, name)
+        except (OSError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+    print(text, end="")
+
+
+def commit_of(record: Record) -> str:
+    """First digits of the commit that measured, and a + where there were changes.
+
+    Example:
+        >>> commit_of({"commit": {"commit": "0123456789abcdef", "modified": True}}), commit_of({"commit": None})
+        ('01234567+', 'unknown')
+    """
+    git = record["commit"]
+    return f"{git['commit'][:8]}{'+' * git.get('modified', False)}" if git else "unknown"
 
 
 def measure_each(

@@ -28,7 +28,7 @@ from analysis.studies.advice.engine import compute_advice
 from analysis.studies.advice.left_out import paired
 from analysis.studies.advice.rules import RESOLUTION
 from experiments.advice.cases import CASES, REASONS, Case
-from experiments.commands import Record, Say, ended, measure_each, read, write_into
+from experiments.commands import Record, Say, commit_of, ended, measure_each, read, shown
 from experiments.sweep.tables import markdown
 from ntkcl_jax.cli import NTKCL
 from ntkcl_jax.config.methods import HEAD, Method
@@ -200,7 +200,7 @@ def page(records: dict[str, Record]) -> str:
         )  # fmt: skip
     poor = "".join(f"- {name}: {reason(name)}\n" for name, one in ordered if not one["helped"])
     told = "".join(f"- {name}: {' '.join(one['says'])}\n" for name, one in ordered)
-    commands = dict.fromkeys(f"`{shlex.join(one['command'])}` ({commit(one)})" for _, one in ordered)
+    commands = dict.fromkeys(f"`{shlex.join(one['command'])}` (commit {commit_of(one)})" for _, one in ordered)
     return (
         f"{HEAD_LINES}\n{count} of {len(records)} helped.\n\n{markdown(head, rows)}\n"
         f"{f'Why not:{chr(10)}{chr(10)}{poor}{chr(10)}' if poor else ''}What each was told:\n\n{told}\n"
@@ -211,12 +211,6 @@ def page(records: dict[str, Record]) -> str:
 def reason(name: str) -> str:
     """Why a case wasn't helped, as far as it is known."""
     return REASONS.get(name.rpartition(", seed ")[0], "not known.")
-
-
-def commit(one: Record) -> str:
-    """The state of the code that measured."""
-    git = one["commit"]
-    return "unknown commit" if not git else f"commit {git['commit'][:8]}{'+' if git['modified'] else ''}"
 
 
 def shown_command(one: Record) -> str:
@@ -257,9 +251,7 @@ def run(words: Sequence[str]) -> None:
     if not options.tables_only:
         measure_all(options, file)
     text = page(dict(read(file)))
-    if options.report:
-        write_into(options.report, text, NAME)
-    print(text, end="")
+    shown(text, options.report, NAME)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.commands import ended, measure_each, read, write_into
+from experiments.commands import ended, measure_each, read, shown
 from experiments.first_task.measure import measured
 from experiments.first_task.tables import Table, more_tables, tables
 from experiments.sweep.cells import Cell
@@ -87,9 +87,7 @@ def run(words: Sequence[str]) -> None:
         whole = [*found, *more_tables(records)]
         csv.writer(f).writerows(row for title, head, rows in whole for row in ([title], head, *rows, []))
     text = page(found)
-    if options.docs:
-        write_into(options.docs, text, NAME)
-    print(text, end="")
+    shown(text, options.docs, NAME)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import Say, ended, measure_each, read, write_into
+from experiments.commands import Say, ended, measure_each, read, shown
 from experiments.influence.measure import measured
 from experiments.influence.tables import page
 from experiments.sweep.settings import parse_changes
@@ -73,12 +73,7 @@ def run(words: Sequence[str]) -> None:
 
         measure_each(file, cells.items(), of)
     text = page(read(file))
-    if options.report:
-        try:
-            write_into(options.report, text, NAME)
-        except (OSError, ValueError) as error:
-            raise ConfigError(str(error)) from error
-    print(text, end="")
+    shown(text, options.report, NAME)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from experiments.commands import Record
+from experiments.commands import Record, commit_of
 from experiments.sweep.tables import markdown
 from ntkcl_jax.errors import ConfigError
 
@@ -109,7 +109,7 @@ def page(known: Mapping[str, Record]) -> str:
         ratio = np.array([task["by_images"] / task["forecast"] for task in tasks])
         size = np.array([task["forecast"] / task["measured"] for task in tasks])
         parts.append(
-            f"`{' '.join(record['command'])}`, commit {record['commit']['commit'][:8]}: {stream} ({settings}), "
+            f"`{' '.join(record['command'])}`, commit {commit_of(record)}: {stream} ({settings}), "
             f"{len(every)} seeds, {len(tasks)} later tasks. Influences are of {record['probes']} test images of each "
             "old task, everything measured is of the others; losses are half squared errors of centred scores with the "
             "prototypes that the run ended with. Mean ± standard error over later tasks.\n\n"

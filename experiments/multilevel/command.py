@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.commands import Say, ended, measure_each, read, write_into
+from experiments.commands import Say, ended, measure_each, read, shown
 from experiments.multilevel.measure import measured
 from experiments.multilevel.rows import DEFAULT, WIDTHS, Row, rows
 from experiments.multilevel.tables import in_order, lines, page
@@ -101,12 +101,7 @@ def run(words: Sequence[str]) -> None:
     with open(options.out / "multilevel.csv", "w", newline="") as f:
         csv.writer(f).writerows(lines(records))
     text = page(records)
-    if options.report:
-        try:
-            write_into(options.report, text, NAME)
-        except (OSError, ValueError) as error:
-            raise ConfigError(str(error)) from error
-    print(text, end="")
+    shown(text, options.report, NAME)
 
 
 def main() -> None:

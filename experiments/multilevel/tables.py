@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from experiments.commands import Record
+from experiments.commands import Record, commit_of
 from experiments.multilevel.rows import COMPARED
 from experiments.sweep.streams import CHOOSING
 from experiments.sweep.tables import markdown
@@ -79,17 +79,11 @@ def page(records: Sequence[Record]) -> str:
     made = "\n".join(f"- {record['stream']}: `{shlex.join(record['command'])}`" for record in records)
     facts = "\n".join(
         f"- {r['stream']}: {r['classes']} classes, {r['images']} training and {r['test_images']} test images "
-        f"(SHA-256 {r['data'][:8]}), weights {r['weights'][:8]}, commit {commit(r)}"
+        f"(SHA-256 {r['data'][:8]}), weights {r['weights'][:8]}, commit {commit_of(r)}"
         for r in records
     )
     title = "## What the parts of `multilevel` are worth"
     return f"{title}\n\n{about}\n{markdown(*table(records))}\n{facts}\n\nRun by\n\n{made}\n"
-
-
-def commit(record: Record) -> str:
-    """Its first digits, and a + where there were changes."""
-    made = record["commit"]
-    return f"{made['commit'][:8]}{'+' * made['modified']}"
 
 
 def lines(records: Sequence[Record]) -> Iterator[list[Any]]:

@@ -165,8 +165,18 @@ def correlation(pairs: list[dict[str, Any]]) -> float | None:
         1.0
     """
     both = [(p["predicted_loss_change"], p["measured_loss_change"]) for p in pairs if p.get("moved") is not False]
-    values = np.array([(a, b) for a, b in both if b is not None], np.float64)
+    values = np.array([(a, b) for a, b in both if b is not None], np.float64).reshape(-1, 2)
+    return correlated(values[:, 0], values[:, 1])
+
+
+def correlated(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"]) -> float | None:
+    """Pearson correlation; None of fewer than 3 values, or where either doesn't vary.
+
+    Example:
+        >>> correlated(np.arange(3.0), np.arange(3.0)), correlated(np.ones(3), np.arange(3.0))
+        (1.0, None)
+    """
     # Two points always lie on a line
-    if len(values) < 3 or (np.ptp(values, axis=0) == 0).any():
+    if len(one) < 3 or 0 in (np.ptp(one), np.ptp(other)):
         return None
-    return float(np.clip(np.corrcoef(values.T)[0, 1], -1, 1))
+    return float(np.clip(np.corrcoef(one, other)[0, 1], -1, 1))

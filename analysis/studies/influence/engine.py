@@ -17,6 +17,7 @@ from analysis.store.files import write_json, write_text
 from analysis.store.study_forms import STUDY_FORMAT
 from analysis.studies.forecast.engine import choose
 from analysis.studies.forecast.network import training_steps
+from analysis.studies.forecast.pairs import correlated
 from analysis.studies.influence.coreset import coreset_json
 from analysis.studies.influence.look import TaskInfluence, look
 from analysis.studies.influence.pictures import encoded
@@ -79,7 +80,7 @@ def compute_influence(
     with Progress(quiet) as progress:
         for seed in request.seeds or records.seeds:
             try:
-                every = [one for one in looks(records, seed, request, progress)]
+                every = list(looks(records, seed, request, progress))
                 names = [records.task(seed, task).name for task in every[0].tests.tasks]
                 harmed = [_harmed(records, seed, *at) for at in most_harmed(every)]
             except NtkclError as error:
@@ -133,7 +134,7 @@ def most_harmed(every: Sequence[Looked]) -> list[tuple[Looked, int]]:
 
     def order(at: tuple[Looked, int]) -> tuple[bool, float]:
         measured = at[0].made.measured
-        return bool(measured.was_right[at[1]] & ~measured.is_right[at[1]]), float(measured.loss_change[at[1]])
+        return bool(measured.forgotten[at[1]]), float(measured.loss_change[at[1]])
 
     return sorted(found, key=order, reverse=True)[:HARMED]
 
@@ -155,7 +156,7 @@ def _harmed(records: Records, seed: int, one: Looked, i: int) -> dict[str, Any]:
         "position": int(one.tests.positions[i]),
         "label": int(one.tests.labels[i]),
         "named": int(measured.named[i]),
-        "forgotten": bool(measured.was_right[i] & ~measured.is_right[i]),
+        "forgotten": bool(measured.forgotten[i]),
         "loss_change": float(measured.loss_change[i]),
         "forecast": float(made.forecast[i]),
         "by_images": float(row.sum()),
@@ -174,7 +175,7 @@ def _entry(one: Looked, coreset: int, seed: int) -> dict[str, Any]:
         "task": made.task,
         "images": len(made.labels),
         "old_images": m,
-        "forgotten": int((measured.was_right & ~measured.is_right).sum()),
+        "forgotten": int(measured.forgotten.sum()),
         "learned": int((~measured.was_right & measured.is_right).sum()),
         "loss_change": float(measured.loss_change.mean()),
         "error": float(measured.loss_change.std() / m**0.5),
@@ -194,18 +195,6 @@ def _entry(one: Looked, coreset: int, seed: int) -> dict[str, Any]:
         "by_image": total.tolist(),
         "coreset": coreset_json(made, one.remembered, coreset, seed),
     }
-
-
-def correlated(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Pearson correlation; None of fewer than 3 values, or where either doesn't vary.
-
-    Example:
-        >>> correlated(np.arange(3.0), np.arange(3.0)), correlated(np.ones(3), np.arange(3.0))
-        (1.0, None)
-    """
-    if len(one) < 3 or 0 in (np.ptp(one), np.ptp(other)):
-        return None
-    return float(np.clip(np.corrcoef(one, other)[0, 1], -1, 1))
 
 
 def _rows(seed: int, one: dict[str, Any]) -> list[list[Any]]:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from analysis.errors import PlanError
-from analysis.kernels.linearized import Linearized
 from analysis.records.checkpoints import Records, default_groups
 from analysis.records.outputs import Params, centred_scores, right, targets
 from analysis.records.probes import Probes
@@ -41,6 +40,11 @@ class Outcome:
     was_right: Bool[np.ndarray, "m"]
     is_right: Bool[np.ndarray, "m"]
     named: Int[np.ndarray, "m"]
+
+    @property
+    def forgotten(self) -> Bool[np.ndarray, "m"]:
+        """Named right before, and wrongly after."""
+        return self.was_right & ~self.is_right
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def look(records: Records, seed: int, task: int, tests: Probes, remembered: Prob
     changes = np.stack([old.change(images[:m], steps[c]) for c in new_classes])
     along = (gradients[:m] * changes).sum(axis=2).T
     groups = {name: old.change(images, part) for name, part in parts_of(step).items()}
-    mean = Linearized(*sides.with_mean, images[:2]).change(images, sides.pull_in)
+    mean = linearized(*sides.with_mean, images).change(images, sides.pull_in)
     told = {name: (gradients * change).sum(axis=1) for name, change in {**groups, "": mean}.items()}
     every = sum(told.values(), np.zeros(len(images)))
     classes = np.array(old_classes)
