@@ -24,16 +24,13 @@ from ntkcl_jax.runs import checkpoint
 from ntkcl_jax.runs.folder import RunFolder
 from ntkcl_jax.runs.log import Progress
 from ntkcl_jax.runs.recorded import RecordedRun
-from ntkcl_jax.training.first_task import LEARNER, READOUTS, compared, passes, rows_of
+from ntkcl_jax.training.first_task import LEARNER, compared, passes, rows_of
 from ntkcl_jax.training.readout_run import UNMAPPED
 
 IMAGES = 500
 """Images that are left out in turn, at most."""
 FEW = 5
 """Images of a class below which leaving one out says little of it; more classes are left to the stream's first ones."""
-SAFE = ("ridge", "random-ridge", "multilevel")
-"""Readouts that are advised: their ridge is chosen by leaving out images. RanPAC's and LayUP's is chosen by a fifth
-of one task's images, which ruins a run of about as many training images as columns; `random-ridge` has RanPAC's."""
 MEANS = "prototypes"
 """Nearest class means, which are compared beside the ridge readouts."""
 TRAINED = "ntkcl"
@@ -52,7 +49,7 @@ class LeftOutAnswers:
         untouched: answers over the frozen backbone, by readout.
         rested: answers over NTK-CL's network after its first task; None of a run without it.
         ended: NTK-CL's own answers at the run's end, which has learnt these images; None of a run without it.
-        best: the cheapest of `SAFE` whose squared error none of them is better than by more than a standard error.
+        best: the cheapest ridge readout whose squared error none of them is better than by more than a standard error.
     """
 
     classes: int
@@ -140,10 +137,10 @@ def left_out_answers(run: RecordedRun, progress: Progress) -> LeftOutAnswers:
         networks["network after the first task"] = context.learner(TRAINED), rest
     answers, best = [], ""
     for name, network in networks.items():
-        made = compared(context, network[0], seed, (*READOUTS, SAFE[1]))
+        made = compared(context, network[0], seed)
         own, rows = rows_of(context, network, made, members, progress, f"left-out images · {name}")
         found = {readout.name: best_of(readout.kernels(x), chosen) for readout, x in rows}
-        best = best or advised({readout.name: found[readout.name] for readout in made if readout.name in SAFE})
+        best = best or advised(found)
         answers.append({MEANS: nearest_means(own, chosen)} | {name: one.right for name, one in found.items()})
     ended = None
     if rest and (end := state_after(run, seed, scenario.num_tasks - 1)):

@@ -134,7 +134,7 @@ def test_readouts_are_compared_on_the_first_tasks_images(said, weights: Path, da
     code, first = found(said, *words, "--first-task", 3)
     compared = first["first_task"]
     assert (code, compared["classes"], compared["images"]) == (0, 3, 27)
-    assert list(compared["methods"]) == ["frozen/ridge", "frozen/layup", "frozen/ranpac", "frozen/multilevel"]
+    assert list(compared["methods"]) == ["frozen/ridge", "frozen/random-ridge", "frozen/multilevel"]
     # A file doesn't say how many heads its backbone has, and images are resized to 8/7 of its own size
     shape, images = replace(tiny.BACKBONE, heads=1), {"data__source": "folder", "data__path": str(data)}
     config = tiny.config(weights=str(weights), model__backbone=shape, data__resize=9, **images)
@@ -142,7 +142,7 @@ def test_readouts_are_compared_on_the_first_tasks_images(said, weights: Path, da
     learner, labels = context.learner("frozen"), context.scenarios[0].relabel(context.source.train.labels)
     members = np.flatnonzero(labels < 3)
     state = learner.start(jax.random.key(0), context.backbone_of(0))
-    for name in ("ridge", "layup", "ranpac", "multilevel"):
+    for name in ("ridge", "random-ridge", "multilevel"):
         readout = make_readout(name, config, width=16, classes=7, seed=0)
         rows, _ = features_of(
             learner, state, context.views("train", members, labels[members]), Mapped.of(readout, context.mesh)
